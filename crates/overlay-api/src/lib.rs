@@ -1,0 +1,26 @@
+//! The local contract of overlayd: what goes over its Unix socket.
+//!
+//! HTTP/1.1 with JSON bodies under `/v1/`. Everything that `overlayctl` can do
+//! is a request in [`v1`]; `curl --unix-socket` can do the same. Fields may be
+//! added to replies; none is removed or changes its meaning within `v1`.
+//!
+//! | request | body | reply |
+//! |---|---|---|
+//! | `POST /v1/networks` | [`v1::CreateNetwork`] | [`v1::Network`] |
+//! | `GET /v1/networks` | - | [`v1::Network`], a list |
+//! | `GET /v1/networks/{name or id}` | - | [`v1::Network`] |
+//! | `DELETE /v1/networks/{name or id}` | - | [`v1::Network`] as it was |
+//! | `POST /v1/endpoints` | [`v1::Attach`] | [`v1::Endpoint`] |
+//! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
+//! | `DELETE /v1/endpoints/{name or id}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `GET /v1/hosts` | - | [`v1::Host`], a list |
+//! | `GET /v1/status` | - | [`v1::Status`] |
+//! | `GET /v1/fdb`, `GET /v1/neigh` | - | [`v1::Entry`], a list |
+//! | `GET /v1/plan` | - | [`v1::Plan`] |
+//! | `POST /v1/leave` | [`v1::Leave`] | [`v1::Left`] |
+//! | `GET /v1/openapi.json` | - | OpenAPI 3.1 |
+//!
+//! Every failure is a [`v1::Error`] with a status of 4xx or 5xx.
+
+pub mod client;
+pub mod v1;

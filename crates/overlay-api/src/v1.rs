@@ -1,0 +1,337 @@
+//! Version 1 of the contract: the JSON bodies.
+//!
+//! Addresses, ids, names and MACs are text, as people write them. Times are
+//! milliseconds since 1970, and durations milliseconds. Unknown fields in a
+//! request are an error: a misspelt option must not be silently ignored.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What is wrong, for code; the text of an [`Error`] is for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request makes no sense as it stands: 400.
+    InvalidRequest,
+    /// No such network, endpoint, namespace or path: 404.
+    NotFound,
+    /// A name, VNI, address, MAC or interface name is taken: 409.
+    Taken,
+    /// The network still has endpoints, or the host does: 409.
+    InUse,
+    /// No address is free: 409.
+    Exhausted,
+    /// The underlay or the kernel of this host cannot do it: 422.
+    Unsupported,
+    /// The kernel refused: 500.
+    KernelRefused,
+    /// The daemon starts, stops, or waits for another host: 503. Try again.
+    Unavailable,
+    /// A bug of ours: 500.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest => 400,
+            Self::NotFound => 404,
+            Self::Taken | Self::InUse | Self::Exhausted => 409,
+            Self::Unsupported => 422,
+            Self::KernelRefused | Self::Internal => 500,
+            Self::Unavailable => 503,
+        }
+    }
+}
+
+/// The body of every failure. Nothing has changed when one is returned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// For code.
+    pub code: ErrorCode,
+    /// For people: one line, says what was attempted with which values, and why not.
+    pub message: String,
+    /// What to do about it, one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Creates a network. Everything may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateNetwork {
+    /// DNS label; `net-<vni>` when left out.
+    pub name: Option<String>,
+    /// 1 to 16777215; a free one from 4097 upward when left out.
+    pub vni: Option<u32>,
+    /// At most one a family; a free 10.x.y.0/24 when empty.
+    #[schema(value_type = Vec<String>)]
+    pub subnets: Vec<IpNet>,
+    /// In one of the subnets; its first address when left out.
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// Bytes of inner IP packet, 1280 to 65465; 1450 when left out.
+    pub mtu: Option<u16>,
+    /// No gateway, no way out.
+    pub internal: bool,
+    /// Do not replicate broadcast and multicast to other hosts.
+    pub no_flood: bool,
+    /// Free text for people and tools.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Network {
+    /// 16 hex digits.
+    pub id: String,
+    /// DNS label.
+    pub name: String,
+    /// VXLAN Network Identifier.
+    pub vni: u32,
+    /// At most one a family.
+    pub subnets: Vec<Subnet>,
+    /// Bytes of inner IP packet.
+    pub mtu: u16,
+    /// No gateway, no way out.
+    pub internal: bool,
+    /// Broadcast and multicast are replicated to the hosts that use it.
+    pub flood: bool,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+    /// Milliseconds since 1970.
+    pub created_ms: u64,
+    /// Name of the host that created it, if known here, else its id.
+    pub created_by: String,
+    /// Endpoints known here, on all hosts.
+    pub endpoints: usize,
+    /// Of these, how many are on this host.
+    pub local_endpoints: usize,
+    /// Set when another network holds its VNI or name by an older claim: this
+    /// one is not programmed. Says which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+}
+
+/// A subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Subnet {
+    /// Network address and prefix length.
+    #[schema(value_type = String)]
+    pub cidr: IpNet,
+    /// The gateway, the same on every host; kept free, though unused, on an internal network.
+    #[schema(value_type = String)]
+    pub gateway: IpAddr,
+}
+
+/// Attaches a network namespace to a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attach {
+    /// Name or id of the network.
+    pub net: String,
+    /// A path (has a `/`), or a name under `/run/netns`. This or `pid`.
+    pub netns: Option<String>,
+    /// A process in the namespace. This or `netns`.
+    pub pid: Option<u32>,
+    /// At most one a family; chosen when left out.
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpAddr>,
+    /// Derived from the IPv4 address when left out.
+    pub mac: Option<String>,
+    /// DNS label, unique in the network.
+    pub name: Option<String>,
+    /// Further DNS labels, which other endpoints may share.
+    pub aliases: Vec<String>,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+    /// The interface inside the namespace; the first free `eth<n>` when left out.
+    pub ifname: Option<String>,
+    /// Do not set a default route, even on a network that has a gateway.
+    pub no_default_route: bool,
+}
+
+/// An endpoint: one attached namespace, here or on another host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Endpoint {
+    /// 12 hex digits.
+    pub id: String,
+    /// DNS label.
+    pub name: Option<String>,
+    /// Name of its network.
+    pub net: String,
+    /// VNI of its network.
+    pub vni: u32,
+    /// Ethernet address.
+    pub mac: String,
+    /// With the prefix length of the subnet.
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpNet>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+    /// Name of the host it is on.
+    pub host: String,
+    /// It is on this host.
+    pub local: bool,
+    /// VTEP address that its frames go to.
+    #[schema(value_type = String)]
+    pub vtep: Option<IpAddr>,
+    /// Milliseconds since 1970.
+    pub attached_ms: u64,
+    /// `ready`, `pending` (not yet in the kernel), `failed`, `host-down` (its
+    /// host has been down beyond the grace: no entries), or `conflict`
+    /// (another endpoint holds its MAC or address).
+    pub state: String,
+    /// Why, when the state is not `ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The host's end of the veth pair, when local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ifname: Option<String>,
+    /// The interface inside the namespace, when local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// The namespace, when local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+}
+
+/// A host of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Host {
+    /// UUID.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// This host.
+    pub local: bool,
+    /// `up`, `suspect` (silent, entries stay), `stopped` (its daemon stopped
+    /// in good order, entries stay), `down` or `left`.
+    pub state: String,
+    /// How long it has been so, milliseconds.
+    pub since_ms: u64,
+    /// Its entries are in use (false: down beyond the grace, or left).
+    pub entries_in_use: bool,
+    /// VTEP addresses.
+    #[schema(value_type = Vec<String>)]
+    pub vteps: Vec<IpAddr>,
+    /// UDP port for VXLAN.
+    pub vxlan_port: u16,
+    /// Gossip address and port.
+    pub gossip: String,
+    /// Bytes of IP packet.
+    pub underlay_mtu: u16,
+    /// Endpoints on it that are known here.
+    pub endpoints: usize,
+    /// Its software.
+    pub version: String,
+    /// Which life of it; grows at every start.
+    pub incarnation: u64,
+}
+
+/// How this daemon is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// This host.
+    pub host: Host,
+    /// Milliseconds since the daemon started.
+    pub uptime_ms: u64,
+    /// Hosts known here, by state.
+    pub hosts: BTreeMap<String, usize>,
+    /// Networks known here.
+    pub networks: usize,
+    /// Endpoints known here, on all hosts.
+    pub endpoints: usize,
+    /// Of these, how many are on this host.
+    pub local_endpoints: usize,
+    /// False while too little is known to delete anything from the kernel.
+    pub view_complete: bool,
+    /// How often the desired state has changed.
+    pub desired_revision: u64,
+    /// The revision that the kernel holds.
+    pub applied_revision: u64,
+    /// Things the kernel should hold.
+    pub desired_objects: usize,
+    /// Operations that wait or are under way.
+    pub pending: usize,
+    /// Objects that the kernel refused, with the reason.
+    pub failed: Vec<FailedObject>,
+    /// Counters since the start, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// What an operator should know, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// An object that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailedObject {
+    /// The command that was refused.
+    pub command: String,
+    /// Why.
+    pub reason: String,
+    /// How long it has failed, milliseconds.
+    pub since_ms: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// One FDB or neighbour entry: as it should be, beside as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Entry {
+    /// Name of the network.
+    pub net: String,
+    /// The device it is in.
+    pub dev: String,
+    /// `vxlan` or `bridge` (FDB), `flood` (broadcast list), or `neigh`.
+    pub table: String,
+    /// The MAC, or for a neighbour entry the address.
+    pub key: String,
+    /// As it should be: VTEP, bridge port, or MAC. Nothing: it should not be there.
+    pub desired: Option<String>,
+    /// As it is in the kernel. Nothing: it is not there.
+    pub kernel: Option<String>,
+    /// `ok`, `missing`, `differs` or `extra`.
+    pub state: String,
+    /// The endpoint it serves, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The host it leads to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// What the reconciler would do now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// The desired state it leads to.
+    pub revision: u64,
+    /// False: nothing is deleted that this daemon has not itself retired.
+    pub view_complete: bool,
+    /// As an operator would type them, in order.
+    pub commands: Vec<String>,
+}
+
+/// Leaves the cluster; the daemon then ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Leave {
+    /// Leave although endpoints are attached here: they lose the other hosts.
+    pub force: bool,
+}
+
+/// The host has left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Left {
+    /// Hosts that were told.
+    pub told: usize,
+    /// Endpoints that stay attached here, cut off from other hosts.
+    pub endpoints: usize,
+}

@@ -1,0 +1,463 @@
+//! What a kernel holds, and how it is changed.
+//!
+//! Everything that we ever write is an [`Object`] under an [`ObjectKey`]; a
+//! [`KernelState`] is a map of them. The planner compares two such maps and
+//! says [`KernelOp`]s; `overlay-netlink` reads the one and performs the other.
+//! Neither knows the other.
+//!
+//! A [`KernelOp`] prints as the command that an operator would type. That one
+//! rendering serves logs, golden tests, `overlayctl plan` and bug reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{IfName, MacAddr, NetworkId, Vni};
+
+/// What `ifalias` of every link of ours begins with; the [`NetworkId`] follows.
+pub const ALIAS_PREFIX: &str = "overlayd:";
+
+/// Prefixes of the names of our links: bridge, VXLAN device, veth.
+pub const LINK_PREFIXES: [&str; 3] = ["ovb", "ovx", "ove"];
+
+/// The nftables table that is ours, of family `inet`.
+pub const NFT_TABLE: &str = "overlayd";
+
+/// The `ifalias` of a link that belongs to `network`.
+pub fn alias_of(network: NetworkId) -> String {
+    format!("{ALIAS_PREFIX}{network}")
+}
+
+/// True for a link that is ours: by its name and its alias. Anything else is
+/// never touched.
+pub fn is_ours(name: &str, alias: Option<&str>) -> bool {
+    LINK_PREFIXES.iter().any(|p| name.starts_with(p))
+        && alias.is_some_and(|a| a.starts_with(ALIAS_PREFIX))
+}
+
+/// Names one thing in the kernel. The order is the order in which things are
+/// made (links before what stands on them); removal goes the other way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectKey {
+    /// The nftables table: first, so that nothing is forwarded before it.
+    Firewall,
+    /// A link of ours. Bridges sort before veths before VXLAN devices.
+    Link(IfName),
+    /// An address of one of our bridges.
+    Address(IfName, IpNet),
+    /// A broadcast destination of a VXLAN device: zero MAC to this VTEP.
+    Flood(IfName, IpAddr),
+    /// A MAC in the FDB of a VXLAN device (`self`).
+    VxlanFdb(IfName, MacAddr),
+    /// A MAC in the FDB of a bridge (`master`), keyed by the bridge.
+    BridgeFdb(IfName, MacAddr),
+    /// An ARP or ND entry of a bridge.
+    Neigh(IfName, IpAddr),
+}
+
+impl ObjectKey {
+    /// The link that this thing stands on and is deleted with; `None` for
+    /// links themselves and the firewall.
+    pub fn stands_on(&self) -> Option<&IfName> {
+        match self {
+            Self::Firewall | Self::Link(_) => None,
+            Self::Address(dev, _)
+            | Self::Flood(dev, _)
+            | Self::VxlanFdb(dev, _)
+            | Self::BridgeFdb(dev, _)
+            | Self::Neigh(dev, _) => Some(dev),
+        }
+    }
+}
+
+/// One thing in the kernel, under its [`ObjectKey`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Object {
+    /// Under [`ObjectKey::Link`].
+    Link(Link),
+    /// Under [`ObjectKey::Address`]: being there is all there is to say.
+    Address,
+    /// Under [`ObjectKey::Flood`]: likewise.
+    Flood,
+    /// Under [`ObjectKey::VxlanFdb`]: frames for the MAC go to this VTEP.
+    VxlanFdb {
+        /// Outer destination address.
+        dst: IpAddr,
+    },
+    /// Under [`ObjectKey::BridgeFdb`]: frames for the MAC leave by this port.
+    BridgeFdb {
+        /// The bridge port.
+        port: IfName,
+        /// Marked `extern_learn`: behind the VXLAN device. Local ones are not.
+        extern_learn: bool,
+    },
+    /// Under [`ObjectKey::Neigh`]: the address has this MAC.
+    Neigh {
+        /// Link-layer address.
+        mac: MacAddr,
+    },
+    /// Under [`ObjectKey::Firewall`].
+    Firewall {
+        /// Our bridges: what is routed between two different ones is dropped.
+        bridges: BTreeSet<IfName>,
+    },
+}
+
+/// A link of ours, as it should be or as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Whose link it is: `ifalias` says `overlayd:<NetworkId>`.
+    pub network: NetworkId,
+    /// MTU, bytes.
+    pub mtu: u16,
+    /// Ethernet address; set in the create message, because systemd's
+    /// `MACAddressPolicy=persistent` rewrites any that the kernel chose.
+    pub mac: MacAddr,
+    /// Administratively up.
+    pub up: bool,
+    /// The bridge that it is a port of.
+    pub master: Option<IfName>,
+    /// Bridge port flags; `None` for a link without master.
+    pub port: Option<PortFlags>,
+    /// What it is.
+    pub kind: LinkKind,
+}
+
+/// Flags of a bridge port that we set or rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortFlags {
+    /// The bridge learns source MACs from this port.
+    pub learning: bool,
+    /// The bridge answers ARP and ND for what is behind this port, and does
+    /// not send out of it what it has answered or knows to be local.
+    pub neigh_suppress: bool,
+}
+
+/// What a link is, with the attributes that cannot be changed afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkKind {
+    /// A bridge: `addrgenmode none`, multicast snooping off.
+    Bridge,
+    /// A VXLAN device: `nolearning`, `addrgenmode none`, TTL fixed by default.
+    Vxlan {
+        /// Network identifier.
+        vni: Vni,
+        /// UDP destination port.
+        port: u16,
+        /// The VTEP's own address.
+        local: IpAddr,
+    },
+    /// The host's end of a container's veth pair, `addrgenmode none`.
+    ///
+    /// The peer is known when we make it and cannot be read back from here, so
+    /// it counts for nothing when two links are compared.
+    Veth {
+        /// The container's end, boxed; `None` in what was read from a kernel.
+        peer: Option<Box<VethPeer>>,
+    },
+}
+
+/// The container's end of a veth pair, complete: made, addressed and up when
+/// the operation that makes the pair returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VethPeer {
+    /// The container's network namespace.
+    pub netns: NetnsRef,
+    /// Name inside it.
+    pub ifname: IfName,
+    /// Ethernet address: the endpoint's.
+    pub mac: MacAddr,
+    /// MTU, bytes.
+    pub mtu: u16,
+    /// Addresses with the prefix length of their subnet.
+    pub addresses: Vec<IpNet>,
+    /// Default routes to set, at most one a family.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// A network namespace: where it is found, and a number that tells it from
+/// another one found there later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsRef {
+    /// A bind mount under `/run/netns`, `/proc/<pid>/ns/net`, or the like.
+    pub path: PathBuf,
+    /// `SO_NETNS_COOKIE` of it: never used again until the machine boots.
+    pub cookie: u64,
+}
+
+/// What a kernel holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelState {
+    /// What is ours.
+    pub objects: BTreeMap<ObjectKey, Object>,
+    /// What is not, as far as we must keep out of its way.
+    pub foreign: Foreign,
+}
+
+/// What is not ours in a kernel, as far as we must keep out of its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// VXLAN devices that hold a VNI and port.
+    pub vxlans: Vec<ForeignVxlan>,
+    /// Names of links that look like ours but are not.
+    pub squatters: BTreeSet<IfName>,
+    /// Destinations of the host's routes with the device of each; the default
+    /// routes are left out.
+    pub routes: Vec<(IpNet, IfName)>,
+}
+
+/// A VXLAN device that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignVxlan {
+    /// Its name.
+    pub name: IfName,
+    /// Its VNI; `None` for a device that takes every VNI of its port
+    /// (`external` without `vnifilter`).
+    pub vni: Option<Vni>,
+    /// Its UDP destination port.
+    pub port: u16,
+    /// The network namespace that it is in when that is not the daemon's own.
+    pub netns: Option<String>,
+}
+
+/// A change that the kernel told of by itself, or that a dump found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelChange {
+    /// This object of ours is now so; `None`: it is gone, with all that stood
+    /// on it.
+    Object(ObjectKey, Option<Object>),
+    /// Everything: what is not in it is not in the kernel.
+    Snapshot(Box<KernelState>),
+}
+
+/// What to set on a link that stays: only what differs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkChange {
+    /// MTU, bytes.
+    pub mtu: Option<u16>,
+    /// Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Administratively up or down.
+    pub up: Option<bool>,
+    /// The bridge to become a port of.
+    pub master: Option<IfName>,
+    /// Bridge port flags, set after the master.
+    pub port: Option<PortFlags>,
+}
+
+/// One operation on the kernel. Present already and gone already are success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KernelOp {
+    /// Make a link with everything that it has, or make nothing.
+    AddLink(IfName, Link),
+    /// Change a link of ours.
+    SetLink(IfName, LinkChange),
+    /// Delete a link of ours, and with it all that stands on it.
+    DelLink(IfName),
+    /// Make or replace anything that is not a link.
+    Put(ObjectKey, Object),
+    /// Delete anything that is not a link. The object is as it was, for the
+    /// text of the command.
+    Del(ObjectKey, Object),
+}
+
+impl KernelOp {
+    /// The object that it is about.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::AddLink(name, _) | Self::SetLink(name, _) | Self::DelLink(name) => {
+                ObjectKey::Link(name.clone())
+            }
+            Self::Put(key, _) | Self::Del(key, _) => key.clone(),
+        }
+    }
+}
+
+/// What came of a plan: all operations were tried.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApplyReport {
+    /// How many operations took effect.
+    pub done: usize,
+    /// The others.
+    pub failed: Vec<OpFailure>,
+}
+
+/// An operation that took no effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpFailure {
+    /// Which.
+    pub op: KernelOp,
+    /// Why, as a reason that code can tell apart.
+    pub refusal: Refusal,
+    /// Why, in the kernel's words and ours, one line.
+    pub text: String,
+}
+
+/// Why an operation took no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The network namespace of the peer is not there any more.
+    NetnsGone,
+    /// A thing of that name, or that VNI and port, is held by somebody else;
+    /// the text names it.
+    Taken,
+    /// The interface name exists in the container's namespace.
+    PeerNameTaken,
+    /// The link that it stands on is not there (it was deleted meanwhile).
+    NoDevice,
+    /// We lack the privilege.
+    Permission,
+    /// The kernel is short of something for now (`EBUSY`, `ENOBUFS`, `EAGAIN`).
+    Busy,
+    /// Anything else.
+    Other,
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+impl fmt::Display for KernelOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddLink(name, link) => fmt_add_link(f, name, link),
+            Self::SetLink(name, change) => fmt_set_link(f, name, change),
+            Self::DelLink(name) => write!(f, "ip link del {name}"),
+            Self::Put(key, object) => fmt_entry(f, "replace", key, object),
+            Self::Del(key, object) => fmt_entry(f, "del", key, object),
+        }
+    }
+}
+
+fn fmt_add_link(f: &mut fmt::Formatter<'_>, name: &IfName, link: &Link) -> fmt::Result {
+    write!(f, "ip link add {name} address {} mtu {}", link.mac, link.mtu)?;
+    if let Some(master) = &link.master {
+        write!(f, " master {master}")?;
+    }
+    write!(f, " addrgenmode none alias {}", alias_of(link.network))?;
+    if link.up {
+        f.write_str(" up")?;
+    }
+    match &link.kind {
+        LinkKind::Bridge => f.write_str(" type bridge mcast_snooping 0")?,
+        LinkKind::Vxlan { vni, port, local } => {
+            write!(f, " type vxlan id {vni} dstport {port} local {local} nolearning")?;
+        }
+        LinkKind::Veth { peer } => {
+            f.write_str(" type veth")?;
+            if let Some(p) = peer {
+                write!(
+                    f,
+                    " peer name {} netns {} address {} mtu {}",
+                    p.ifname,
+                    p.netns.path.display(),
+                    p.mac,
+                    p.mtu
+                )?;
+            }
+        }
+    }
+    fmt_port(f, name, link.port)?;
+    if let LinkKind::Veth { peer: Some(p) } = &link.kind {
+        let ns = p.netns.path.display();
+        for address in &p.addresses {
+            write!(f, " && ip -n {ns} addr add {address} dev {}", p.ifname)?;
+        }
+        write!(f, " && ip -n {ns} link set {} up", p.ifname)?;
+        for gateway in &p.gateways {
+            write!(f, " && ip -n {ns} route add default via {gateway} dev {}", p.ifname)?;
+        }
+    }
+    Ok(())
+}
+
+fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) -> fmt::Result {
+    let Some(port) = port else { return Ok(()) };
+    write!(
+        f,
+        " && bridge link set dev {name} learning {} neigh_suppress {}",
+        on_off(port.learning),
+        on_off(port.neigh_suppress)
+    )
+}
+
+fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
+    let LinkChange { mtu, mac, up, master, port } = change;
+    let mut text = String::new();
+    if let Some(mac) = mac {
+        text += &format!(" address {mac}");
+    }
+    if let Some(mtu) = mtu {
+        text += &format!(" mtu {mtu}");
+    }
+    if let Some(master) = master {
+        text += &format!(" master {master}");
+    }
+    if let Some(up) = up {
+        text += if *up { " up" } else { " down" };
+    }
+    if text.is_empty() {
+        let Some(port) = port else { return write!(f, "ip link set {name}") };
+        return write!(
+            f,
+            "bridge link set dev {name} learning {} neigh_suppress {}",
+            on_off(port.learning),
+            on_off(port.neigh_suppress)
+        );
+    }
+    write!(f, "ip link set {name}{text}")?;
+    fmt_port(f, name, *port)
+}
+
+fn fmt_entry(
+    f: &mut fmt::Formatter<'_>,
+    verb: &str,
+    key: &ObjectKey,
+    object: &Object,
+) -> fmt::Result {
+    let put = verb == "replace";
+    match (key, object) {
+        (ObjectKey::Firewall, Object::Firewall { bridges }) => {
+            if !put {
+                return write!(f, "nft delete table inet {NFT_TABLE}");
+            }
+            write!(f, "nft replace table inet {NFT_TABLE} # isolates")?;
+            bridges.iter().try_for_each(|b| write!(f, " {b}"))
+        }
+        (ObjectKey::Address(dev, net), _) => write!(f, "ip addr {verb} {net} dev {dev}"),
+        (ObjectKey::Flood(dev, dst), _) => {
+            let verb = if put { "append" } else { "del" };
+            write!(f, "bridge fdb {verb} {} dev {dev} dst {dst} self permanent", MacAddr::ZERO)
+        }
+        (ObjectKey::VxlanFdb(dev, mac), Object::VxlanFdb { dst }) => {
+            write!(f, "bridge fdb {verb} {mac} dev {dev} dst {dst} self")?;
+            if put { f.write_str(" permanent") } else { Ok(()) }
+        }
+        (ObjectKey::BridgeFdb(_, mac), Object::BridgeFdb { port, extern_learn }) => {
+            write!(f, "bridge fdb {verb} {mac} dev {port} master")?;
+            if put {
+                f.write_str(" static")?;
+                if *extern_learn {
+                    f.write_str(" extern_learn")?;
+                }
+            }
+            Ok(())
+        }
+        (ObjectKey::Neigh(dev, ip), Object::Neigh { mac }) => {
+            if put {
+                write!(f, "ip neigh replace {ip} lladdr {mac} dev {dev} nud permanent extern_learn")
+            } else {
+                write!(f, "ip neigh del {ip} dev {dev}")
+            }
+        }
+        (ObjectKey::Link(name), _) => write!(f, "# {verb} of link {name} is not an entry"),
+        (key, object) => write!(f, "# {verb} of {key:?} as {object:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

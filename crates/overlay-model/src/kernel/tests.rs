@@ -1,0 +1,127 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+#[track_caller]
+fn check(ops: &[KernelOp], text: Expect) {
+    text.assert_eq(&ops.iter().map(|op| format!("{op}\n")).collect::<String>());
+}
+
+fn link(kind: LinkKind) -> Link {
+    Link {
+        network: NetworkId(7),
+        mtu: 1450,
+        mac: "02:42:0a:00:09:01".parse().unwrap(),
+        up: true,
+        master: None,
+        port: None,
+        kind,
+    }
+}
+
+#[test]
+fn links_print_as_the_commands_that_make_them() {
+    let vni = Vni::new(4097).unwrap();
+    let master = Some(vni.bridge());
+    let port = Some(PortFlags { learning: false, neigh_suppress: true });
+    let vxlan = LinkKind::Vxlan { vni, port: 4789, local: "192.0.2.1".parse().unwrap() };
+    let peer = VethPeer {
+        netns: NetnsRef { path: "/run/netns/web".into(), cookie: 1 },
+        ifname: name("eth0"),
+        mac: "02:42:0a:00:09:05".parse().unwrap(),
+        mtu: 1450,
+        addresses: vec!["10.0.9.5/24".parse().unwrap()],
+        gateways: vec!["10.0.9.1".parse().unwrap()],
+    };
+    check(
+        &[
+            KernelOp::AddLink(vni.bridge(), link(LinkKind::Bridge)),
+            KernelOp::AddLink(vni.vxlan(), Link { master: master.clone(), port, ..link(vxlan) }),
+            KernelOp::AddLink(
+                name("ove000000000005"),
+                Link { master, ..link(LinkKind::Veth { peer: Some(Box::new(peer)) }) },
+            ),
+            KernelOp::SetLink(
+                vni.vxlan(),
+                LinkChange { mtu: Some(1400), up: Some(true), port, ..LinkChange::default() },
+            ),
+            KernelOp::SetLink(vni.vxlan(), LinkChange { port, ..LinkChange::default() }),
+            KernelOp::DelLink(vni.vxlan()),
+        ],
+        expect![[r#"
+            ip link add ovb4097 address 02:42:0a:00:09:01 mtu 1450 addrgenmode none alias overlayd:0000000000000007 up type bridge mcast_snooping 0
+            ip link add ovx4097 address 02:42:0a:00:09:01 mtu 1450 master ovb4097 addrgenmode none alias overlayd:0000000000000007 up type vxlan id 4097 dstport 4789 local 192.0.2.1 nolearning && bridge link set dev ovx4097 learning off neigh_suppress on
+            ip link add ove000000000005 address 02:42:0a:00:09:01 mtu 1450 master ovb4097 addrgenmode none alias overlayd:0000000000000007 up type veth peer name eth0 netns /run/netns/web address 02:42:0a:00:09:05 mtu 1450 && ip -n /run/netns/web addr add 10.0.9.5/24 dev eth0 && ip -n /run/netns/web link set eth0 up && ip -n /run/netns/web route add default via 10.0.9.1 dev eth0
+            ip link set ovx4097 mtu 1400 up && bridge link set dev ovx4097 learning off neigh_suppress on
+            bridge link set dev ovx4097 learning off neigh_suppress on
+            ip link del ovx4097
+        "#]],
+    );
+}
+
+#[test]
+fn entries_print_as_the_commands_that_make_them() {
+    let vni = Vni::new(7).unwrap();
+    let mac: MacAddr = "02:42:0a:00:09:05".parse().unwrap();
+    let vtep: IpAddr = "192.0.2.2".parse().unwrap();
+    let ip: IpAddr = "10.0.9.5".parse().unwrap();
+    let entries = [
+        (ObjectKey::Firewall, Object::Firewall { bridges: [vni.bridge()].into() }),
+        (ObjectKey::Address(vni.bridge(), "10.0.9.1/24".parse().unwrap()), Object::Address),
+        (ObjectKey::Flood(vni.vxlan(), vtep), Object::Flood),
+        (ObjectKey::VxlanFdb(vni.vxlan(), mac), Object::VxlanFdb { dst: vtep }),
+        (
+            ObjectKey::BridgeFdb(vni.bridge(), mac),
+            Object::BridgeFdb { port: vni.vxlan(), extern_learn: true },
+        ),
+        (ObjectKey::Neigh(vni.bridge(), ip), Object::Neigh { mac }),
+    ];
+    let mut ops: Vec<_> = entries.iter().cloned().map(|(k, o)| KernelOp::Put(k, o)).collect();
+    ops.extend(entries.iter().cloned().map(|(k, o)| KernelOp::Del(k, o)));
+    check(
+        &ops,
+        expect![[r#"
+            nft replace table inet overlayd # isolates ovb7
+            ip addr replace 10.0.9.1/24 dev ovb7
+            bridge fdb append 00:00:00:00:00:00 dev ovx7 dst 192.0.2.2 self permanent
+            bridge fdb replace 02:42:0a:00:09:05 dev ovx7 dst 192.0.2.2 self permanent
+            bridge fdb replace 02:42:0a:00:09:05 dev ovx7 master static extern_learn
+            ip neigh replace 10.0.9.5 lladdr 02:42:0a:00:09:05 dev ovb7 nud permanent extern_learn
+            nft delete table inet overlayd
+            ip addr del 10.0.9.1/24 dev ovb7
+            bridge fdb del 00:00:00:00:00:00 dev ovx7 dst 192.0.2.2 self permanent
+            bridge fdb del 02:42:0a:00:09:05 dev ovx7 dst 192.0.2.2 self
+            bridge fdb del 02:42:0a:00:09:05 dev ovx7 master
+            ip neigh del 10.0.9.5 dev ovb7
+        "#]],
+    );
+}
+
+#[test]
+fn keys_sort_in_the_order_of_building() {
+    let vni = Vni::new(7).unwrap();
+    let keys = [
+        ObjectKey::Firewall,
+        ObjectKey::Link(vni.bridge()),
+        ObjectKey::Link(name("ove000000000001")),
+        ObjectKey::Link(vni.vxlan()),
+        ObjectKey::Address(vni.bridge(), "10.0.9.1/24".parse().unwrap()),
+        ObjectKey::Flood(vni.vxlan(), "192.0.2.2".parse().unwrap()),
+        ObjectKey::VxlanFdb(vni.vxlan(), MacAddr::of_ipv4([10, 0, 9, 5].into())),
+        ObjectKey::BridgeFdb(vni.bridge(), MacAddr::of_ipv4([10, 0, 9, 5].into())),
+        ObjectKey::Neigh(vni.bridge(), "10.0.9.5".parse().unwrap()),
+    ];
+    assert!(keys.is_sorted());
+}
+
+#[test]
+fn a_link_is_ours_by_name_and_alias() {
+    assert!(is_ours("ovb7", Some("overlayd:0000000000000007")));
+    assert!(!is_ours("ovb7", None));
+    assert!(!is_ours("ovb7", Some("mine")));
+    assert!(!is_ours("vxlan7", Some("overlayd:0000000000000007")));
+}

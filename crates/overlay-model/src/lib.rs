@@ -1,0 +1,34 @@
+//! The words that every part of the overlay shares.
+//!
+//! Values only: no I/O, no clock, no randomness, no runtime, and no knowledge
+//! of any other crate of this project. What is checked here when a value is
+//! made is checked nowhere else afterwards: a [`Vni`] is always in range, a
+//! [`Name`] is always a DNS label, an [`IfName`] always fits the kernel.
+//!
+//! | module | words |
+//! |---|---|
+//! | [`ids`] | [`HostId`], [`NetworkId`], [`EndpointId`], [`Vni`], [`MacAddr`], [`Name`], [`IfName`] |
+//! | [`records`] | what a host tells the cluster: [`Host`], [`Network`], [`Endpoint`], [`RingToken`], [`Want`] |
+//! | [`cluster`] | what the cluster tells a host: [`ClusterEvent`] |
+//! | [`kernel`] | what a kernel holds and how it is changed: [`KernelState`], [`KernelOp`] |
+//! | [`mtu`] | how large a container's packet may be |
+
+pub mod cluster;
+pub mod ids;
+pub mod kernel;
+pub mod mtu;
+pub mod records;
+
+pub use cluster::ClusterEvent;
+pub use ids::{
+    EndpointId, HostId, IfName, InvalidId, InvalidIfName, InvalidMac, InvalidName, InvalidVni,
+    MacAddr, Name, NetworkId, Vni,
+};
+pub use kernel::{
+    ApplyReport, Foreign, ForeignVxlan, KernelChange, KernelOp, KernelState, Link, LinkChange,
+    LinkKind, NetnsRef, Object, ObjectKey, OpFailure, PortFlags, Refusal, VethPeer,
+};
+pub use records::{
+    Endpoint, Family, Host, HostIntent, Network, Record, RecordKey, RingToken, Stamp, Subnet, Want,
+    WantWhat,
+};

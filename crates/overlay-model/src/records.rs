@@ -1,0 +1,252 @@
+//! What a host tells the cluster: its records, and the keys they stand under.
+//!
+//! A host writes only its own records; everything here is a value that a merge
+//! compares, and no merge looks at when or how often it arrived.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{EndpointId, HostId, InvalidId, MacAddr, Name, NetworkId, Vni};
+
+/// What a host says of its own future.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostIntent {
+    /// It runs.
+    Up,
+    /// Its daemon stops, forwarding stays in place, it means to come back.
+    Stopped,
+    /// It leaves the cluster: forget its entries now.
+    Left,
+}
+
+/// A host of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Identity.
+    pub id: HostId,
+    /// What people call it; `--name`, else its host name.
+    pub name: Name,
+    /// Addresses that VXLAN packets for this host go to: at most one a family.
+    pub vteps: Vec<IpAddr>,
+    /// UDP port that it receives VXLAN on.
+    pub vxlan_port: u16,
+    /// Where it receives gossip.
+    pub gossip: SocketAddr,
+    /// MTU of the device that has the VTEP address, bytes of IP packet.
+    pub underlay_mtu: u16,
+    /// Version of its software.
+    pub version: String,
+    /// What it says of its own future.
+    pub intent: HostIntent,
+}
+
+/// When and by whom something was written: a hybrid logical clock. Total order,
+/// the later wins; equal times are settled by counter, then by host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Wall clock, milliseconds since 1970; never behind a stamp already seen.
+    pub wall_ms: u64,
+    /// Tells apart stamps of one millisecond.
+    pub counter: u32,
+    /// Who wrote.
+    pub host: HostId,
+}
+
+/// A subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Network address and prefix length.
+    pub cidr: IpNet,
+    /// The anycast gateway's address, the same on every host. Internal
+    /// networks keep it out of the pool too, but no host has it.
+    pub gateway: IpAddr,
+}
+
+/// A network: one Ethernet segment across hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Identity.
+    pub id: NetworkId,
+    /// What people call it.
+    pub name: Name,
+    /// Its VXLAN Network Identifier.
+    pub vni: Vni,
+    /// At most one an address family.
+    pub subnets: Vec<Subnet>,
+    /// MTU inside, bytes of IP packet.
+    pub mtu: u16,
+    /// No gateway, no way out.
+    pub internal: bool,
+    /// Broadcast and multicast are replicated to the hosts that use it.
+    pub flood: bool,
+    /// Free text for people and tools.
+    pub labels: BTreeMap<String, String>,
+    /// When and by whom it was created: the older claim to a VNI or name wins.
+    pub created: Stamp,
+    /// When and by whom this definition was written: the newer wins.
+    pub updated: Stamp,
+    /// A tombstone: the network is gone.
+    pub deleted: bool,
+}
+
+/// One attached container (or VM): a MAC and its addresses, behind one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Identity.
+    pub id: EndpointId,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// Its name in DNS, unique in its network.
+    pub name: Option<Name>,
+    /// Further names, which other endpoints may share.
+    pub aliases: BTreeSet<Name>,
+    /// Its Ethernet address.
+    pub mac: MacAddr,
+    /// At most one an address family, in the order of the network's subnets.
+    pub addresses: Vec<IpAddr>,
+    /// Free text for people and tools.
+    pub labels: BTreeMap<String, String>,
+    /// How often this MAC or address has moved between hosts: of two claims
+    /// the larger wins, then the lower HostId (RFC 7432 section 15).
+    pub move_seq: u32,
+    /// When it was attached, milliseconds since 1970.
+    pub attached_ms: u64,
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of `ip`.
+    pub fn of(ip: &IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+        })
+    }
+}
+
+/// Where a range of addresses begins, and whose it is until the next token.
+///
+/// Only the owner may change its range; each change raises the version; merging
+/// takes the higher version. That is the whole safety argument: an address has
+/// one owner, and only its owner gives it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingToken {
+    /// Who may give these addresses out.
+    pub owner: HostId,
+    /// How often this token has changed.
+    pub version: u64,
+}
+
+/// What a host that has run out of addresses asks of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WantWhat {
+    /// Half of your largest free part.
+    Half,
+    /// Exactly this address, chosen by a user.
+    Address(IpAddr),
+}
+
+/// A request for addresses: answered by the target writing ring tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Who is asked.
+    pub target: HostId,
+    /// Tells one request from the next; grows.
+    pub seq: u64,
+    /// What is asked.
+    pub what: WantWhat,
+}
+
+/// A value that a host publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// Under [`RecordKey::Host`].
+    Host(Host),
+    /// Under [`RecordKey::Network`].
+    Network(Network),
+    /// Under [`RecordKey::Endpoint`].
+    Endpoint(Endpoint),
+    /// Under [`RecordKey::Ring`].
+    Ring(RingToken),
+    /// Under [`RecordKey::Want`].
+    Want(Want),
+}
+
+/// What a record stands under. `Display` and `FromStr` are the gossip key:
+/// short, ASCII, and without the host, whose key space it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RecordKey {
+    /// `host`: the host itself.
+    Host,
+    /// `net/<NetworkId>`.
+    Network(NetworkId),
+    /// `ep/<NetworkId>/<EndpointId>`.
+    Endpoint(NetworkId, EndpointId),
+    /// `ring/<NetworkId>/<4|6>/<hex offset of the first address in the subnet>`.
+    Ring(NetworkId, Family, u128),
+    /// `want/<NetworkId>/<4|6>`.
+    Want(NetworkId, Family),
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Network(net) => write!(f, "net/{net}"),
+            Self::Endpoint(net, ep) => write!(f, "ep/{net}/{ep}"),
+            Self::Ring(net, family, offset) => write!(f, "ring/{net}/{family}/{offset:x}"),
+            Self::Want(net, family) => write!(f, "want/{net}/{family}"),
+        }
+    }
+}
+
+impl FromStr for RecordKey {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        let invalid = || InvalidId {
+            text: s.chars().take(80).collect(),
+            form: "a record key (host, net/…, ep/…, ring/… or want/…)",
+        };
+        let family = |text: &str| match text {
+            "4" => Ok(Family::V4),
+            "6" => Ok(Family::V6),
+            _ => Err(invalid()),
+        };
+        let parts: Vec<&str> = s.split('/').collect();
+        match parts.as_slice() {
+            ["host"] => Ok(Self::Host),
+            ["net", net] => Ok(Self::Network(net.parse()?)),
+            ["ep", net, ep] => Ok(Self::Endpoint(net.parse()?, ep.parse()?)),
+            ["ring", net, fam, offset] => Ok(Self::Ring(
+                net.parse()?,
+                family(fam)?,
+                u128::from_str_radix(offset, 16).map_err(|_| invalid())?,
+            )),
+            ["want", net, fam] => Ok(Self::Want(net.parse()?, family(fam)?)),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
