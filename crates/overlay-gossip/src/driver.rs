@@ -195,7 +195,11 @@ impl Driver {
                         return;
                     }
                     // The owner dropped us without a word: leave as a crash would.
-                    None => return self.chitchat.abort(),
+                    None => {
+                        self.chitchat.abort();
+                        let _ = self.chitchat.shutdown().await;
+                        return;
+                    }
                 },
                 () = look.notified() => self.read(false).await,
                 _ = pulse.tick() => self.read(false).await,
@@ -368,19 +372,19 @@ impl Driver {
         commands: &mut mpsc::UnboundedReceiver<Command>,
     ) -> Option<()> {
         tracing::error!(err, "chitchat's task died; beginning a new life with the same records");
+        // It may write to disk.
+        let next = self.config.next_incarnation.clone();
+        match tokio::task::spawn_blocking(move || next()).await {
+            Ok(incarnation) if incarnation > self.config.incarnation => {
+                self.config.incarnation = incarnation;
+            }
+            Ok(_) | Err(_) => {
+                tracing::error!("no new incarnation to be had; counting on from the last one");
+                self.config.incarnation += 1;
+            }
+        }
         let mut pause = Duration::from_millis(50);
         loop {
-            // It may write to disk.
-            let next = self.config.next_incarnation.clone();
-            match tokio::task::spawn_blocking(move || next()).await {
-                Ok(incarnation) if incarnation > self.config.incarnation => {
-                    self.config.incarnation = incarnation;
-                }
-                Ok(_) | Err(_) => {
-                    tracing::error!("no new incarnation to be had; counting on from the last one");
-                    self.config.incarnation += 1;
-                }
-            }
             let mut seeds = self.view.live_peers();
             seeds.extend(&self.contacts);
             match spawn(&self.config, &self.own, &self.transport, &self.look, &seeds).await {

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -51,8 +52,9 @@ impl Resolver {
         let mut said: Vec<bool> = vec![false; self.names.len()];
         loop {
             let mut found = Vec::new();
-            for (name, said) in self.names.iter().zip(&mut said) {
-                match self.resolve(name).await {
+            let answers = join_all(self.names.iter().map(|name| self.resolve(name))).await;
+            for ((name, said), answer) in self.names.iter().zip(&mut said).zip(answers) {
+                match answer {
                     Ok(addrs) => {
                         if std::mem::take(said) {
                             tracing::info!(peer = name, ?addrs, "a peer's name resolves again");

@@ -24,8 +24,9 @@
 //! Liveness is ours, not chitchat's: its phi accrual takes heartbeats as often
 //! as messages come, and every change sends messages. A burst of changes fills
 //! its window with gaps of milliseconds; then the ordinary interval of 500 ms
-//! looks like death, and the whole cluster flaps. We ask only whether the
-//! heartbeat has moved within [`View::silent_after`].
+//! looks like death (measured with three hosts and phi 6: patience falls from
+//! 1.36 s to 0.17 s after 400 changes, and everybody flaps). We ask only whether
+//! the heartbeat has moved within [`View::silent_after`].
 //!
 //! There is no I/O and no clock here.
 
