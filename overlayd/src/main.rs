@@ -1,2 +1,2 @@
-//! Not written yet.
+//! Not written yet: the shell.
 fn main() {}

@@ -1,0 +1,385 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+
+use overlay_model::{Name, Stamp, Subnet, Vni};
+use tempfile::TempDir;
+
+use super::*;
+
+const HOST: HostId = HostId(Uuid::from_u128(0x1111_2222_3333_4444_5555_6666_7777_8888));
+
+fn dir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn open(dir: &TempDir) -> (StateFile, Restored) {
+    StateFile::open(dir.path()).unwrap()
+}
+
+fn refused(dir: &Path) -> StateError {
+    match StateFile::open(dir) {
+        Ok(_) => panic!("opened"),
+        Err(err) => err,
+    }
+}
+
+fn network(id: u64) -> Network {
+    let stamp = Stamp { wall_ms: 1_700_000_000_000, counter: 1, host: HOST };
+    Network {
+        id: NetworkId(id),
+        name: Name::new("demo").unwrap(),
+        vni: Vni::new(4097).unwrap(),
+        subnets: vec![Subnet {
+            cidr: "10.0.9.0/24".parse().unwrap(),
+            gateway: "10.0.9.1".parse().unwrap(),
+        }],
+        mtu: 1450,
+        internal: false,
+        flood: true,
+        labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        created: stamp,
+        updated: stamp,
+        deleted: false,
+    }
+}
+
+fn endpoint(bits: u64) -> LocalEndpoint {
+    LocalEndpoint {
+        endpoint: Endpoint {
+            id: EndpointId::from_bits(bits),
+            network: NetworkId(7),
+            name: Some(Name::new("web").unwrap()),
+            aliases: BTreeSet::from([Name::new("www").unwrap()]),
+            mac: "02:42:0a:00:09:05".parse().unwrap(),
+            addresses: vec!["10.0.9.5".parse().unwrap()],
+            labels: BTreeMap::new(),
+            move_seq: 3,
+            attached_ms: 1_700_000_000_002,
+        },
+        netns: NetnsRef { path: "/run/netns/web1".into(), cookie: 42 },
+        ifname: IfName::new("eth0").unwrap(),
+        default_route: true,
+        boot_id: "b".to_owned(),
+    }
+}
+
+fn ring(net: u64, offset: u128) -> StateChange {
+    let token = RingToken { owner: HOST, version: 9 };
+    StateChange::Ring(NetworkId(net), Family::V4, offset, token)
+}
+
+#[test]
+fn a_first_start_makes_everything_and_keeps_it_from_other_users() {
+    let parent = dir();
+    let dir = parent.path().join("a/b");
+    let (_file, restored) = StateFile::open(&dir).unwrap();
+    assert_eq!(restored.damaged, None);
+    assert!(restored.networks.is_empty() && restored.endpoints.is_empty() && !restored.left);
+    assert!(!restored.boot_id.is_empty());
+    assert_eq!(fs::read_to_string(dir.join(HOST_ID_FILE)).unwrap(), format!("{}\n", restored.host));
+    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+    for file in [FILE, HOST_ID_FILE, LOCK_FILE] {
+        assert_eq!(fs::metadata(dir.join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
+    }
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "nothing is left lying about");
+}
+
+#[test]
+fn everything_survives_being_closed_and_opened_again() {
+    let dir = dir();
+    let (file, first) = open(&dir);
+    let peers = vec!["192.0.2.1:7946".parse().unwrap(), "[2001:db8::1]:7946".parse().unwrap()];
+    let mut gone = network(8);
+    gone.deleted = true;
+    file.commit(&[
+        StateChange::Network(network(7)),
+        StateChange::Network(gone.clone()),
+        StateChange::Network(network(9)),
+        StateChange::Endpoint(Box::new(endpoint(5))),
+        StateChange::Endpoint(Box::new(endpoint(6))),
+        ring(7, 0),
+        ring(7, u128::MAX),
+        ring(8, 1),
+        StateChange::Peers(peers.clone()),
+        StateChange::Left(true),
+    ])
+    .unwrap();
+    file.commit(&[
+        StateChange::DropNetwork(NetworkId(9)),
+        StateChange::DropEndpoint(EndpointId::from_bits(6)),
+        StateChange::DropRing(NetworkId(7)),
+        StateChange::DropNetwork(NetworkId(99)),
+    ])
+    .unwrap();
+    drop(file);
+    let (_file, second) = open(&dir);
+    assert_eq!(second.host, first.host);
+    assert!(second.incarnation > first.incarnation);
+    assert_eq!(second.networks, [network(7), gone]);
+    assert_eq!(second.endpoints, [endpoint(5)]);
+    let token = RingToken { owner: HOST, version: 9 };
+    assert_eq!(second.ring, [((NetworkId(8), Family::V4, 1), token)]);
+    assert_eq!((second.peers, second.left, second.damaged), (peers, true, None));
+}
+
+#[test]
+fn a_daemon_that_is_killed_loses_nothing_that_was_committed() {
+    let dir = dir();
+    let (file, _) = open(&dir);
+    file.commit(&[StateChange::Network(network(7))]).unwrap();
+    // The files as they are on the disk at this moment, never closed.
+    let copy = self::dir();
+    for name in [FILE, HOST_ID_FILE] {
+        fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let (_, restored) = open(&copy);
+    assert_eq!((restored.networks, restored.damaged), (vec![network(7)], None));
+}
+
+#[test]
+fn incarnations_grow_whatever_the_clock_says() {
+    let dir = dir();
+    let (file, restored) = open(&dir);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+    assert!(now - restored.incarnation < 60_000_000, "microseconds since 1970");
+    let next = file.next_incarnation().unwrap();
+    assert!(next > restored.incarnation);
+    // The clock was an age ahead when this was written.
+    let future = now * 2;
+    file.write("test", |txn| {
+        txn.open_table(META)?.insert("incarnation", &*value(&future))?;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(file.next_incarnation().unwrap(), future + 1);
+    drop(file);
+    assert_eq!(open(&dir).1.incarnation, future + 2);
+}
+
+/// Damages the file of a host that had state, and opens it again.
+#[track_caller]
+fn damaged_by(damage: impl FnOnce(&mut Vec<u8>)) -> TempDir {
+    let dir = dir();
+    let (file, first) = open(&dir);
+    for id in 0..200 {
+        file.commit(&[StateChange::Network(network(id)), ring(id, 0)]).unwrap();
+    }
+    drop(file);
+    let path = dir.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    damage(&mut bytes);
+    fs::write(&path, &bytes).unwrap();
+
+    let (file, second) = open(&dir);
+    let aside = second.damaged.expect("damage not noticed");
+    assert!(aside.to_string_lossy().contains("state.redb.damaged-"), "{aside:?}");
+    assert_eq!(fs::read(&aside).unwrap(), bytes, "the damaged file is kept as it was");
+    assert_eq!(second.host, first.host);
+    assert!(second.incarnation > first.incarnation);
+    assert!(second.networks.is_empty());
+    // The fresh one works and is not damaged.
+    file.commit(&[StateChange::Network(network(7))]).unwrap();
+    drop(file);
+    let (_, third) = open(&dir);
+    assert_eq!((third.networks, third.damaged), (vec![network(7)], None));
+    dir
+}
+
+#[test]
+fn garbage_is_moved_aside_and_the_host_keeps_its_identity() {
+    damaged_by(|bytes| bytes.fill(b'x'));
+}
+
+#[test]
+fn an_emptied_file_is_moved_aside() {
+    damaged_by(Vec::clear);
+}
+
+#[test]
+fn a_truncated_file_is_moved_aside() {
+    damaged_by(|bytes| bytes.truncate(bytes.len() / 3));
+    damaged_by(|bytes| bytes.truncate(100));
+}
+
+#[test]
+fn a_file_with_flipped_bytes_is_moved_aside() {
+    damaged_by(|bytes| {
+        let len = bytes.len();
+        for byte in bytes.iter_mut().skip(4096).take(len / 2) {
+            *byte ^= 0x55;
+        }
+    });
+}
+
+#[test]
+fn a_file_of_another_program_is_moved_aside() {
+    let dir = dir();
+    let (_, first) = open(&dir);
+    let path = dir.path().join(FILE);
+    fs::remove_file(&path).unwrap();
+    let db = Database::create(&path).unwrap();
+    let txn = db.begin_write().unwrap();
+    txn.open_table(TableDefinition::<u64, u64>::new("meta")).unwrap().insert(1, 1).unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    let (_, second) = open(&dir);
+    assert!(second.damaged.is_some());
+    assert_eq!(second.host, first.host);
+}
+
+#[test]
+fn every_damaged_file_is_kept() {
+    let dir = dir();
+    let mut kept = BTreeSet::new();
+    for _ in 0..3 {
+        drop(open(&dir));
+        fs::write(dir.path().join(FILE), "x").unwrap();
+        kept.insert(open(&dir).1.damaged.unwrap());
+    }
+    assert_eq!(kept.len(), 3);
+    assert!(kept.iter().all(|path| path.exists()));
+}
+
+#[test]
+fn a_host_id_that_is_lost_or_garbled_is_written_anew_from_the_state_file() {
+    let dir = dir();
+    let (_, first) = open(&dir);
+    let side = dir.path().join(HOST_ID_FILE);
+    fs::remove_file(&side).unwrap();
+    assert_eq!(open(&dir).1.host, first.host);
+    fs::write(&side, [0xff; 40]).unwrap();
+    assert_eq!(open(&dir).1.host, first.host);
+    assert_eq!(fs::read_to_string(&side).unwrap().trim(), first.host.to_string());
+}
+
+#[test]
+fn a_state_file_that_is_deleted_does_not_change_who_the_host_is() {
+    let dir = dir();
+    let (_, first) = open(&dir);
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    let (_, second) = open(&dir);
+    assert_eq!((second.host, second.damaged), (first.host, None));
+}
+
+/// Opens a file that has `key` in `meta` set to `bytes`.
+fn with_meta(key: &str, bytes: &[u8]) -> (TempDir, Vec<u8>) {
+    let dir = dir();
+    let (file, _) = open(&dir);
+    file.write("test", |txn| {
+        txn.open_table(META)?.insert(key, bytes)?;
+        Ok(())
+    })
+    .unwrap();
+    drop(file);
+    let bytes = fs::read(dir.path().join(FILE)).unwrap();
+    (dir, bytes)
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_by_name_and_left_where_it_is() {
+    for (key, bytes) in [("format", &[2u8][..]), ("left", b"\x02whatever")] {
+        let (dir, _) = with_meta(key, bytes);
+        let err = refused(dir.path());
+        let text = err.to_string();
+        assert!(matches!(err, StateError::Newer { found: 2, .. }), "{err:?}");
+        assert!(text.contains("newer overlayd (format 2, this one reads up to 1)"), "{text}");
+        assert!(text.contains("install that version"), "{text}");
+        assert!(dir.path().join(FILE).exists());
+        let aside = fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("damaged"));
+        assert_eq!(aside.count(), 0);
+    }
+}
+
+#[test]
+fn a_value_that_is_no_json_is_damage() {
+    let (dir, _) = with_meta("peers", b"\x01[\"nonsense\"]");
+    assert!(open(&dir).1.damaged.is_some());
+}
+
+#[test]
+fn a_second_daemon_is_told_which_process_has_the_directory() {
+    let dir = dir();
+    let (file, _) = open(&dir);
+    let text = refused(dir.path()).to_string();
+    let pid = std::process::id();
+    assert!(text.contains(&format!("another overlayd (pid {pid}) uses")), "{text}");
+    assert!(text.contains("--state-dir"), "{text}");
+    drop(file);
+    open(&dir);
+}
+
+#[test]
+fn a_directory_that_cannot_be_had_is_named_with_what_to_do() {
+    let dir = dir();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    // Nobody, root included, makes directories in /sys/kernel.
+    for (path, advice) in [
+        (file.clone(), "something else stands there"),
+        (file.join("below"), "something else stands there"),
+        ("/sys/kernel/overlayd".into(), "run overlayd as root, or choose a directory"),
+    ] {
+        let text = refused(&path).to_string();
+        assert!(text.contains(&format!("cannot create the state directory {}", path.display())));
+        assert!(text.contains(advice) && text.contains("--state-dir"), "{text}");
+    }
+}
+
+#[test]
+fn a_disk_error_is_told_with_what_to_do_about_it() {
+    let full = io::Error::from(io::ErrorKind::StorageFull);
+    let text = database_error("write to", Path::new("/x/state.redb"), redb::Error::Io(full));
+    assert_eq!(
+        text.to_string(),
+        "cannot write to /x/state.redb: no storage space; the disk is full: free some space; \
+         nothing was changed"
+    );
+    assert!(advice(&io::ErrorKind::ReadOnlyFilesystem.into()).contains("read-only"));
+}
+
+#[test]
+fn after_an_error_of_the_disk_the_file_is_opened_again() {
+    let dir = dir();
+    let (file, _) = open(&dir);
+    let fail = |_: &WriteTransaction| Err(redb::Error::Io(io::ErrorKind::StorageFull.into()));
+    assert!(matches!(file.write("test", fail), Err(StateError::Io { .. })));
+    assert!(file.db().is_none());
+    file.commit(&[StateChange::Network(network(7))]).unwrap();
+    drop(file);
+    assert_eq!(open(&dir).1.networks, [network(7)]);
+}
+
+#[test]
+fn a_path_that_is_not_text_is_refused_and_nothing_of_the_commit_is_written() {
+    use std::os::unix::ffi::OsStringExt;
+    let dir = dir();
+    let (file, _) = open(&dir);
+    let mut odd = endpoint(5);
+    odd.netns.path = std::ffi::OsString::from_vec(vec![b'/', 0xff]).into();
+    let changes = [StateChange::Network(network(7)), StateChange::Endpoint(Box::new(odd))];
+    let text = file.commit(&changes).unwrap_err().to_string();
+    assert!(text.starts_with("cannot remember an endpoint"), "{text}");
+    drop(file);
+    assert!(open(&dir).1.networks.is_empty());
+}
+
+/// What released software wrote. If this fails, the model's JSON has changed:
+/// raise [`FORMAT`] and keep reading the old one.
+#[test]
+fn values_of_format_1_stay_readable() {
+    let json = r#"{"id":"0000000000000007","name":"demo","vni":4097,"subnets":[{"cidr":"10.0.9.0/24","gateway":"10.0.9.1"}],"mtu":1450,"internal":false,"flood":true,"labels":{"team":"a"},"created":{"wall_ms":1700000000000,"counter":1,"host":"11112222-3333-4444-5555-666677778888"},"updated":{"wall_ms":1700000000000,"counter":1,"host":"11112222-3333-4444-5555-666677778888"},"deleted":false}"#;
+    frozen(&network(7), json);
+    let json = r#"{"endpoint":{"id":"000000000005","network":"0000000000000007","name":"web","aliases":["www"],"mac":"02:42:0a:00:09:05","addresses":["10.0.9.5"],"labels":{},"move_seq":3,"attached_ms":1700000000002},"netns":{"path":"/run/netns/web1","cookie":42},"ifname":"eth0","default_route":true,"boot_id":"b"}"#;
+    frozen(&endpoint(5), json);
+    let json = r#"{"owner":"11112222-3333-4444-5555-666677778888","version":9}"#;
+    frozen(&RingToken { owner: HOST, version: 9 }, json);
+}
+
+#[track_caller]
+fn frozen<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(is: &T, json: &str) {
+    let bytes = [&[1u8][..], json.as_bytes()].concat();
+    assert_eq!(String::from_utf8(value(is)).unwrap(), String::from_utf8(bytes.clone()).unwrap());
+    assert_eq!(&read::<T>(&bytes).ok().unwrap(), is);
+}
