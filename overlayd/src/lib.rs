@@ -5,5 +5,5 @@
 //! | [`config`] | flags, environment and file, resolved into [`config::Settings`] |
 //! | [`state`] | the state file: what must survive a restart |
 
-//pub mod config;
+pub mod config;
 pub mod state;
