@@ -27,7 +27,7 @@ use chitchat::{
 };
 use overlay_model::{ClusterEvent, RecordKey};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 
 use crate::stats::Counters;
 use crate::transport::{Tap, Tapped};
@@ -55,6 +55,13 @@ const ANTI_ENTROPY: Duration = Duration::from_secs(30);
 /// changes (a mean of 24 ms between heartbeats, at worst) kills nobody.
 const PHI: f64 = 64.0;
 
+/// Between two lives of chitchat: this at first, twice as long each time,
+const PAUSE_AT_FIRST: Duration = Duration::from_millis(50);
+/// never longer than this,
+const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+/// and from the beginning after a life that lasted so long.
+const PAUSE_FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// What the driver is asked to do.
 pub(crate) enum Command {
     /// Write and withdraw records of ours.
@@ -81,6 +88,10 @@ pub(crate) struct Driver {
     catch_up: Option<CatchUp>,
     /// Seeds that were found, for a newcomer to ask.
     contacts: BTreeSet<SocketAddr>,
+    /// When this life of chitchat began.
+    born: Instant,
+    /// How long to wait before the next one.
+    pause: Duration,
 }
 
 /// What we publish, as text, to begin a new life with.
@@ -165,6 +176,8 @@ impl Driver {
             last_kick: Instant::now(),
             catch_up: None,
             contacts: literal,
+            born: Instant::now(),
+            pause: PAUSE_AT_FIRST,
         };
         driver.begin_catching_up();
         Ok(driver)
@@ -383,8 +396,13 @@ impl Driver {
                 self.config.incarnation += 1;
             }
         }
-        let mut pause = Duration::from_millis(50);
+        // What killed it may still be there: the sooner it died, the longer we wait.
+        if self.born.elapsed() > PAUSE_FORGOTTEN {
+            self.pause = PAUSE_AT_FIRST;
+        }
         loop {
+            self.idle(self.pause, commands).await?;
+            self.pause = (self.pause * 2).min(PAUSE_AT_MOST);
             let mut seeds = self.view.live_peers();
             seeds.extend(&self.contacts);
             match spawn(&self.config, &self.own, &self.transport, &self.look, &seeds).await {
@@ -392,40 +410,45 @@ impl Driver {
                     self.counters.add("restarts", 1);
                     self.view.restarted(chitchat.chitchat_id().clone());
                     self.chitchat = chitchat;
+                    self.born = Instant::now();
                     self.begin_catching_up();
                     return Some(());
                 }
                 Err(err) => {
-                    tracing::error!(err = format!("{err:#}"), ?pause, "chitchat does not start");
+                    let again_in = self.pause;
+                    tracing::error!(err = format!("{err:#}"), ?again_in, "chitchat does not start");
                 }
             }
-            let again = sleep(pause);
-            tokio::pin!(again);
-            loop {
-                tokio::select! {
-                    () = &mut again => break,
-                    command = commands.recv() => match command {
-                        // Stands from the first message of the next life on.
-                        Some(Command::Publish { changes, done }) => {
-                            for (key, value) in changes {
-                                match value {
-                                    Some(value) => self.own.put(key, value),
-                                    None => drop(self.own.records.remove(&key)),
-                                }
-                            }
-                            let _ = done.send(());
-                        }
-                        Some(Command::Contact(addrs)) => self.contacts = addrs.into_iter().collect(),
-                        Some(Command::Stop { done, .. }) => {
-                            let _ = done.send(0);
-                            return None;
-                        }
-                        None => return None,
-                    },
-                }
-            }
-            pause = (pause * 2).min(Duration::from_secs(5));
         }
+    }
+
+    /// Serves commands without chitchat for a while. What is published stands
+    /// from the first message of the next life on. `None`: told to stop.
+    async fn idle(
+        &mut self,
+        pause: Duration,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> Option<()> {
+        let until = Instant::now() + pause;
+        while let Ok(command) = timeout_at(until, commands.recv()).await {
+            match command? {
+                Command::Publish { changes, done } => {
+                    for (key, value) in changes {
+                        match value {
+                            Some(value) => self.own.put(key, value),
+                            None => drop(self.own.records.remove(&key)),
+                        }
+                    }
+                    let _ = done.send(());
+                }
+                Command::Contact(addrs) => self.contacts = addrs.into_iter().collect(),
+                Command::Stop { done, .. } => {
+                    let _ = done.send(0);
+                    return None;
+                }
+            }
+        }
+        Some(())
     }
 
     async fn stop(self, flush: Duration) -> usize {

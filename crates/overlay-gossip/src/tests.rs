@@ -677,6 +677,28 @@ async fn when_chitchat_dies_a_new_life_begins_with_the_same_records() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_kills_chitchat_again_and_again_kills_nothing_else() {
+    let net = ChannelTransport::default();
+    let a = setup(1, channel_addr(1), &[]).on(&net).start().await;
+    // chitchat cuts the first byte off a key, which here is half a character.
+    let poison = raw(&net, 9, "poison".to_owned(), 1, &[("\u{e9}", "x")]).await;
+    a.counts("restarts", 5).await;
+    let (start, before) = (Instant::now(), a.gossip.stats().get("restarts"));
+    a.publish([endpoint(1)]).await;
+    a.counts("restarts", before + 5).await;
+    assert!(start.elapsed() > Duration::from_secs(4), "{:?}", start.elapsed());
+    poison.shutdown().await.unwrap();
+    let mut b = setup(2, channel_addr(2), &[channel_addr(1)]).on(&net).start().await;
+    b.eventually("what was published between two lives", |told| {
+        told.iter().find_map(|event| match event {
+            ClusterEvent::Record { key, .. } if *key == endpoint(1).0 => Some(()),
+            _ => None,
+        })
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_tells_the_peers_the_last_word() {
     let net = ChannelTransport::default();
     let [a, mut b, mut c] = three(&net).await;
