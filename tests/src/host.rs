@@ -85,6 +85,10 @@ pub struct CtlOutput {
     pub stderr: String,
 }
 
+/// No user, no group, no capability, for `setpriv`.
+const NOBODY: [&str; 4] =
+    ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
+
 impl CtlOutput {
     fn of(output: std::process::Output) -> Self {
         let signal = output.status.signal().unwrap_or(0);
@@ -551,6 +555,27 @@ impl Host {
         command.arg("--socket").arg(self.socket()).stdin(Stdio::null()).env("LC_ALL", "C");
         command.env_remove("OVERLAY_SOCKET").env_remove("OVERLAYCTL_SOCKET");
         Ok(command)
+    }
+
+    /// Runs `overlayctl` as a user and group that nothing was granted to.
+    ///
+    /// # Errors
+    /// If the program is not there.
+    pub fn ctl_as_nobody(&self, args: &[&str]) -> Result<CtlOutput> {
+        let mut command = Command::new("setpriv");
+        command.args(NOBODY).arg(&binaries()?.overlayctl).arg("--socket").arg(self.socket());
+        let output = command.args(args).stdin(Stdio::null()).env("LC_ALL", "C").output()?;
+        Ok(CtlOutput::of(output))
+    }
+
+    /// [`Host::overlayd`] as a user and group that nothing was granted to.
+    ///
+    /// # Errors
+    /// If the program is not there.
+    pub fn overlayd_as_nobody(&self, args: &[&str]) -> Result<CtlOutput> {
+        let mut command = command_in(self.netns(), "setpriv");
+        command.args(NOBODY).arg(&binaries()?.overlayd).args(args).env_remove("NOTIFY_SOCKET");
+        Ok(CtlOutput::of(command.output()?))
     }
 
     /// Runs `overlayctl --json` and reads the reply.

@@ -2,7 +2,9 @@
 //! what was run and what it said.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -94,6 +96,24 @@ fn checked(command: &Command, output: &Output) -> Result<String> {
         );
     }
     Ok(stdout)
+}
+
+/// Binds a UDP socket in `netns`, as a program that was there first would. It
+/// holds the port until it is dropped.
+///
+/// # Errors
+/// If the port is taken.
+pub fn occupy_udp(netns: &str, address: SocketAddr) -> Result<UdpSocket> {
+    let path = netns_path(netns);
+    // A thread of its own enters the namespace and ends there; a socket stays in the namespace in
+    // which it was made.
+    std::thread::spawn(move || -> Result<UdpSocket> {
+        let namespace = File::open(&path).with_context(|| format!("no {}", path.display()))?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        UdpSocket::bind(address).with_context(|| format!("cannot bind {address}"))
+    })
+    .join()
+    .expect("the thread does not panic")
 }
 
 /// Sends `signal` to a child of ours, by its pid.
