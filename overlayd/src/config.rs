@@ -78,7 +78,7 @@ pub struct Cli {
 
 impl Cli {
     /// What to do.
-    pub fn chosen(&self) -> Command {
+    pub fn command(&self) -> Command {
         self.command.clone().unwrap_or(Command::Run)
     }
 }

@@ -34,13 +34,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use overlay_model::{
-    Endpoint, EndpointId, Family, HostId, IfName, NetnsRef, Network, NetworkId, RingToken,
-};
+use overlay_engine::LocalEndpoint;
+use overlay_model::{EndpointId, Family, HostId, Network, NetworkId, RingToken};
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The format that we write, and the newest that we read.
@@ -59,21 +58,6 @@ const NETWORKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("networks
 const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
 /// By network, family (4 or 6) and offset in the subnet.
 const RING: TableDefinition<'_, (u64, u8, u128), &[u8]> = TableDefinition::new("ring");
-
-/// An endpoint of this host, with what only this host needs to know of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalEndpoint {
-    /// What the cluster knows of it.
-    pub endpoint: Endpoint,
-    /// Where its interface is.
-    pub netns: NetnsRef,
-    /// What its interface is called there.
-    pub ifname: IfName,
-    /// The network's gateway is its default route.
-    pub default_route: bool,
-    /// The boot in which it was attached: namespaces do not survive one.
-    pub boot_id: String,
-}
 
 /// What the state file knew when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +103,19 @@ pub enum StateChange {
     Peers(Vec<std::net::SocketAddr>),
     /// Remember that this host left, or that it is back.
     Left(bool),
+}
+
+impl From<overlay_engine::StateChange> for StateChange {
+    fn from(change: overlay_engine::StateChange) -> Self {
+        use overlay_engine::StateChange as Engine;
+        match change {
+            Engine::Network(network) => Self::Network(network),
+            Engine::Endpoint(endpoint) => Self::Endpoint(endpoint),
+            Engine::DropEndpoint(id) => Self::DropEndpoint(id),
+            Engine::Ring(net, family, offset, token) => Self::Ring(net, family, offset, token),
+            Engine::DropRing(net) => Self::DropRing(net),
+        }
+    }
 }
 
 /// Why the state file cannot be used.

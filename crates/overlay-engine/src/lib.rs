@@ -1,1 +1,59 @@
-//! Not written yet.
+//! One host's reasoning, behind one door: [`Engine::step`].
+//!
+//! ```text
+//!   Event ──► Engine::step(event, now) ──► effects
+//!
+//!   requests ─► endpoints + ipam ─► own records ─► Effect::Publish
+//!                      │                │
+//!   gossip ───► cluster view ───────────┤
+//!                                       ▼
+//!                                  want(key) ──┐
+//!                                              ├─► plan ─► Effect::Apply
+//!   kernel ───► mirror ────────────────────────┘
+//! ```
+//!
+//! Pure: no socket, clock, file, task or randomness of its own. Time and
+//! fresh bits come in with the event; everything to be done goes out as an
+//! [`Effect`]. Unit tests, simulation and replay use the door that production
+//! uses. The order of effects is the order in which the shell performs them.
+//!
+//! What holds after every step:
+//!
+//! 1. The kernel is compared with what it holds (the mirror that
+//!    [`Event::Kernel`] feeds), never with what we remember having written.
+//! 2. Nothing is deleted that is not ours, and while the view is partial
+//!    nothing that this run has not itself retired.
+//! 3. Suspicion moves nothing: only a host that is down beyond the grace, has
+//!    left, or withdraws a record loses entries.
+//! 4. A success is replied only after what it depends on is in the state file.
+//! 5. An address is given out only by the owner of its range (see [`ipam`]).
+//!
+//! Deliberately absent: API formats (the shell translates), gossip's wire
+//! (overlay-gossip), netlink (overlay-netlink).
+
+mod cluster_view;
+mod desired;
+mod endpoints;
+mod engine;
+mod event;
+pub mod fake_kernel;
+pub mod ipam;
+mod networks;
+mod plan;
+mod reconcile;
+mod views;
+
+pub use cluster_view::{HostState, Presence};
+pub use engine::{Config, Engine, Restored};
+pub use event::{
+    Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
+    Reply, Request, StateChange, Token,
+};
+pub use plan::{Completeness, Delta, plan};
+pub use views::{
+    EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PlanView,
+    StatusView, Table,
+};
+
+#[cfg(test)]
+mod tests;

@@ -71,12 +71,12 @@ fn bad_file(file: &str, lines: Expect) {
 
 #[test]
 fn the_flags_are_sound() {
-    Cli::command().debug_assert();
+    <Cli as CommandFactory>::command().debug_assert();
 }
 
 #[test]
 fn every_key_is_a_flag_and_every_flag_a_key() {
-    let command = Cli::command();
+    let command = <Cli as CommandFactory>::command();
     let mut flags: Vec<_> = command
         .get_arguments()
         .filter_map(|arg| arg.get_long())
@@ -461,14 +461,14 @@ fn a_variable_that_looks_like_ours_is_a_warning() {
 #[test]
 fn run_is_what_is_done_unless_told_and_flags_may_stand_on_either_side() {
     let parse = |args: &str| Cli::try_parse_from(args.split_whitespace()).unwrap();
-    assert_eq!(parse("overlayd").chosen(), Command::Run);
+    assert_eq!(parse("overlayd").command(), Command::Run);
     let cli = parse("overlayd --name a check-config --gossip-port 7");
-    assert_eq!(cli.chosen(), Command::CheckConfig);
+    assert_eq!(cli.command(), Command::CheckConfig);
     assert_eq!(
         (cli.flags.name.as_deref(), cli.flags.gossip_port.as_deref()),
         (Some("a"), Some("7"))
     );
-    assert_eq!(parse("overlayd teardown").chosen(), Command::Teardown);
+    assert_eq!(parse("overlayd teardown").command(), Command::Teardown);
 }
 
 #[test]

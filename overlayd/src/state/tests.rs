@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 
-use overlay_model::{Name, Stamp, Subnet, Vni};
+use overlay_model::{Endpoint, IfName, Name, NetnsRef, Stamp, Subnet, Vni};
 use tempfile::TempDir;
 
 use super::*;
@@ -64,7 +64,7 @@ fn endpoint(bits: u64) -> LocalEndpoint {
 }
 
 fn ring(net: u64, offset: u128) -> StateChange {
-    let token = RingToken { owner: HOST, version: 9 };
+    let token = RingToken { owner: HOST, version: 9, until: u128::MAX };
     StateChange::Ring(NetworkId(net), Family::V4, offset, token)
 }
 
@@ -117,7 +117,7 @@ fn everything_survives_being_closed_and_opened_again() {
     assert!(second.incarnation > first.incarnation);
     assert_eq!(second.networks, [network(7), gone]);
     assert_eq!(second.endpoints, [endpoint(5)]);
-    let token = RingToken { owner: HOST, version: 9 };
+    let token = RingToken { owner: HOST, version: 9, until: u128::MAX };
     assert_eq!(second.ring, [((NetworkId(8), Family::V4, 1), token)]);
     assert_eq!((second.peers, second.left, second.damaged), (peers, true, None));
 }
@@ -373,8 +373,8 @@ fn values_of_format_1_stay_readable() {
     frozen(&network(7), json);
     let json = r#"{"endpoint":{"id":"000000000005","network":"0000000000000007","name":"web","aliases":["www"],"mac":"02:42:0a:00:09:05","addresses":["10.0.9.5"],"labels":{},"move_seq":3,"attached_ms":1700000000002},"netns":{"path":"/run/netns/web1","cookie":42},"ifname":"eth0","default_route":true,"boot_id":"b"}"#;
     frozen(&endpoint(5), json);
-    let json = r#"{"owner":"11112222-3333-4444-5555-666677778888","version":9}"#;
-    frozen(&RingToken { owner: HOST, version: 9 }, json);
+    let json = r#"{"owner":"11112222-3333-4444-5555-666677778888","version":9,"until":340282366920938463463374607431768211455}"#;
+    frozen(&RingToken { owner: HOST, version: 9, until: u128::MAX }, json);
 }
 
 #[track_caller]

@@ -1,0 +1,76 @@
+# What people type. `make` alone lists it.
+#
+#   make setup     what a fresh Debian 12 with Rust lacks, by apt
+#   make demo      three hosts, one overlay, packets: watch it
+#   make test      everything, ends with a count
+#
+# Everything but setup needs nothing but what setup installs. Labs and the demo
+# need root: run make as root, or with sudo at hand.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.PHONY: help setup build release check fmt test test-unit test-lab demo demo-down lab-clean \
+        bench bench-first deny
+
+## help: this list
+help:
+	@echo "usage: make TARGET"
+	@sed -n 's/^## \([^:]*\): /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+## setup: install what a fresh Debian 12 lacks (apt), fetch and check the crates; again is fine
+setup:
+	@deploy/setup.sh
+	cargo check --workspace --all-targets --locked
+
+## build: overlayd and overlayctl, debug
+build:
+	cargo build --locked -p overlayd -p overlayctl
+
+## release: overlayd and overlayctl, optimised
+release:
+	cargo build --locked --release -p overlayd -p overlayctl
+
+## check: formatting and lints, warnings are errors
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+## fmt: format the sources
+fmt:
+	cargo fmt --all
+
+## test: everything (format, lints, unit, property, kernel, lab); root; ends with a count
+test:
+	@tests/run.sh all
+
+## test-unit: what needs neither root nor network
+test-unit:
+	@tests/run.sh unit
+
+## test-lab: the labs alone; root
+test-lab:
+	@tests/run.sh lab
+
+## demo: three hosts in network namespaces form an overlay; KEEP=1 leaves it running
+demo:
+	@KEEP=$(KEEP) deploy/demo.sh up
+
+## demo-down: remove a demo that was kept
+demo-down:
+	@deploy/demo.sh down
+
+## lab-clean: remove labs that were kept with OVERLAY_KEEP=1
+lab-clean:
+	@tests/lab-clean.sh
+
+## bench: all measurements that docs/performance.md shows; quiet machine, root
+bench: bench-first
+
+## bench-first: attach latency, reach of an attach, memory; release binaries
+bench-first: release
+	OVERLAY_BIN_DIR=target/release cargo bench --locked -p overlay-tests --bench first_light
+
+## deny: licences, bans, advisories (.deny.toml); installs cargo-deny when missing
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --config .deny.toml check

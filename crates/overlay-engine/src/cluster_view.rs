@@ -1,0 +1,573 @@
+//! Who is there, and what they say: every host's records, merged.
+//!
+//! A host has *lives* (incarnations). The newest life that has said everything
+//! it had (its host record comes last) speaks for the host; until then the
+//! former life does, so a restart leaves no gap.
+//!
+//! ```text
+//!            silent            suspect_after            grace
+//!   up ────────────► suspect ───────────────► down ───────────► down, entries
+//!    ▲                  │                       │               out of use
+//!    └──────────────────┴─── heard again ───────┴──────────────────┘
+//! ```
+//!
+//! A host that said `stopped` before it went silent is *stopped* instead, with
+//! a longer grace; one that said `left` loses its entries at once.
+//!
+//! Of several claims to one MAC or address the larger move sequence wins, then
+//! the lower host (RFC 7432 section 15), then the lower endpoint. Claims are a
+//! set and the rule is a total order, so the order of messages cannot matter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use overlay_model::{
+    Endpoint, EndpointId, Family, Host, HostId, HostIntent, MacAddr, Name, Network, NetworkId,
+    Record, RecordKey, RingToken, Want,
+};
+
+/// Whether a host is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// Heard.
+    Up,
+    /// Silent for a moment.
+    Suspect,
+    /// Silent after it said that its daemon stops.
+    Stopped,
+    /// Silent for longer than a moment.
+    Down,
+    /// Said that it leaves.
+    Left,
+}
+
+impl HostState {
+    /// As `overlayctl hosts` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Stopped => "stopped",
+            Self::Down => "down",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// A host's state and what follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence {
+    /// Its state.
+    pub state: HostState,
+    /// Since when, on the clock of [`Now::mono`](crate::Now).
+    pub since: Duration,
+    /// Its endpoints are in the kernel.
+    pub in_use: bool,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) suspect_after: Duration,
+    pub(crate) down_grace: Duration,
+    pub(crate) stop_grace: Duration,
+}
+
+/// A life that was heard of, but that the failure detector has not judged yet,
+/// counts as heard for so long: it takes two heartbeats to be heard.
+const FIRST_HEARING: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Default)]
+struct Life {
+    alive: bool,
+    /// The failure detector has heard it at least once.
+    judged: bool,
+    /// Since when `alive` is what it is.
+    since: Duration,
+    host: Option<Host>,
+    networks: BTreeMap<NetworkId, Network>,
+    endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
+    ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
+    wants: BTreeMap<(NetworkId, Family), Want>,
+}
+
+impl Life {
+    fn is_heard(&self, now: Duration) -> bool {
+        self.alive || (!self.judged && now < self.since + FIRST_HEARING)
+    }
+
+    fn silent_since(&self) -> Duration {
+        if self.judged { self.since } else { self.since + FIRST_HEARING }
+    }
+}
+
+#[derive(Debug)]
+struct HostEntry {
+    lives: BTreeMap<u64, Life>,
+    presence: Presence,
+}
+
+impl HostEntry {
+    /// When the last of its lives fell silent.
+    fn silent_since(&self) -> Duration {
+        self.lives.values().map(Life::silent_since).max().unwrap_or_default()
+    }
+
+    /// The life that speaks for the host.
+    fn voice(&self) -> Option<(u64, &Life)> {
+        let newest =
+            |spoken: bool| self.lives.iter().rev().find(|(_, l)| l.host.is_some() || !spoken);
+        newest(true).or_else(|| newest(false)).map(|(n, life)| (*n, life))
+    }
+}
+
+/// What changed for the rest of the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shift {
+    /// This endpoint's entries may differ. In `before` or `after` it is in use.
+    Endpoint { host: HostId, before: Option<Endpoint>, after: Option<Endpoint> },
+    /// A definition was heard: merge it.
+    Network(Network),
+    /// A ring token was heard: merge it.
+    Ring(NetworkId, Family, u128, RingToken),
+    /// Somebody asks for addresses.
+    Want(HostId, NetworkId, Family, Want),
+    /// The state of a host, or its record, is another.
+    Host(HostId),
+    /// Its entries went out of use or came back.
+    InUse(HostId, bool),
+}
+
+/// Every host but this one.
+#[derive(Debug)]
+pub(crate) struct ClusterView {
+    me: HostId,
+    patience: Patience,
+    hosts: BTreeMap<HostId, HostEntry>,
+    /// In use only, this host's own among them.
+    active: BTreeMap<NetworkId, BTreeMap<(HostId, EndpointId), Endpoint>>,
+    by_mac: BTreeMap<(NetworkId, MacAddr), BTreeSet<(HostId, EndpointId)>>,
+    by_ip: BTreeMap<(NetworkId, IpAddr), BTreeSet<(HostId, EndpointId)>>,
+    /// How many endpoints each host has on each network, in use only.
+    users: BTreeMap<NetworkId, BTreeMap<HostId, usize>>,
+}
+
+impl ClusterView {
+    pub(crate) fn new(me: HostId, patience: Patience) -> Self {
+        Self {
+            me,
+            patience,
+            hosts: BTreeMap::new(),
+            active: BTreeMap::new(),
+            by_mac: BTreeMap::new(),
+            by_ip: BTreeMap::new(),
+            users: BTreeMap::new(),
+        }
+    }
+
+    // ----- what is known ---------------------------------------------------
+
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (HostId, Presence, u64, Option<&Host>)> {
+        self.hosts.iter().filter_map(|(id, entry)| {
+            let (incarnation, life) = entry.voice()?;
+            Some((*id, entry.presence, incarnation, life.host.as_ref()))
+        })
+    }
+
+    pub(crate) fn host(&self, id: HostId) -> Option<&Host> {
+        self.hosts.get(&id)?.voice()?.1.host.as_ref()
+    }
+
+    pub(crate) fn presence(&self, id: HostId) -> Option<Presence> {
+        self.hosts.get(&id).map(|entry| entry.presence)
+    }
+
+    pub(crate) fn host_name(&self, id: HostId) -> Option<&Name> {
+        self.host(id).map(|h| &h.name)
+    }
+
+    /// Hosts heard now, with the record of each known or not.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (HostId, bool)> {
+        self.hosts.iter().filter_map(|(id, entry)| {
+            let newest = entry.lives.values().rev().find(|l| l.alive)?;
+            Some((*id, newest.host.is_some()))
+        })
+    }
+
+    pub(crate) fn endpoint(
+        &self,
+        net: NetworkId,
+        host: HostId,
+        id: EndpointId,
+    ) -> Option<&Endpoint> {
+        self.active.get(&net)?.get(&(host, id))
+    }
+
+    /// Endpoints in use on `net`, this host's own among them.
+    pub(crate) fn active_on(&self, net: NetworkId) -> impl Iterator<Item = (HostId, &Endpoint)> {
+        self.active.get(&net).into_iter().flatten().map(|((host, _), ep)| (*host, ep))
+    }
+
+    /// All endpoints that other hosts say they have, in use or not.
+    pub(crate) fn remote_endpoints(&self) -> impl Iterator<Item = (HostId, Presence, &Endpoint)> {
+        self.hosts.iter().flat_map(|(id, entry)| {
+            let left = entry.presence.state == HostState::Left;
+            let life = entry.voice().filter(|_| !left).map(|(_, life)| life);
+            life.into_iter()
+                .flat_map(|life| life.endpoints.values())
+                .map(move |ep| (*id, entry.presence, ep))
+        })
+    }
+
+    pub(crate) fn count_of(&self, host: HostId) -> usize {
+        self.hosts.get(&host).and_then(HostEntry::voice).map_or(0, |(_, l)| l.endpoints.len())
+    }
+
+    pub(crate) fn mac_winner(&self, net: NetworkId, mac: MacAddr) -> Option<(HostId, &Endpoint)> {
+        self.winner(net, self.by_mac.get(&(net, mac))?)
+    }
+
+    pub(crate) fn ip_winner(&self, net: NetworkId, ip: IpAddr) -> Option<(HostId, &Endpoint)> {
+        self.winner(net, self.by_ip.get(&(net, ip))?)
+    }
+
+    /// True if `host` has an endpoint on `net`.
+    pub(crate) fn is_user(&self, net: NetworkId, host: HostId) -> bool {
+        self.users.get(&net).is_some_and(|users| users.contains_key(&host))
+    }
+
+    /// Networks that `host` uses.
+    pub(crate) fn used_by(&self, host: HostId) -> impl Iterator<Item = NetworkId> {
+        self.users.iter().filter(move |(_, u)| u.contains_key(&host)).map(|(net, _)| *net)
+    }
+
+    /// MACs that somebody has on `net`.
+    pub(crate) fn macs_on(&self, net: NetworkId) -> impl Iterator<Item = MacAddr> {
+        let low = (net, MacAddr::ZERO);
+        let high = (net, MacAddr([0xff; 6]));
+        self.by_mac.range(low..=high).map(|((_, mac), _)| *mac)
+    }
+
+    /// Addresses that somebody has on `net`.
+    pub(crate) fn ips_on(&self, net: NetworkId) -> impl Iterator<Item = IpAddr> {
+        let low = (net, IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        self.by_ip.range(low..).take_while(move |((n, _), _)| *n == net).map(|((_, ip), _)| *ip)
+    }
+
+    /// Hosts that use `net`, other than this one.
+    pub(crate) fn users_of(&self, net: NetworkId) -> impl Iterator<Item = HostId> {
+        let me = self.me;
+        self.users
+            .get(&net)
+            .into_iter()
+            .flat_map(|users| users.keys().copied())
+            .filter(move |host| *host != me)
+    }
+
+    fn winner(
+        &self,
+        net: NetworkId,
+        claims: &BTreeSet<(HostId, EndpointId)>,
+    ) -> Option<(HostId, &Endpoint)> {
+        claims
+            .iter()
+            .filter_map(|(host, id)| Some((*host, self.endpoint(net, *host, *id)?)))
+            .min_by_key(|(host, ep)| (std::cmp::Reverse(ep.move_seq), *host, ep.id))
+    }
+
+    // ----- what changes it -------------------------------------------------
+
+    /// Puts an endpoint into use or takes it out.
+    pub(crate) fn set_active(
+        &mut self,
+        host: HostId,
+        net: NetworkId,
+        id: EndpointId,
+        after: Option<Endpoint>,
+    ) -> Option<Shift> {
+        let before = match &after {
+            Some(ep) => self.active.entry(net).or_default().insert((host, id), ep.clone()),
+            None => self.active.get_mut(&net).and_then(|eps| eps.remove(&(host, id))),
+        };
+        if before == after {
+            return None;
+        }
+        if let Some(ep) = &before {
+            drop_claim(&mut self.by_mac, (net, ep.mac), (host, id));
+            for ip in &ep.addresses {
+                drop_claim(&mut self.by_ip, (net, *ip), (host, id));
+            }
+        }
+        if let Some(ep) = &after {
+            self.by_mac.entry((net, ep.mac)).or_default().insert((host, id));
+            for ip in &ep.addresses {
+                self.by_ip.entry((net, *ip)).or_default().insert((host, id));
+            }
+        }
+        match (&before, &after) {
+            (None, Some(_)) => {
+                *self.users.entry(net).or_default().entry(host).or_default() += 1;
+            }
+            (Some(_), None) => {
+                if let Some(users) = self.users.get_mut(&net)
+                    && let Some(count) = users.get_mut(&host)
+                {
+                    *count -= 1;
+                    if *count == 0 {
+                        users.remove(&host);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Some(Shift::Endpoint { host, before, after })
+    }
+
+    /// The failure detector hears, or no longer hears, a life of a host.
+    pub(crate) fn set_alive(
+        &mut self,
+        host: HostId,
+        incarnation: u64,
+        alive: bool,
+        now: Duration,
+    ) -> Vec<Shift> {
+        let life = self.life(host, incarnation, now);
+        if life.alive != alive || !life.judged {
+            life.alive = alive;
+            life.since = now;
+            life.judged = true;
+        }
+        self.reassess(host, now)
+    }
+
+    /// Gossip has dropped a life of a host.
+    pub(crate) fn forget(&mut self, host: HostId, incarnation: u64, now: Duration) -> Vec<Shift> {
+        let Some(entry) = self.hosts.get_mut(&host) else { return Vec::new() };
+        let speaks = entry.voice().is_some_and(|(n, _)| n == incarnation);
+        if speaks {
+            // What it last said stays on show until it is back; it only counts
+            // as silent.
+            return self.set_alive(host, incarnation, false, now);
+        }
+        entry.lives.remove(&incarnation);
+        self.reassess(host, now)
+    }
+
+    /// A record was written or withdrawn.
+    pub(crate) fn set_record(
+        &mut self,
+        host: HostId,
+        incarnation: u64,
+        key: RecordKey,
+        record: Option<Record>,
+        now: Duration,
+    ) -> Vec<Shift> {
+        let speaks = |view: &Self| view.hosts[&host].voice().is_some_and(|(n, _)| n == incarnation);
+        let life = self.life(host, incarnation, now);
+        let mut shifts = Vec::new();
+        match (key, record) {
+            (RecordKey::Host, Some(Record::Host(record))) => {
+                if record.id != host {
+                    return Vec::new();
+                }
+                life.host = Some(record);
+                shifts.push(Shift::Host(host));
+            }
+            (RecordKey::Endpoint(net, id), Some(Record::Endpoint(ep))) => {
+                if ep.id != id || ep.network != net {
+                    return Vec::new();
+                }
+                life.endpoints.insert((net, id), ep.clone());
+                if speaks(self) && self.hosts[&host].presence.in_use {
+                    shifts.extend(self.set_active(host, net, id, Some(ep)));
+                }
+            }
+            (RecordKey::Endpoint(net, id), None) => {
+                life.endpoints.remove(&(net, id));
+                if speaks(self) {
+                    shifts.extend(self.set_active(host, net, id, None));
+                }
+            }
+            (RecordKey::Network(net), Some(Record::Network(network))) => {
+                if network.id != net {
+                    return Vec::new();
+                }
+                life.networks.insert(net, network.clone());
+                shifts.push(Shift::Network(network));
+            }
+            (RecordKey::Network(net), None) => {
+                life.networks.remove(&net);
+            }
+            (RecordKey::Ring(net, family, offset), Some(Record::Ring(token))) => {
+                life.ring.insert((net, family, offset), token);
+                shifts.push(Shift::Ring(net, family, offset, token));
+            }
+            (RecordKey::Want(net, family), Some(Record::Want(want))) => {
+                life.wants.insert((net, family), want);
+                shifts.push(Shift::Want(host, net, family, want));
+            }
+            (RecordKey::Want(net, family), None) => {
+                life.wants.remove(&(net, family));
+            }
+            // A withdrawn host or ring record says nothing, and a record that
+            // does not fit its key is somebody's bug: it changes nothing.
+            _ => {}
+        }
+        shifts.extend(self.reassess(host, now));
+        shifts
+    }
+
+    /// All ring tokens that anybody has published for `net`.
+    pub(crate) fn ring_of(
+        &self,
+        net: NetworkId,
+    ) -> impl Iterator<Item = (Family, u128, RingToken)> {
+        self.hosts
+            .values()
+            .flat_map(|entry| entry.lives.values())
+            .flat_map(|life| life.ring.iter())
+            .filter(move |((n, _, _), _)| *n == net)
+            .map(|((_, family, offset), token)| (*family, *offset, *token))
+    }
+
+    /// Moves hosts on whose time has come.
+    pub(crate) fn tick(&mut self, now: Duration) -> Vec<Shift> {
+        let due: Vec<HostId> = self
+            .hosts
+            .iter()
+            .filter(|(_, entry)| self.deadline_of(entry).is_some_and(|at| at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        due.into_iter().flat_map(|host| self.reassess(host, now)).collect()
+    }
+
+    /// When [`ClusterView::tick`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.hosts.values().filter_map(|entry| self.deadline_of(entry)).min()
+    }
+
+    fn deadline_of(&self, entry: &HostEntry) -> Option<Duration> {
+        let Presence { state, since, in_use } = entry.presence;
+        match state {
+            HostState::Left => None,
+            // Heard of, but not heard yet.
+            HostState::Up => {
+                let heard = entry.lives.values().any(|l| l.alive);
+                (!heard).then(|| entry.silent_since())
+            }
+            HostState::Suspect => Some(entry.silent_since() + self.patience.suspect_after),
+            HostState::Down => in_use.then(|| since + self.patience.down_grace),
+            HostState::Stopped => in_use.then(|| since + self.patience.stop_grace),
+        }
+    }
+
+    fn life(&mut self, host: HostId, incarnation: u64, now: Duration) -> &mut Life {
+        let entry = self.hosts.entry(host).or_insert_with(|| HostEntry {
+            lives: BTreeMap::new(),
+            presence: Presence { state: HostState::Up, since: now, in_use: true },
+        });
+        entry.lives.entry(incarnation).or_insert_with(|| Life { since: now, ..Life::default() })
+    }
+
+    /// Works out a host's state anew, and what follows for its endpoints.
+    fn reassess(&mut self, host: HostId, now: Duration) -> Vec<Shift> {
+        let Some(entry) = self.hosts.get_mut(&host) else { return Vec::new() };
+        let Some((voice, life)) = entry.voice() else { return Vec::new() };
+        let before = entry.presence;
+        let heard = entry.lives.values().any(|l| l.is_heard(now));
+        let intent = life.host.as_ref().map_or(HostIntent::Up, |h| h.intent);
+
+        let silent_since = entry.silent_since();
+        let state = match (intent, heard) {
+            (HostIntent::Left, _) => HostState::Left,
+            (_, true) => HostState::Up,
+            (HostIntent::Stopped, false) => HostState::Stopped,
+            (HostIntent::Up, false) => {
+                if now >= silent_since + self.patience.suspect_after {
+                    HostState::Down
+                } else {
+                    HostState::Suspect
+                }
+            }
+        };
+        let since = match state {
+            _ if state == before.state => before.since,
+            HostState::Suspect | HostState::Stopped => silent_since,
+            HostState::Up | HostState::Down | HostState::Left => now,
+        };
+        let in_use = match state {
+            HostState::Up | HostState::Suspect => true,
+            HostState::Left => false,
+            HostState::Down => before.in_use && now < since + self.patience.down_grace,
+            HostState::Stopped => before.in_use && now < since + self.patience.stop_grace,
+        };
+        // Suspicion moves nothing: neither out of use, nor back into it.
+        let in_use = if state == HostState::Suspect { before.in_use } else { in_use };
+
+        let entry = self.hosts.get_mut(&host).expect("looked up above");
+        entry.presence = Presence { state, since, in_use };
+        // Former lives have nothing more to say once the new one has spoken.
+        if entry.lives[&voice].host.is_some() {
+            entry.lives.retain(|n, _| *n >= voice);
+        }
+
+        let mut shifts = Vec::new();
+        if state != before.state {
+            shifts.push(Shift::Host(host));
+        }
+        if in_use != before.in_use {
+            shifts.push(Shift::InUse(host, in_use));
+        }
+        shifts.extend(self.align(host));
+        shifts
+    }
+
+    /// Brings what is in use of a host into line with its voice and presence.
+    fn align(&mut self, host: HostId) -> Vec<Shift> {
+        let entry = &self.hosts[&host];
+        let said = match entry.voice() {
+            Some((_, life)) if entry.presence.in_use => Some(&life.endpoints),
+            _ => None,
+        };
+        let mut changes: Vec<(NetworkId, EndpointId, Option<Endpoint>)> = Vec::new();
+        for (net, users) in &self.users {
+            if !users.contains_key(&host) {
+                continue;
+            }
+            let low = (host, EndpointId::from_bits(0));
+            let high = (host, EndpointId::from_bits(u64::MAX));
+            let active = self.active.get(net).into_iter().flat_map(|e| e.range(low..=high));
+            for ((_, id), _) in active {
+                if said.is_none_or(|said| !said.contains_key(&(*net, *id))) {
+                    changes.push((*net, *id, None));
+                }
+            }
+        }
+        for ((net, id), ep) in said.into_iter().flatten() {
+            if self.endpoint(*net, host, *id) != Some(ep) {
+                changes.push((*net, *id, Some(ep.clone())));
+            }
+        }
+        changes
+            .into_iter()
+            .filter_map(|(net, id, after)| self.set_active(host, net, id, after))
+            .collect()
+    }
+}
+
+fn drop_claim<K: Ord>(
+    claims: &mut BTreeMap<K, BTreeSet<(HostId, EndpointId)>>,
+    key: K,
+    claim: (HostId, EndpointId),
+) {
+    if let Some(set) = claims.get_mut(&key) {
+        set.remove(&claim);
+        if set.is_empty() {
+            claims.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! What the kernel should hold: [`Engine::want`], a function of one key.
+//!
+//! Nothing is kept: the answer follows from the networks, the cluster view and
+//! the local endpoints each time. A change there touches just the keys that
+//! it concerns; a full check enumerates them all with [`Engine::wanted_keys`].
+//!
+//! For each network that this host uses (an endpoint of it is attached here):
+//!
+//! | key | object |
+//! |---|---|
+//! | bridge `ovb<VNI>` | MAC of the anycast gateway, the same on every host |
+//! | vxlan `ovx<VNI>` | port of the bridge, learning off, `neigh_suppress` on |
+//! | gateway address on the bridge | unless the network is internal |
+//! | flood entry per VTEP | of every other host that uses the network |
+//! | vxlan FDB, bridge FDB, neighbour | for each remote MAC and address |
+//! | bridge FDB, neighbour | for each local one too: a bridge that knows them keeps ARP and ND for them off the VXLAN port |
+//! | veth `ove<id>` | for each local endpoint |
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use overlay_model::{
+    EndpointId, Family, HostId, IfName, Link, LinkKind, MacAddr, Network, Object, ObjectKey,
+    PortFlags, VethPeer, Vni,
+};
+
+use crate::engine::Engine;
+
+/// The network that a link name of ours stands for, if it is a bridge or VXLAN
+/// device.
+pub(crate) fn vni_of(name: &IfName) -> Option<Vni> {
+    let text = name.as_str();
+    let digits = text.strip_prefix("ovb").or_else(|| text.strip_prefix("ovx"))?;
+    digits.parse().ok()
+}
+
+/// The endpoint that a link name of ours stands for.
+pub(crate) fn endpoint_of(name: &IfName) -> Option<EndpointId> {
+    name.as_str().strip_prefix("ove")?.parse().ok()
+}
+
+impl Engine {
+    /// What the kernel should hold under `key`.
+    pub(crate) fn want(&self, key: &ObjectKey) -> Option<Object> {
+        match key {
+            ObjectKey::Firewall => {
+                let bridges: std::collections::BTreeSet<IfName> =
+                    self.used_networks().map(|net| net.vni.bridge()).collect();
+                (!bridges.is_empty()).then_some(Object::Firewall { bridges })
+            }
+            ObjectKey::Link(name) => self.want_link(name).map(Object::Link),
+            ObjectKey::Address(dev, address) => {
+                let net = self.used_by_bridge(dev)?;
+                gateways(net).any(|gateway| gateway == *address).then_some(Object::Address)
+            }
+            ObjectKey::Flood(dev, vtep) => {
+                let net = self.used_by_vxlan(dev)?;
+                let hosts = || self.view.users_of(net.id);
+                (net.flood && hosts().any(|host| self.vtep_of(host) == Some(*vtep)))
+                    .then_some(Object::Flood)
+            }
+            ObjectKey::VxlanFdb(dev, mac) => {
+                let net = self.used_by_vxlan(dev)?;
+                let (host, _) = self.view.mac_winner(net.id, *mac)?;
+                if host == self.config.host {
+                    return None;
+                }
+                Some(Object::VxlanFdb { dst: self.vtep_of(host)? })
+            }
+            ObjectKey::BridgeFdb(dev, mac) => {
+                let net = self.used_by_bridge(dev)?;
+                let (host, ep) = self.view.mac_winner(net.id, *mac)?;
+                Some(if host == self.config.host {
+                    Object::BridgeFdb { port: ep.id.ifname(), extern_learn: false }
+                } else {
+                    self.vtep_of(host)?;
+                    Object::BridgeFdb { port: net.vni.vxlan(), extern_learn: true }
+                })
+            }
+            ObjectKey::Neigh(dev, ip) => {
+                let net = self.used_by_bridge(dev)?;
+                let (_, ep) = self.view.ip_winner(net.id, *ip)?;
+                Some(Object::Neigh { mac: ep.mac })
+            }
+        }
+    }
+
+    fn want_link(&self, name: &IfName) -> Option<Link> {
+        if let Some(id) = endpoint_of(name) {
+            return self.want_veth(id);
+        }
+        let net = self.used(vni_of(name)?)?;
+        let bridge = Link {
+            network: net.id,
+            mtu: net.mtu,
+            mac: bridge_mac(net),
+            up: true,
+            master: None,
+            port: None,
+            kind: LinkKind::Bridge,
+        };
+        if *name == net.vni.bridge() {
+            return Some(bridge);
+        }
+        let mut seed = self.config.host.0.as_bytes().to_vec();
+        seed.extend(net.vni.get().to_be_bytes());
+        Some(Link {
+            mac: MacAddr::derived(&seed),
+            master: Some(net.vni.bridge()),
+            port: Some(PortFlags { learning: false, neigh_suppress: true }),
+            kind: LinkKind::Vxlan {
+                vni: net.vni,
+                port: self.config.vxlan_port,
+                local: self.config.vtep(),
+            },
+            ..bridge
+        })
+    }
+
+    fn want_veth(&self, id: EndpointId) -> Option<Link> {
+        let local = &self.local.get(&id)?.local;
+        let net = self.networks.get(local.endpoint.network)?;
+        if self.used(net.vni)?.id != net.id {
+            return None;
+        }
+        let ep = &local.endpoint;
+        let prefix = |ip: &IpAddr| {
+            let subnet = net.subnets.iter().find(|s| s.cidr.contains(ip))?;
+            IpNet::new(*ip, subnet.cidr.prefix_len()).ok()
+        };
+        let wanted =
+            |gateway: &IpAddr| ep.addresses.iter().any(|ip| Family::of(ip) == Family::of(gateway));
+        let routed = local.default_route && !net.internal;
+        Some(Link {
+            network: net.id,
+            mtu: net.mtu,
+            mac: MacAddr::derived(&id.bits().to_be_bytes()),
+            up: true,
+            master: Some(net.vni.bridge()),
+            port: Some(PortFlags { learning: true, neigh_suppress: false }),
+            kind: LinkKind::Veth {
+                peer: Some(Box::new(VethPeer {
+                    netns: local.netns.clone(),
+                    ifname: local.ifname.clone(),
+                    mac: ep.mac,
+                    mtu: net.mtu,
+                    addresses: ep.addresses.iter().filter_map(prefix).collect(),
+                    gateways: net
+                        .subnets
+                        .iter()
+                        .map(|s| s.gateway)
+                        .filter(|gateway| routed && wanted(gateway))
+                        .collect(),
+                })),
+            },
+        })
+    }
+
+    /// Every key that the kernel should hold for `net`, and perhaps a few that
+    /// it should not.
+    pub(crate) fn wanted_keys(&self, net: &Network) -> Vec<ObjectKey> {
+        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
+        let mut keys = vec![
+            ObjectKey::Firewall,
+            ObjectKey::Link(bridge.clone()),
+            ObjectKey::Link(vxlan.clone()),
+        ];
+        keys.extend(gateways(net).map(|g| ObjectKey::Address(bridge.clone(), g)));
+        keys.extend(
+            self.view
+                .users_of(net.id)
+                .filter_map(|host| self.vtep_of(host))
+                .map(|vtep| ObjectKey::Flood(vxlan.clone(), vtep)),
+        );
+        for mac in self.view.macs_on(net.id) {
+            keys.push(ObjectKey::VxlanFdb(vxlan.clone(), mac));
+            keys.push(ObjectKey::BridgeFdb(bridge.clone(), mac));
+        }
+        keys.extend(self.view.ips_on(net.id).map(|ip| ObjectKey::Neigh(bridge.clone(), ip)));
+        let here = self.local.values().filter(|l| l.local.endpoint.network == net.id);
+        keys.extend(here.map(|l| ObjectKey::Link(l.local.endpoint.id.ifname())));
+        keys
+    }
+
+    /// Networks that have an endpoint here and are programmed.
+    pub(crate) fn used_networks(&self) -> impl Iterator<Item = &Network> {
+        self.view
+            .used_by(self.config.host)
+            .filter_map(|id| self.networks.get(id))
+            .filter(|net| self.networks.conflict(net.id).is_none())
+    }
+
+    /// The network that holds `vni`, if it has an endpoint here.
+    pub(crate) fn used(&self, vni: Vni) -> Option<&Network> {
+        self.networks.programmed(vni).filter(|net| self.view.is_user(net.id, self.config.host))
+    }
+
+    fn used_by_bridge(&self, dev: &IfName) -> Option<&Network> {
+        self.used(vni_of(dev)?).filter(|net| net.vni.bridge() == *dev)
+    }
+
+    fn used_by_vxlan(&self, dev: &IfName) -> Option<&Network> {
+        self.used(vni_of(dev)?).filter(|net| net.vni.vxlan() == *dev)
+    }
+
+    /// The address that VXLAN packets for `host` go to: of our own family.
+    pub(crate) fn vtep_of(&self, host: HostId) -> Option<IpAddr> {
+        let family = Family::of(&self.config.vtep());
+        self.view.host(host)?.vteps.iter().copied().find(|ip| Family::of(ip) == family)
+    }
+}
+
+/// The addresses that the bridge of `net` has.
+pub(crate) fn gateways(net: &Network) -> impl Iterator<Item = IpNet> {
+    net.subnets
+        .iter()
+        .filter(|_| !net.internal)
+        .filter_map(|s| IpNet::new(s.gateway, s.cidr.prefix_len()).ok())
+}
+
+/// The MAC of the bridge: the anycast gateway's, the same on every host.
+fn bridge_mac(net: &Network) -> MacAddr {
+    let gateways: Vec<IpAddr> = net.subnets.iter().map(|s| s.gateway).collect();
+    MacAddr::for_addresses(&gateways, &net.id.0.to_be_bytes())
+}

@@ -1,0 +1,685 @@
+//! Endpoints of this host: from a request to a reply, and back.
+//!
+//! ```text
+//!  attach ─► waiting for addresses ─► making ─► saving ─► ready ─► detach
+//!               │  (asks an owner)      │         │
+//!               └──────── refused ◄─────┴─────────┘   nothing is left behind
+//! ```
+//!
+//! An endpoint is published when it is in the kernel and in the state file. A
+//! refusal is replied when the kernel holds nothing of it any more.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use overlay_model::{
+    Endpoint, EndpointId, Family, HostId, IfName, MacAddr, Network, NetworkId, ObjectKey, Record,
+    RecordKey, Refusal, Want, WantWhat, mtu,
+};
+
+use crate::cluster_view::HostState;
+use crate::engine::{After, Engine, check_routes};
+use crate::event::{Attach, ErrorKind, LocalEndpoint, Notice, Refused, Reply, StateChange, Token};
+use crate::ipam::{NoAddress, is_host_address};
+use crate::reconcile::Cause;
+
+/// How long an owner has to answer a request for addresses.
+const WANT_PATIENCE: Duration = Duration::from_millis(700);
+
+/// Bytes that labels, and aliases, may take together: a record must stay
+/// within what gossip carries well.
+const LABEL_BYTES: usize = 400;
+const ALIAS_BYTES: usize = 256;
+
+/// How far an endpoint of this host has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The kernel is told.
+    Making(Token),
+    /// The state file is told.
+    Saving(Token),
+    /// Published.
+    Ready,
+    /// The state file is told that it goes.
+    Leaving,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Local {
+    pub(crate) local: LocalEndpoint,
+    pub(crate) phase: Phase,
+}
+
+/// An attach that waits for addresses of another host.
+#[derive(Debug)]
+pub(crate) struct WaitingAttach {
+    token: Token,
+    id: EndpointId,
+    network: NetworkId,
+    request: Attach,
+    /// What it waits for, if it is its turn to ask.
+    asking: Option<Asking>,
+    /// Owners that did not answer, by family.
+    tried: BTreeSet<(Family, HostId)>,
+}
+
+#[derive(Debug)]
+struct Asking {
+    family: Family,
+    target: HostId,
+    until: Duration,
+}
+
+/// What is missing of an attach.
+enum Missing {
+    /// Nothing would help.
+    Never(Refused),
+    /// One of these owners might give what is asked.
+    Ask { family: Family, what: WantWhat, owners: Vec<HostId>, otherwise: Refused },
+}
+
+impl Engine {
+    /// A namespace is to be attached.
+    pub(crate) fn attach(&mut self, token: Token, fresh: u64, request: Attach) {
+        match self.check_attach(&request) {
+            Err(refused) => self.reply(token, Err(refused)),
+            Ok(network) => {
+                let mut id = EndpointId::from_bits(fresh);
+                while self.local.contains_key(&id) {
+                    id = EndpointId::from_bits(id.bits().wrapping_add(1));
+                }
+                let waiting = WaitingAttach {
+                    token,
+                    id,
+                    network,
+                    request,
+                    asking: None,
+                    tried: BTreeSet::new(),
+                };
+                self.waiting.push(waiting);
+                self.serve_waiting();
+            }
+        }
+    }
+
+    fn check_attach(&self, request: &Attach) -> Result<NetworkId, Refused> {
+        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        let net = self.find_network(&request.net)?;
+        if let Some(why) = self.networks.conflict(net.id) {
+            return Err(Refused::new(
+                ErrorKind::Unsupported,
+                format!("network {} is not programmed: {why}", net.name),
+            )
+            .hint("remove one of the two with: overlayctl net rm"));
+        }
+        let vtep = self.config.vtep();
+        mtu::fits(net.mtu, self.config.underlay_mtu, &vtep).map_err(|small| {
+            let dev = &self.config.underlay_dev;
+            Refused::new(ErrorKind::Unsupported, format!("{small} ({dev}, {vtep})")).hint(format!(
+                "raise the MTU of {dev} to {}, or make a network with --mtu {}",
+                small.needed,
+                small.underlay.saturating_sub(small.overhead)
+            ))
+        })?;
+        if !self.view.is_user(net.id, self.config.host) {
+            for subnet in net.subnets.iter().filter(|_| !net.internal) {
+                check_routes(subnet.cidr, &request.foreign).map_err(|r| {
+                    r.hint("remove the route, or make a network with another subnet")
+                })?;
+            }
+        }
+        for (i, ip) in request.ips.iter().enumerate() {
+            if request.ips[..i].iter().any(|other| Family::of(other) == Family::of(ip)) {
+                return Err(invalid(format!("{ip} is the second address of its family")));
+            }
+            let Some(subnet) = net.subnets.iter().find(|s| s.cidr.contains(ip)) else {
+                let cidrs: Vec<_> = net.subnets.iter().map(|s| s.cidr.to_string()).collect();
+                return Err(invalid(format!(
+                    "{ip} is outside network {} ({})",
+                    net.name,
+                    cidrs.join(", ")
+                )));
+            };
+            if *ip == subnet.gateway {
+                return Err(Refused::new(
+                    ErrorKind::Taken,
+                    format!("{ip} is the gateway of network {}", net.name),
+                ));
+            }
+            if !is_host_address(subnet.cidr, *ip) {
+                return Err(invalid(format!(
+                    "{ip} is the network or broadcast address of {}",
+                    subnet.cidr
+                )));
+            }
+            if let Some((host, ep)) = self.view.ip_winner(net.id, *ip) {
+                return Err(self.taken(&ip.to_string(), host, ep));
+            }
+        }
+        if let Some(mac) = request.mac {
+            if !mac.is_unicast() {
+                return Err(invalid(format!("{mac} is not the address of one station"))
+                    .hint("use a unicast MAC: the lowest bit of the first byte clear"));
+            }
+            if let Some((host, ep)) = self.view.mac_winner(net.id, mac) {
+                return Err(self.taken(&mac.to_string(), host, ep));
+            }
+        }
+        if let Some(name) = &request.name
+            && let Some((host, ep)) =
+                self.view.active_on(net.id).find(|(_, ep)| ep.name.as_ref() == Some(name))
+        {
+            return Err(self.taken(&format!("the name {name}"), host, ep));
+        }
+        if let Some(ifname) = &request.ifname
+            && request.taken_ifnames.contains(ifname)
+        {
+            return Err(peer_name_taken(ifname, request));
+        }
+        let labels: usize = request.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if labels > LABEL_BYTES {
+            return Err(invalid(format!(
+                "the labels have {labels} bytes together; at most {LABEL_BYTES} are carried"
+            )));
+        }
+        let aliases: usize = request.aliases.iter().map(|a| a.as_str().len()).sum();
+        if aliases > ALIAS_BYTES {
+            return Err(invalid(format!(
+                "the aliases have {aliases} bytes together; at most {ALIAS_BYTES} are carried"
+            )));
+        }
+        Ok(net.id)
+    }
+
+    fn taken(&self, what: &str, host: HostId, ep: &Endpoint) -> Refused {
+        let name = host_text_of(ep);
+        let host = self.host_name(host);
+        Refused::new(ErrorKind::Taken, format!("{what} is taken by endpoint {name} on host {host}"))
+            .hint("list them with: overlayctl endpoints")
+    }
+
+    /// Goes on with attaches that wait for addresses.
+    pub(crate) fn serve_waiting(&mut self) {
+        let mut asking: BTreeSet<(NetworkId, Family)> = self
+            .waiting
+            .iter()
+            .filter_map(|w| w.asking.as_ref().map(|a| (w.network, a.family)))
+            .collect();
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if let Some(at) = waiting.asking.take_if(|a| a.until <= self.now.mono) {
+                waiting.tried.insert((at.family, at.target));
+                asking.remove(&(waiting.network, at.family));
+                self.withdraw_want(waiting.network, at.family);
+            }
+            match self.addresses_for(&waiting) {
+                Ok(addresses) => {
+                    if let Some(asked) = waiting.asking.take() {
+                        asking.remove(&(waiting.network, asked.family));
+                        self.withdraw_want(waiting.network, asked.family);
+                    }
+                    self.make(waiting, addresses);
+                }
+                Err(Missing::Never(refused)) => {
+                    if let Some(asked) = waiting.asking.take() {
+                        asking.remove(&(waiting.network, asked.family));
+                        self.withdraw_want(waiting.network, asked.family);
+                    }
+                    self.reply(waiting.token, Err(refused));
+                }
+                Err(Missing::Ask { family, what, owners, otherwise }) => {
+                    let slot = (waiting.network, family);
+                    if waiting.asking.is_none() && !asking.contains(&slot) {
+                        let next =
+                            owners.into_iter().find(|o| !waiting.tried.contains(&(family, *o)));
+                        let Some(target) = next else {
+                            self.reply(waiting.token, Err(otherwise));
+                            continue;
+                        };
+                        asking.insert(slot);
+                        self.want_seq += 1;
+                        let want = Want { target, seq: self.want_seq, what };
+                        self.publish(
+                            RecordKey::Want(waiting.network, family),
+                            Some(Record::Want(want)),
+                        );
+                        let until = self.now.mono + WANT_PATIENCE;
+                        waiting.asking = Some(Asking { family, target, until });
+                    }
+                    self.waiting.push(waiting);
+                }
+            }
+        }
+    }
+
+    /// When [`Engine::serve_waiting`] gives an owner up.
+    pub(crate) fn waiting_deadline(&self) -> Option<Duration> {
+        self.waiting.iter().filter_map(|w| w.asking.as_ref().map(|a| a.until)).min()
+    }
+
+    fn withdraw_want(&mut self, network: NetworkId, family: Family) {
+        self.publish(RecordKey::Want(network, family), None);
+    }
+
+    /// Leases what the attach needs, all of it or nothing.
+    fn addresses_for(&mut self, waiting: &WaitingAttach) -> Result<Vec<IpAddr>, Missing> {
+        let Some(net) = self.networks.get(waiting.network).cloned() else {
+            let message = format!("network {} has been removed meanwhile", waiting.request.net);
+            return Err(Missing::Never(Refused::new(ErrorKind::NotFound, message)));
+        };
+        let me = self.config.host;
+        let mut got: Vec<IpAddr> = Vec::new();
+        let mut missing = None;
+        for subnet in &net.subnets {
+            let family = Family::of(&subnet.gateway);
+            let asked = waiting.request.ips.iter().copied().find(|ip| Family::of(ip) == family);
+            // Whoever asks for a second address of a taken name has lost a race.
+            let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
+            let result = match asked {
+                Some(ip) => pool.allocate_exact(me, ip).map(|()| ip),
+                None => pool.allocate(me),
+            };
+            match result {
+                Ok(ip) => got.push(ip),
+                Err(why) => {
+                    missing = Some(self.missing(&net, family, asked, why));
+                    break;
+                }
+            }
+        }
+        match missing {
+            None => Ok(got),
+            Some(missing) => {
+                for ip in got {
+                    self.release_lease(net.id, ip);
+                }
+                Err(missing)
+            }
+        }
+    }
+
+    fn missing(
+        &self,
+        net: &Network,
+        family: Family,
+        asked: Option<IpAddr>,
+        why: NoAddress,
+    ) -> Missing {
+        let pool = &self.pools[&(net.id, family)];
+        let up =
+            |host: &HostId| self.view.presence(*host).is_some_and(|p| p.state == HostState::Up);
+        let list_hint = format!("list them with: overlayctl endpoints --net {}", net.name);
+        if let Some(ip) = asked {
+            return match why {
+                NoAddress::OwnedBy(owner) if up(&owner) => Missing::Ask {
+                    family,
+                    what: WantWhat::Address(ip),
+                    owners: vec![owner],
+                    otherwise: Refused::new(
+                        ErrorKind::Unavailable,
+                        format!(
+                            "host {} owns {ip} and did not give it: it is in use there, or the \
+                             host did not answer",
+                            self.host_name(owner)
+                        ),
+                    )
+                    .hint(list_hint),
+                },
+                NoAddress::OwnedBy(owner) => Missing::Never(Refused::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "{ip} belongs to host {}, which cannot be reached",
+                        self.host_name(owner)
+                    ),
+                )),
+                NoAddress::NoOwner => Missing::Never(self.no_owner(net)),
+                NoAddress::Leased | NoAddress::NotLeasable | NoAddress::Exhausted => {
+                    Missing::Never(
+                        Refused::new(ErrorKind::Taken, format!("{ip} is taken")).hint(list_hint),
+                    )
+                }
+            };
+        }
+        let owners = pool.owners();
+        if owners.is_empty() {
+            return Missing::Never(self.no_owner(net));
+        }
+        let others: Vec<HostId> =
+            owners.iter().map(|(host, _)| *host).filter(|h| *h != self.config.host).collect();
+        let cut_off: Vec<String> =
+            others.iter().filter(|h| !up(h)).map(|h| self.host_name(*h)).collect();
+        let known = self.view.active_on(net.id).count();
+        let mut otherwise = Refused::new(
+            ErrorKind::Exhausted,
+            format!(
+                "no free address in {} ({known} endpoints on {} addresses)",
+                pool.subnet().cidr,
+                pool.capacity()
+            ),
+        )
+        .hint(list_hint);
+        if !cut_off.is_empty() {
+            otherwise.message +=
+                &format!("; more belong to hosts that cannot be reached: {}", cut_off.join(", "));
+        }
+        Missing::Ask {
+            family,
+            what: WantWhat::Half,
+            owners: others.into_iter().filter(up).collect(),
+            otherwise,
+        }
+    }
+
+    fn no_owner(&self, net: &Network) -> Refused {
+        Refused::new(
+            ErrorKind::Unavailable,
+            format!("the addresses of network {} are not known here yet", net.name),
+        )
+        .hint("try again in a moment; if it stays so, see: overlayctl hosts")
+    }
+
+    pub(crate) fn release_lease(&mut self, net: NetworkId, ip: IpAddr) {
+        if let Some(pool) = self.pools.get_mut(&(net, Family::of(&ip))) {
+            pool.release(ip);
+        }
+    }
+
+    /// Everything is known: into the kernel with it.
+    fn make(&mut self, waiting: WaitingAttach, addresses: Vec<IpAddr>) {
+        let WaitingAttach { token, id, network, request, .. } = waiting;
+        let derived = MacAddr::for_addresses(&addresses, &id.bits().to_be_bytes());
+        let mac = request.mac.unwrap_or(derived);
+        // The name, address or MAC may have been taken while this one waited.
+        if let Err(refused) =
+            self.check_attach(&request).and_then(|_| match self.view.mac_winner(network, mac) {
+                Some((host, ep)) => Err(self.taken(&mac.to_string(), host, ep)),
+                None => Ok(()),
+            })
+        {
+            for ip in addresses {
+                self.release_lease(network, ip);
+            }
+            return self.reply(token, Err(refused));
+        }
+        let ifname = request.ifname.clone().unwrap_or_else(|| free_ifname(&request.taken_ifnames));
+        let endpoint = Endpoint {
+            id,
+            network,
+            name: request.name,
+            aliases: request.aliases,
+            mac,
+            addresses,
+            labels: request.labels,
+            move_seq: 0,
+            attached_ms: self.now.wall_ms,
+        };
+        let local = LocalEndpoint {
+            endpoint: endpoint.clone(),
+            netns: request.netns,
+            ifname,
+            default_route: request.default_route,
+            boot_id: self.config.boot_id.clone(),
+        };
+        self.local.insert(id, Local { local, phase: Phase::Making(token) });
+        self.activate(id, Some(endpoint));
+    }
+
+    /// Puts an own endpoint into the view or takes it out.
+    pub(crate) fn activate(&mut self, id: EndpointId, endpoint: Option<Endpoint>) {
+        let me = self.config.host;
+        let Some(net) = self.local.get(&id).map(|l| l.local.endpoint.network) else { return };
+        self.touch(ObjectKey::Link(id.ifname()));
+        let used = self.view.is_user(net, me);
+        if let Some(shift) = self.view.set_active(me, net, id, endpoint) {
+            self.on_shift(shift);
+        }
+        if used != self.view.is_user(net, me) {
+            self.touch_network(net);
+            self.republish = true;
+        }
+    }
+
+    /// A plan has been carried out: see how far the endpoints have come.
+    pub(crate) fn advance_endpoints(&mut self) {
+        let making: Vec<(EndpointId, Token)> = self
+            .local
+            .iter()
+            .filter_map(|(id, l)| match l.phase {
+                Phase::Making(token) => Some((*id, token)),
+                _ => None,
+            })
+            .collect();
+        for (id, token) in making {
+            let Some(net) = self.networks.get(self.local[&id].local.endpoint.network) else {
+                let refused = Refused::new(ErrorKind::NotFound, "the network has been removed");
+                self.roll_back(id, token, refused);
+                continue;
+            };
+            let mut needed = vec![
+                ObjectKey::Link(id.ifname()),
+                ObjectKey::Link(net.vni.bridge()),
+                ObjectKey::Link(net.vni.vxlan()),
+                ObjectKey::Firewall,
+            ];
+            needed.extend(
+                crate::desired::gateways(net).map(|g| ObjectKey::Address(net.vni.bridge(), g)),
+            );
+            let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
+            if let Some(failure) = failed {
+                let kind = match failure.refusal {
+                    Refusal::Taken | Refusal::PeerNameTaken => ErrorKind::Taken,
+                    Refusal::NetnsGone => ErrorKind::NotFound,
+                    Refusal::NoDevice | Refusal::Permission | Refusal::Busy | Refusal::Other => {
+                        ErrorKind::Kernel
+                    }
+                };
+                let refused = Refused::new(kind, failure.text.clone());
+                self.roll_back(id, token, refused);
+            } else if needed.iter().all(|key| self.kernel.mirror().contains_key(key)) {
+                let local = self.local.get_mut(&id).expect("listed above");
+                local.phase = Phase::Saving(token);
+                let change = StateChange::Endpoint(Box::new(local.local.clone()));
+                self.persist(vec![change], After::Attached(id));
+            }
+        }
+
+        let orphans: Vec<EndpointId> = self
+            .local
+            .iter()
+            .filter(|(_, l)| l.phase == Phase::Ready)
+            .filter(|(id, _)| {
+                let failure = self.kernel.failures().get(&ObjectKey::Link(id.ifname()));
+                failure.is_some_and(|f| f.refusal == Refusal::NetnsGone)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in orphans {
+            self.drop_endpoint(id, "its network namespace is gone");
+        }
+    }
+
+    /// The state file has taken a new endpoint, or could not.
+    pub(crate) fn attached(&mut self, id: EndpointId, result: Result<(), String>) {
+        let Some(local) = self.local.get_mut(&id) else { return };
+        let Phase::Saving(token) = local.phase else { return };
+        match result {
+            Err(why) => self.roll_back(id, token, unsaved(&why)),
+            Ok(()) => {
+                local.phase = Phase::Ready;
+                let ep = local.local.endpoint.clone();
+                self.publish(
+                    RecordKey::Endpoint(ep.network, id),
+                    Some(Record::Endpoint(ep.clone())),
+                );
+                if let Some(net) = self.networks.get(ep.network) {
+                    let notice = Notice::Attached {
+                        id,
+                        name: ep.name.clone(),
+                        net: net.name.clone(),
+                        addresses: ep.addresses.clone(),
+                    };
+                    self.notice(notice);
+                }
+                if let Some(view) = self.local_view(id) {
+                    self.reply(token, Ok(Reply::Endpoint(Box::new(view))));
+                }
+            }
+        }
+    }
+
+    fn roll_back(&mut self, id: EndpointId, token: Token, refused: Refused) {
+        self.remove_local(id);
+        self.reply_when_settled(token, Err(refused));
+    }
+
+    /// Takes an own endpoint out of everything but the state file and gossip.
+    pub(crate) fn remove_local(&mut self, id: EndpointId) {
+        self.activate(id, None);
+        let Some(local) = self.local.remove(&id) else { return };
+        let ep = local.local.endpoint;
+        for ip in ep.addresses {
+            self.release_lease(ep.network, ip);
+        }
+    }
+
+    /// An own endpoint goes without anybody having asked.
+    pub(crate) fn drop_endpoint(&mut self, id: EndpointId, why: &'static str) {
+        let Some(local) = self.local.get(&id) else { return };
+        let net = local.local.endpoint.network;
+        self.remove_local(id);
+        self.publish(RecordKey::Endpoint(net, id), None);
+        self.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
+        self.notice(Notice::Detached { id, why });
+    }
+
+    /// An endpoint of this host is to be detached.
+    pub(crate) fn detach(&mut self, token: Token, target: &str, net: Option<&str>) {
+        match self.find_local(target, net) {
+            Err(refused) => self.reply(token, Err(refused)),
+            Ok(id) => {
+                let local = self.local.get_mut(&id).expect("found above");
+                local.phase = Phase::Leaving;
+                self.persist(vec![StateChange::DropEndpoint(id)], After::Detached(id, token));
+            }
+        }
+    }
+
+    fn find_local(&self, target: &str, net: Option<&str>) -> Result<EndpointId, Refused> {
+        let net = net.map(|text| self.find_network(text).map(|n| n.id)).transpose()?;
+        let named = |ep: &Endpoint| {
+            ep.id.to_string() == target || ep.name.as_ref().is_some_and(|n| n.as_str() == target)
+        };
+        let on = |ep: &Endpoint| net.is_none_or(|net| ep.network == net);
+        let found: Vec<&Local> = self
+            .local
+            .values()
+            .filter(|l| named(&l.local.endpoint) && on(&l.local.endpoint))
+            .collect();
+        match found.as_slice() {
+            [one] if one.phase == Phase::Ready => Ok(one.local.endpoint.id),
+            [_] => Err(Refused::new(
+                ErrorKind::Unavailable,
+                format!("endpoint {target} is being attached or detached"),
+            )),
+            [] => {
+                let elsewhere = self.view.remote_endpoints().find(|(_, _, ep)| named(ep) && on(ep));
+                Err(match elsewhere {
+                    Some((host, ..)) => Refused::new(
+                        ErrorKind::NotFound,
+                        format!("endpoint {target} is on host {}, not here", self.host_name(host)),
+                    )
+                    .hint("detach it there"),
+                    None => {
+                        Refused::new(ErrorKind::NotFound, format!("no endpoint `{target}` here"))
+                            .hint("list them with: overlayctl endpoints --local")
+                    }
+                })
+            }
+            _ => Err(Refused::new(
+                ErrorKind::Invalid,
+                format!("{} endpoints here are named {target}", found.len()),
+            )
+            .hint("say which with --net NETWORK, or use the id")),
+        }
+    }
+
+    /// The state file has let an endpoint go, or could not.
+    pub(crate) fn detached(&mut self, id: EndpointId, token: Token, result: Result<(), String>) {
+        let Some(view) = self.local_view(id) else { return };
+        match result {
+            Err(why) => {
+                self.local.get_mut(&id).expect("seen above").phase = Phase::Ready;
+                self.reply(token, Err(unsaved(&why)));
+            }
+            Ok(()) => {
+                let net = view.endpoint.network;
+                self.remove_local(id);
+                self.publish(RecordKey::Endpoint(net, id), None);
+                self.notice(Notice::Detached { id, why: "asked for" });
+                self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
+            }
+        }
+    }
+
+    /// Another host asks for addresses.
+    pub(crate) fn on_want(&mut self, host: HostId, net: NetworkId, family: Family, want: Want) {
+        let me = self.config.host;
+        if want.target != me {
+            return;
+        }
+        let handled = self.wants_handled.entry((host, net, family)).or_default();
+        if want.seq <= *handled {
+            return;
+        }
+        *handled = want.seq;
+        let Some(pool) = self.pools.get_mut(&(net, family)) else { return };
+        let before = pool.clone();
+        let given = match want.what {
+            WantWhat::Half => pool.donate_half(me, host),
+            WantWhat::Address(ip) => pool.donate_exact(me, host, ip).map(|tokens| (tokens, 1)),
+        };
+        let Some((tokens, count)) = given else { return };
+        let changes = tokens
+            .iter()
+            .map(|(offset, token)| StateChange::Ring(net, family, *offset, *token))
+            .collect();
+        let after =
+            After::Donated { net, family, tokens, count, to: host, before: Box::new(before) };
+        self.persist(changes, after);
+    }
+
+    /// Counts endpoints of this host on `net`.
+    pub(crate) fn locals_on(&self, net: NetworkId) -> usize {
+        self.local.values().filter(|l| l.local.endpoint.network == net).count()
+    }
+
+    pub(crate) fn touch(&mut self, key: ObjectKey) {
+        self.kernel.touch(key, Cause::Touched);
+        self.revised = true;
+    }
+}
+
+fn host_text_of(ep: &Endpoint) -> String {
+    ep.name.as_ref().map_or_else(|| ep.id.to_string(), ToString::to_string)
+}
+
+/// The state file could not be written, so the request did not happen.
+pub(crate) fn unsaved(why: &str) -> Refused {
+    Refused::new(ErrorKind::Unavailable, format!("cannot write the state file: {why}"))
+        .hint("nothing was changed; free or mend the disk, then try again")
+}
+
+fn peer_name_taken(ifname: &IfName, request: &Attach) -> Refused {
+    Refused::new(
+        ErrorKind::Taken,
+        format!("an interface {ifname} exists in {}", request.netns.path.display()),
+    )
+    .hint("choose another with --ifname, or leave it out for the first free eth<n>")
+}
+
+fn free_ifname(taken: &BTreeSet<IfName>) -> IfName {
+    (0..=taken.len())
+        .map(|n| IfName::new(&format!("eth{n}")).expect("eth and a few digits fit"))
+        .find(|name| !taken.contains(name))
+        .expect("one more name than there are taken")
+}

@@ -1,0 +1,1151 @@
+//! The door: [`Engine::step`], and the state behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
+use overlay_model::{
+    ClusterEvent, EndpointId, Family, Foreign, Host, HostId, HostIntent, IfName, KernelChange,
+    KernelOp, Name, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken, Stamp, Subnet,
+    Vni,
+};
+
+use crate::cluster_view::{ClusterView, Patience, Shift};
+use crate::desired::{endpoint_of, vni_of};
+use crate::endpoints::{Local, Phase, WaitingAttach, unsaved};
+use crate::event::{
+    CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused, Reply,
+    Request, StateChange, Token,
+};
+use crate::ipam::{Pool, first_address, is_host_address};
+use crate::networks::Networks;
+use crate::plan::{Completeness, Delta, plan};
+use crate::reconcile::{Cause, Reconciler, keys_on};
+
+/// How long after the start the live hosts are given to be heard, at least.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// The first VNI that is chosen by itself, as Docker does.
+const FIRST_VNI: u32 = 4097;
+
+/// How many hosts that do not use a network keep its definition alive.
+const KEEPERS: usize = 3;
+
+/// Bytes that the labels of a network may take together.
+const LABEL_BYTES: usize = 400;
+
+/// What the engine must be told of its host. Fixed while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Identity of this host.
+    pub host: HostId,
+    /// Which life of it this is.
+    pub incarnation: u64,
+    /// What people call it.
+    pub name: Name,
+    /// Addresses that VXLAN packets for this host come to; never empty. The
+    /// first one's family is what it sends by.
+    pub vteps: Vec<IpAddr>,
+    /// The device that has the first of them.
+    pub underlay_dev: IfName,
+    /// Bytes of IP packet that it takes.
+    pub underlay_mtu: u16,
+    /// UDP port for VXLAN.
+    pub vxlan_port: u16,
+    /// Where it receives gossip.
+    pub gossip: SocketAddr,
+    /// Version of the software.
+    pub version: String,
+    /// Which boot of the machine this is.
+    pub boot_id: String,
+    /// A silent host is down after so long.
+    pub suspect_after: Duration,
+    /// Entries of a down host go after so long.
+    pub down_grace: Duration,
+    /// Entries of a stopped host go after so long.
+    pub stop_grace: Duration,
+    /// Without hearing anybody, the view counts as complete after so long.
+    pub alone_after: Duration,
+}
+
+impl Config {
+    /// The address that VXLAN packets are sent from.
+    pub fn vtep(&self) -> IpAddr {
+        self.vteps[0]
+    }
+}
+
+/// What the state file had.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// Networks, tombstones included.
+    pub networks: Vec<Network>,
+    /// Endpoints of this host.
+    pub endpoints: Vec<LocalEndpoint>,
+    /// Ring tokens.
+    pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
+}
+
+/// What goes on when the state file has been written.
+#[derive(Debug)]
+pub(crate) enum After {
+    Nothing,
+    Created {
+        token: Token,
+        id: NetworkId,
+    },
+    Removed {
+        token: Token,
+        id: NetworkId,
+        before: Box<Network>,
+    },
+    Attached(EndpointId),
+    Detached(EndpointId, Token),
+    Donated {
+        net: NetworkId,
+        family: Family,
+        tokens: Vec<(u128, RingToken)>,
+        count: u128,
+        to: HostId,
+        before: Box<Pool>,
+    },
+}
+
+/// One host's reasoning. See the crate's header.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) started: Duration,
+    pub(crate) now: Now,
+    pub(crate) networks: Networks,
+    pub(crate) view: ClusterView,
+    pub(crate) pools: BTreeMap<(NetworkId, Family), Pool>,
+    pub(crate) local: BTreeMap<EndpointId, Local>,
+    pub(crate) waiting: Vec<WaitingAttach>,
+    pub(crate) want_seq: u64,
+    pub(crate) wants_handled: BTreeMap<(HostId, NetworkId, Family), u64>,
+    pub(crate) kernel: Reconciler,
+    pub(crate) completeness: Completeness,
+    pub(crate) revision: u64,
+    pub(crate) applied_revision: u64,
+    /// What is wanted changed in this step.
+    pub(crate) revised: bool,
+    /// Which networks this host publishes must be worked out anew.
+    pub(crate) republish: bool,
+    published: BTreeMap<NetworkId, Stamp>,
+    intent: HostIntent,
+    /// What was last told of each host.
+    told: BTreeMap<HostId, &'static str>,
+    stamp: (u64, u32),
+    persisting: BTreeMap<u64, After>,
+    last_persist: u64,
+    replies: Vec<(PlanId, Token, Result<Reply, Refused>)>,
+    changes: Vec<(RecordKey, Option<Record>)>,
+    effects: Vec<Effect>,
+}
+
+impl Engine {
+    /// An engine that has just started with what the state file had.
+    ///
+    /// Endpoints of an earlier boot of the machine are dropped: their
+    /// namespaces cannot exist. They are in the effects of the first step.
+    pub fn new(config: Config, restored: Restored, now: Now) -> Self {
+        let patience = Patience {
+            suspect_after: config.suspect_after,
+            down_grace: config.down_grace,
+            stop_grace: config.stop_grace,
+        };
+        let mut engine = Self {
+            started: now.mono,
+            now,
+            networks: Networks::default(),
+            view: ClusterView::new(config.host, patience),
+            pools: BTreeMap::new(),
+            local: BTreeMap::new(),
+            waiting: Vec::new(),
+            // Requests of a former life must not look newer than ours.
+            want_seq: config.incarnation,
+            wants_handled: BTreeMap::new(),
+            kernel: Reconciler::default(),
+            completeness: Completeness::Partial,
+            revision: 0,
+            applied_revision: 0,
+            revised: false,
+            republish: true,
+            published: BTreeMap::new(),
+            intent: HostIntent::Up,
+            told: BTreeMap::new(),
+            stamp: (0, 0),
+            persisting: BTreeMap::new(),
+            last_persist: 0,
+            replies: Vec::new(),
+            changes: Vec::new(),
+            effects: Vec::new(),
+            config,
+        };
+        for network in restored.networks {
+            engine.see_stamp(network.updated);
+            engine.networks.merge(network.clone());
+            engine.make_pools(&network);
+        }
+        for ((net, family, offset), token) in restored.ring {
+            if let Some(pool) = engine.pools.get_mut(&(net, family)) {
+                pool.merge(offset, token);
+            }
+        }
+        for local in restored.endpoints {
+            let id = local.endpoint.id;
+            let net = local.endpoint.network;
+            if local.boot_id != engine.config.boot_id {
+                engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
+                engine.notice(Notice::Detached { id, why: "the machine has booted since" });
+                continue;
+            }
+            if engine.networks.get(net).is_none() {
+                engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
+                engine.notice(Notice::Detached { id, why: "its network is gone" });
+                continue;
+            }
+            for ip in &local.endpoint.addresses {
+                if let Some(pool) = engine.pools.get_mut(&(net, Family::of(ip))) {
+                    pool.note_lease(*ip);
+                }
+            }
+            let endpoint = local.endpoint.clone();
+            engine.local.insert(id, Local { local, phase: Phase::Ready });
+            engine.activate(id, Some(endpoint));
+        }
+        engine
+    }
+
+    /// The records that stand when gossip starts, in the order in which they
+    /// are to be written: the host last, so that its arrival says that all is
+    /// there.
+    pub fn own_records(&mut self) -> Vec<(RecordKey, Record)> {
+        self.publish_networks();
+        let mut records: Vec<(RecordKey, Record)> = Vec::new();
+        // Ranges of others too: one that was given away just before a crash may
+        // have reached nobody yet.
+        for ((net, family), pool) in &self.pools {
+            for (offset, token) in pool.tokens().clone() {
+                records.push((RecordKey::Ring(*net, *family, offset), Record::Ring(token)));
+            }
+        }
+        for (key, record) in std::mem::take(&mut self.changes) {
+            records.extend(record.map(|record| (key, record)));
+        }
+        for local in self.local.values().filter(|l| l.phase == Phase::Ready) {
+            let ep = &local.local.endpoint;
+            records.push((RecordKey::Endpoint(ep.network, ep.id), Record::Endpoint(ep.clone())));
+        }
+        records.push((RecordKey::Host, Record::Host(self.own_host())));
+        records
+    }
+
+    /// True if `request` needs a fresh look at what the kernel holds that is
+    /// not ours.
+    pub fn needs_foreign(&self, request: &Request) -> bool {
+        match request {
+            Request::CreateNetwork(_) => true,
+            Request::Attach(attach) => self
+                .networks
+                .find(&attach.net)
+                .is_some_and(|net| !self.view.is_user(net.id, self.config.host)),
+            _ => false,
+        }
+    }
+
+    /// When [`Event::Tick`] has something to do next, on the clock of
+    /// [`Now::mono`].
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let complete = match self.completeness {
+            Completeness::Complete => None,
+            Completeness::Partial => {
+                let settled = self.started + SETTLE;
+                let alone = self.started + self.config.alone_after;
+                Some(if self.now.mono < settled { settled.min(alone) } else { alone })
+            }
+        };
+        [complete, self.view.next_deadline(), self.kernel.next_deadline(), self.waiting_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The daemon stops in good order: says so to the cluster. Forwarding
+    /// stays in place.
+    pub fn stop(&mut self, now: Now) -> Vec<Effect> {
+        self.now = now;
+        if self.intent == HostIntent::Up {
+            self.intent = HostIntent::Stopped;
+            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        }
+        self.flush()
+    }
+
+    /// Takes in what happened, and says what is to be done.
+    pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.now = now;
+        match event {
+            Event::Request { token, fresh, request } => self.on_request(token, fresh, *request),
+            Event::Cluster(event) => self.on_cluster(event),
+            Event::Kernel(change) => self.on_kernel(change),
+            Event::Applied { plan, report } => {
+                let quiet: BTreeSet<ObjectKey> = self.kernel.failures().keys().cloned().collect();
+                if self.kernel.finish(plan, report.done, &report.failed, now.mono) {
+                    for failure in &report.failed {
+                        // Told once; `status` shows that it goes on.
+                        if !quiet.contains(&failure.op.key()) {
+                            self.notice(Notice::KernelRefused {
+                                command: failure.op.to_string(),
+                                reason: failure.text.clone(),
+                                retry_in: Duration::from_millis(100),
+                            });
+                        }
+                    }
+                    self.advance_endpoints();
+                }
+            }
+            Event::Persisted { id, result } => self.on_persisted(id, result),
+            Event::Tick => {
+                for shift in self.view.tick(now.mono) {
+                    self.on_shift(shift);
+                }
+                self.kernel.tick(now.mono);
+                self.serve_waiting();
+            }
+        }
+        self.consider_complete();
+        if self.republish {
+            self.publish_networks();
+        }
+        self.reconcile();
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Vec<Effect> {
+        let mut effects = std::mem::take(&mut self.effects);
+        let changes = std::mem::take(&mut self.changes);
+        if !changes.is_empty() {
+            // Before replies, so that what is replied has been published.
+            let at = effects
+                .iter()
+                .position(|e| matches!(e, Effect::Reply { .. } | Effect::Exit))
+                .unwrap_or(effects.len());
+            effects.insert(at, Effect::Publish(changes));
+        }
+        effects
+    }
+
+    // ----- requests --------------------------------------------------------
+
+    fn on_request(&mut self, token: Token, fresh: u64, request: Request) {
+        let result = match request {
+            Request::CreateNetwork(request) => {
+                match self.define_network(fresh, request) {
+                    Ok(network) => self.create_network(token, network),
+                    Err(refused) => self.reply(token, Err(refused)),
+                }
+                return;
+            }
+            Request::RemoveNetwork(text) => {
+                if let Err(refused) = self.remove_network(token, &text) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::Attach(request) => return self.attach(token, fresh, request),
+            Request::Detach { target, net } => {
+                return self.detach(token, &target, net.as_deref());
+            }
+            Request::Leave { force } => return self.leave(token, force),
+            Request::Networks => Ok(Reply::Networks(self.network_views())),
+            Request::Network(text) => {
+                self.find_network(&text).map(|net| Reply::Network(self.network_view(net)))
+            }
+            Request::Endpoints { net, local } => net
+                .map(|text| self.find_network(&text).map(|net| net.id))
+                .transpose()
+                .map(|net| Reply::Endpoints(self.endpoint_views(net, local))),
+            Request::Hosts => Ok(Reply::Hosts(self.host_views())),
+            Request::Status => Ok(Reply::Status(Box::new(self.status_view()))),
+            Request::Entries { tables, net } => net
+                .map(|text| self.find_network(&text))
+                .transpose()
+                .map(|net| Reply::Entries(self.entry_views(&tables, net))),
+            Request::Plan => Ok(Reply::Plan(self.plan_view())),
+        };
+        self.reply(token, result);
+    }
+
+    fn define_network(&mut self, fresh: u64, request: CreateNetwork) -> Result<Network, Refused> {
+        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        let taken = |message: String| Refused::new(ErrorKind::Taken, message);
+        let vni = match request.vni {
+            Some(vni) => {
+                if let Some(net) = self.networks.iter().find(|n| n.vni == vni) {
+                    return Err(taken(format!("VNI {vni} is taken by network {}", net.name))
+                        .hint("choose another, or leave --vni out for a free one"));
+                }
+                if let Some(by) = self.vni_holder(vni, &request.foreign) {
+                    return Err(taken(format!("VNI {vni} is taken on this host by {by}"))
+                        .hint("choose another VNI, or remove that device"));
+                }
+                vni
+            }
+            None => (FIRST_VNI..=Vni::MAX)
+                .filter_map(|n| Vni::new(n).ok())
+                .find(|vni| {
+                    self.networks.iter().all(|n| n.vni != *vni)
+                        && self.vni_holder(*vni, &request.foreign).is_none()
+                })
+                .ok_or_else(|| Refused::new(ErrorKind::Exhausted, "no VNI is free"))?,
+        };
+        for name in [vni.bridge(), vni.vxlan()] {
+            if request.foreign.squatters.contains(&name) {
+                return Err(taken(format!("a link {name} exists that is not overlayd's"))
+                    .hint("rename or remove it, or choose another VNI"));
+            }
+        }
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            None => Name::new(&format!("net-{vni}")).expect("digits and letters"),
+        };
+        if let Some(net) = self.networks.iter().find(|n| n.name == name) {
+            return Err(taken(format!(
+                "the name {name} is taken by network {} (VNI {})",
+                net.id, net.vni
+            )));
+        }
+        let mtu = request.mtu.unwrap_or(DEFAULT_INNER_MTU);
+        let most = u16::MAX - overhead(&IpAddr::from([0u8; 16]));
+        if !(MIN_INNER_MTU..=most).contains(&mtu) {
+            return Err(invalid(format!("an MTU of {mtu} is out of range"))
+                .hint(format!("use {MIN_INNER_MTU} to {most}")));
+        }
+        let labels: usize = request.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if labels > LABEL_BYTES {
+            return Err(invalid(format!(
+                "the labels have {labels} bytes together; at most {LABEL_BYTES} are carried"
+            )));
+        }
+        let subnets = self.define_subnets(vni, &request)?;
+        let created = self.new_stamp();
+        let mut id = NetworkId(fresh);
+        while self.networks.all().any(|n| n.id == id) {
+            id = NetworkId(id.0.wrapping_add(1));
+        }
+        Ok(Network {
+            id,
+            name,
+            vni,
+            subnets,
+            mtu,
+            internal: request.internal,
+            flood: !request.no_flood,
+            labels: request.labels,
+            created,
+            updated: created,
+            deleted: false,
+        })
+    }
+
+    fn define_subnets(&self, vni: Vni, request: &CreateNetwork) -> Result<Vec<Subnet>, Refused> {
+        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        let cidrs: Vec<IpNet> = if request.subnets.is_empty() {
+            vec![self.free_subnet(vni, &request.foreign)?]
+        } else {
+            request.subnets.clone()
+        };
+        let mut gateways = request.gateways.clone();
+        let mut subnets: Vec<Subnet> = Vec::new();
+        for cidr in cidrs {
+            let (low, high) = if cidr.addr().is_ipv4() { (8, 30) } else { (16, 126) };
+            if !(low..=high).contains(&cidr.prefix_len()) {
+                return Err(invalid(format!("the prefix length of {cidr} is out of range"))
+                    .hint(format!("use /{low} to /{high}")));
+            }
+            if cidr.addr() != cidr.network() {
+                return Err(invalid(format!("{cidr} has host bits set"))
+                    .hint(format!("you may mean {}", cidr.trunc())));
+            }
+            let bad = cidr.addr().is_multicast()
+                || cidr.addr().is_loopback()
+                || cidr.addr().is_unspecified();
+            if bad {
+                return Err(invalid(format!("{cidr} is not a range for stations")));
+            }
+            if let Some(other) =
+                subnets.iter().find(|s| s.cidr.addr().is_ipv4() == cidr.addr().is_ipv4())
+            {
+                return Err(invalid(format!(
+                    "{cidr} is the second subnet of its family, after {}",
+                    other.cidr
+                )));
+            }
+            self.check_overlap(cidr, &request.foreign)?;
+            let at = gateways.iter().position(|g| cidr.contains(g));
+            let gateway = at.map_or_else(|| first_address(cidr), |at| gateways.remove(at));
+            if !is_host_address(cidr, gateway) {
+                return Err(invalid(format!(
+                    "the gateway {gateway} is the network or broadcast address of {cidr}"
+                )));
+            }
+            subnets.push(Subnet { cidr, gateway });
+        }
+        if let Some(stray) = gateways.first() {
+            return Err(invalid(format!("the gateway {stray} is in no subnet of the network")));
+        }
+        Ok(subnets)
+    }
+
+    /// Refuses a subnet that another network or a route of this host has.
+    fn check_overlap(&self, cidr: IpNet, foreign: &Foreign) -> Result<(), Refused> {
+        for net in self.networks.iter() {
+            for subnet in &net.subnets {
+                if overlaps(subnet.cidr, cidr) {
+                    return Err(Refused::new(
+                        ErrorKind::Taken,
+                        format!("{cidr} overlaps {} of network {}", subnet.cidr, net.name),
+                    )
+                    .hint("choose another subnet, or leave --subnet out for a free one"));
+                }
+            }
+        }
+        check_routes(cidr, foreign)
+            .map_err(|r| r.hint("choose another subnet, or leave --subnet out for a free one"))
+    }
+
+    /// 10.x.y.0/24 with x.y from the VNI, or the next one that is free.
+    fn free_subnet(&self, vni: Vni, foreign: &Foreign) -> Result<IpNet, Refused> {
+        let used = |cidr: IpNet| {
+            let nets = self.networks.iter().flat_map(|n| n.subnets.iter().map(|s| s.cidr));
+            nets.chain(foreign.routes.iter().map(|(route, _)| *route)).any(|o| overlaps(o, cidr))
+        };
+        (0..=0xffffu32)
+            .map(|n| {
+                let third = vni.get().wrapping_add(n) & 0xffff;
+                let addr = std::net::Ipv4Addr::from_bits(0x0a00_0000 | (third << 8));
+                IpNet::new(IpAddr::V4(addr), 24).expect("24 is a prefix length")
+            })
+            .find(|cidr| !used(*cidr))
+            .ok_or_else(|| {
+                Refused::new(ErrorKind::Exhausted, "no /24 of 10.0.0.0/8 is free")
+                    .hint("choose one with --subnet")
+            })
+    }
+
+    fn vni_holder(&self, vni: Vni, foreign: &Foreign) -> Option<String> {
+        foreign
+            .vxlans
+            .iter()
+            .filter(|v| v.port == self.config.vxlan_port)
+            .find(|v| v.vni.is_none_or(|n| n == vni))
+            .map(|v| {
+                let wherever =
+                    v.netns.as_ref().map(|ns| format!(" in namespace {ns}")).unwrap_or_default();
+                let all = if v.vni.is_none() { ", which takes every VNI of its port" } else { "" };
+                format!("the VXLAN device {}{wherever} (UDP port {}){all}", v.name, v.port)
+            })
+    }
+
+    fn create_network(&mut self, token: Token, network: Network) {
+        let (id, me) = (network.id, self.config.host);
+        let mut changes = vec![StateChange::Network(network.clone())];
+        self.make_pools(&network);
+        for subnet in &network.subnets {
+            let family = Family::of(&subnet.gateway);
+            let Some(pool) = self.pools.get_mut(&(id, family)) else { continue };
+            let (offset, founding) = pool.founding_token(me);
+            pool.merge(offset, founding);
+            changes.push(StateChange::Ring(id, family, offset, founding));
+        }
+        self.networks.merge(network);
+        self.persist(changes, After::Created { token, id });
+    }
+
+    fn created(&mut self, token: Token, id: NetworkId, result: Result<(), String>) {
+        if let Err(why) = result {
+            self.networks.restore(id, None);
+            self.pools.retain(|(net, _), _| *net != id);
+            return self.reply(token, Err(unsaved(&why)));
+        }
+        let Some(network) = self.networks.get(id).cloned() else { return };
+        // The tokens first: whoever knows the network knows its addresses.
+        let own: Vec<_> = self
+            .pools
+            .iter()
+            .filter(|((net, _), _)| *net == id)
+            .flat_map(|((_, family), pool)| {
+                pool.tokens_of(self.config.host).into_iter().map(|(at, token)| (*family, at, token))
+            })
+            .collect();
+        for (family, offset, ring) in own {
+            self.publish(RecordKey::Ring(id, family, offset), Some(Record::Ring(ring)));
+        }
+        self.published.insert(id, network.updated);
+        self.publish(RecordKey::Network(id), Some(Record::Network(network.clone())));
+        self.notice(Notice::Network {
+            name: network.name.clone(),
+            vni: network.vni,
+            what: "created",
+        });
+        let view = self.network_view(&network);
+        self.reply(token, Ok(Reply::Network(view)));
+    }
+
+    fn remove_network(&mut self, token: Token, text: &str) -> Result<(), Refused> {
+        let net = self.find_network(text)?.clone();
+        let holders: Vec<String> = self
+            .endpoint_views(Some(net.id), false)
+            .into_iter()
+            .map(|v| {
+                let name =
+                    v.endpoint.name.map_or_else(|| v.endpoint.id.to_string(), |n| n.to_string());
+                format!("{name} on {}", v.host)
+            })
+            .collect();
+        if !holders.is_empty() {
+            let shown = holders.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            let more = if holders.len() > 3 { ", …" } else { "" };
+            return Err(Refused::new(
+                ErrorKind::InUse,
+                format!(
+                    "network {} still has {} endpoints: {shown}{more}",
+                    net.name,
+                    holders.len()
+                ),
+            )
+            .hint("detach them first with: overlayctl detach"));
+        }
+        let gone = Network { deleted: true, updated: self.new_stamp(), ..net.clone() };
+        self.networks.merge(gone.clone());
+        let changes = vec![StateChange::Network(gone), StateChange::DropRing(net.id)];
+        self.persist(changes, After::Removed { token, id: net.id, before: Box::new(net) });
+        Ok(())
+    }
+
+    fn removed(
+        &mut self,
+        token: Token,
+        id: NetworkId,
+        before: Network,
+        result: Result<(), String>,
+    ) {
+        if let Err(why) = result {
+            self.networks.restore(id, Some(before));
+            return self.reply(token, Err(unsaved(&why)));
+        }
+        let view = self.network_view(&before);
+        self.bury_network(&before);
+        self.republish = true;
+        self.reply_when_settled(token, Ok(Reply::Network(view)));
+    }
+
+    /// A network is gone: so is all that stood on it.
+    fn bury_network(&mut self, before: &Network) {
+        let doomed: Vec<EndpointId> = self
+            .local
+            .iter()
+            .filter(|(_, l)| l.local.endpoint.network == before.id && l.phase == Phase::Ready)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in doomed {
+            self.drop_endpoint(id, "its network was removed");
+        }
+        let families: Vec<Family> =
+            self.pools.keys().filter(|(net, _)| *net == before.id).map(|(_, f)| *f).collect();
+        for family in families {
+            if let Some(pool) = self.pools.remove(&(before.id, family)) {
+                for (offset, _) in pool.tokens_of(self.config.host) {
+                    self.publish(RecordKey::Ring(before.id, family, offset), None);
+                }
+            }
+        }
+        self.touch_vni(before.vni);
+        self.notice(Notice::Network {
+            name: before.name.clone(),
+            vni: before.vni,
+            what: "removed",
+        });
+    }
+
+    fn leave(&mut self, token: Token, force: bool) {
+        let endpoints = self.local.len();
+        if endpoints > 0 && !force {
+            let refused = Refused::new(
+                ErrorKind::InUse,
+                format!("{endpoints} endpoints are attached here; leaving cuts them off"),
+            )
+            .hint("detach them first, or say --force");
+            return self.reply(token, Err(refused));
+        }
+        self.intent = HostIntent::Left;
+        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        self.reply(token, Ok(Reply::Leaving { endpoints }));
+        self.effects.push(Effect::Exit);
+    }
+
+    // ----- the cluster -----------------------------------------------------
+
+    fn on_cluster(&mut self, event: ClusterEvent) {
+        let now = self.now.mono;
+        let shifts = match event {
+            ClusterEvent::Alive { host, incarnation } => {
+                self.unless_me(host, |v| v.set_alive(host, incarnation, true, now))
+            }
+            ClusterEvent::Silent { host, incarnation } => {
+                self.unless_me(host, |v| v.set_alive(host, incarnation, false, now))
+            }
+            ClusterEvent::Forgotten { host, incarnation } => {
+                self.unless_me(host, |v| v.forget(host, incarnation, now))
+            }
+            ClusterEvent::Record { host, incarnation, key, record } => {
+                let vtep = self.vtep_of(host);
+                let shifts = self.unless_me(host, |v| {
+                    v.set_record(host, incarnation, key, record.map(|r| *r), now)
+                });
+                if vtep != self.vtep_of(host) {
+                    self.touch_host(host, vtep);
+                }
+                shifts
+            }
+        };
+        for shift in shifts {
+            self.on_shift(shift);
+        }
+        self.serve_waiting();
+    }
+
+    /// What others say of this host is old or forged: only it speaks for itself.
+    fn unless_me(
+        &mut self,
+        host: HostId,
+        change: impl FnOnce(&mut ClusterView) -> Vec<Shift>,
+    ) -> Vec<Shift> {
+        if host == self.config.host { Vec::new() } else { change(&mut self.view) }
+    }
+
+    pub(crate) fn on_shift(&mut self, shift: Shift) {
+        match shift {
+            Shift::Endpoint { host, before, after } => {
+                for ep in before.iter().chain(&after) {
+                    self.touch_endpoint(host, ep);
+                }
+                if host != self.config.host
+                    && let Some(ep) = after
+                {
+                    self.look_for_conflict(&ep);
+                }
+            }
+            Shift::Network(network) => self.merge_network(network),
+            Shift::Ring(net, family, offset, token) => {
+                self.merge_token(net, family, offset, token);
+            }
+            Shift::Want(host, net, family, want) => self.on_want(host, net, family, want),
+            Shift::Host(host) => {
+                self.republish = true;
+                let presence = self.view.presence(host);
+                if let Some(presence) = presence {
+                    let state = presence.state.as_str();
+                    if self.told.get(&host) != Some(&state) && self.view.host(host).is_some() {
+                        self.told.insert(host, state);
+                        let notice = Notice::Host {
+                            host: self.host_name(host),
+                            state,
+                            endpoints: self.view.count_of(host),
+                        };
+                        self.notice(notice);
+                    }
+                }
+            }
+            Shift::InUse(host, in_use) => {
+                self.republish = true;
+                let notice = Notice::Entries {
+                    host: self.host_name(host),
+                    in_use,
+                    endpoints: self.view.count_of(host),
+                };
+                self.notice(notice);
+            }
+        }
+    }
+
+    fn look_for_conflict(&mut self, ep: &overlay_model::Endpoint) {
+        let me = self.config.host;
+        let mine = |l: &&Local| {
+            let own = &l.local.endpoint;
+            own.network == ep.network
+                && (own.mac == ep.mac || own.addresses.iter().any(|a| ep.addresses.contains(a)))
+        };
+        let Some(own) = self.local.values().find(mine).map(|l| l.local.endpoint.clone()) else {
+            return;
+        };
+        let what = own
+            .addresses
+            .iter()
+            .find(|a| ep.addresses.contains(a))
+            .map_or_else(|| own.mac.to_string(), ToString::to_string);
+        let winner = self.view.mac_winner(ep.network, ep.mac).map(|(host, _)| host);
+        if let Some(host) = winner.filter(|host| *host != me) {
+            let winner = self.host_name(host);
+            self.notice(Notice::EndpointConflict { what, loser: own.id, winner });
+        }
+    }
+
+    fn merge_network(&mut self, network: Network) {
+        self.see_stamp(network.updated);
+        let id = network.id;
+        let Some(before) = self.networks.merge(network.clone()) else { return };
+        self.republish = true;
+        let mut changes = vec![StateChange::Network(network.clone())];
+        let known = before.filter(|n| !n.deleted);
+        if network.deleted {
+            changes.push(StateChange::DropRing(id));
+            if let Some(before) = &known {
+                self.bury_network(before);
+            }
+        } else {
+            self.make_pools(&network);
+            if known.is_none() {
+                self.notice(Notice::Network {
+                    name: network.name.clone(),
+                    vni: network.vni,
+                    what: "created",
+                });
+            }
+            let heard: Vec<_> = self.view.ring_of(id).collect();
+            for (family, offset, token) in heard {
+                self.merge_token(id, family, offset, token);
+            }
+            if let Some(why) = self.networks.conflict(id).map(str::to_owned) {
+                self.notice(Notice::NetworkConflict { loser: network.name.clone(), why });
+            }
+        }
+        self.persist(changes, After::Nothing);
+        // Another network of the same VNI may have come into its own.
+        self.touch_vni(network.vni);
+        if let Some(before) = known {
+            self.touch_vni(before.vni);
+        }
+    }
+
+    fn merge_token(&mut self, net: NetworkId, family: Family, offset: u128, token: RingToken) {
+        let me = self.config.host;
+        let Some(pool) = self.pools.get_mut(&(net, family)) else { return };
+        if !pool.merge(offset, token) {
+            return;
+        }
+        // Each owner publishes what it owns, so a giver's death loses nothing.
+        if token.owner == me {
+            self.publish(RecordKey::Ring(net, family, offset), Some(Record::Ring(token)));
+        }
+        self.persist(vec![StateChange::Ring(net, family, offset, token)], After::Nothing);
+    }
+
+    fn make_pools(&mut self, network: &Network) {
+        if network.deleted {
+            return;
+        }
+        for subnet in &network.subnets {
+            let key = (network.id, Family::of(&subnet.gateway));
+            self.pools.entry(key).or_insert_with(|| Pool::new(subnet.clone()));
+        }
+    }
+
+    /// Publishes the newest definition of every network that this host uses,
+    /// made, or is one of the keepers of. What was once published is kept up
+    /// to date, never withdrawn: the loss of any host loses no network.
+    fn publish_networks(&mut self) {
+        self.republish = false;
+        let me = self.config.host;
+        let present: Vec<HostId> =
+            self.view.hosts().filter(|(_, p, _, _)| p.in_use).map(|(id, ..)| id).collect();
+        let mut changed = Vec::new();
+        for net in self.networks.all() {
+            let rank = |host: HostId| {
+                let mut seed = net.id.0.to_be_bytes().to_vec();
+                seed.extend(host.0.as_bytes());
+                overlay_model::MacAddr::derived(&seed)
+            };
+            let own = rank(me);
+            let keeper = present.iter().filter(|h| rank(**h) < own).count() < KEEPERS;
+            let publishes = self.published.contains_key(&net.id)
+                || net.created.host == me
+                || self.view.is_user(net.id, me)
+                || keeper;
+            if publishes && self.published.get(&net.id) != Some(&net.updated) {
+                changed.push(net.clone());
+            }
+        }
+        for net in changed {
+            self.published.insert(net.id, net.updated);
+            self.publish(RecordKey::Network(net.id), Some(Record::Network(net)));
+        }
+    }
+
+    pub(crate) fn own_host(&self) -> Host {
+        Host {
+            id: self.config.host,
+            name: self.config.name.clone(),
+            vteps: self.config.vteps.clone(),
+            vxlan_port: self.config.vxlan_port,
+            gossip: self.config.gossip,
+            underlay_mtu: self.config.underlay_mtu,
+            version: self.config.version.clone(),
+            intent: self.intent,
+        }
+    }
+
+    // ----- the kernel ------------------------------------------------------
+
+    fn on_kernel(&mut self, change: KernelChange) {
+        let full = matches!(change, KernelChange::Snapshot(_));
+        let (changed, links) = self.kernel.observe(change);
+        for key in changed {
+            self.kernel.touch(key, Cause::Seen);
+        }
+        for link in links {
+            // What stands on a link that is new waits to be put there.
+            if let Some(net) = vni_of(&link).and_then(|vni| self.used(vni)).cloned() {
+                for key in self.wanted_keys(&net) {
+                    self.kernel.touch(key, Cause::Check);
+                }
+            } else if let Some(local) = endpoint_of(&link).and_then(|id| self.local.get(&id)) {
+                let ep = &local.local.endpoint;
+                if let Some(net) = self.networks.get(ep.network) {
+                    let key = ObjectKey::BridgeFdb(net.vni.bridge(), ep.mac);
+                    self.kernel.touch(key, Cause::Check);
+                }
+            }
+        }
+        if full {
+            for key in self.all_keys() {
+                self.kernel.touch(key, Cause::Check);
+            }
+        }
+    }
+
+    /// Every key that is wanted or there.
+    pub(crate) fn all_keys(&self) -> BTreeSet<ObjectKey> {
+        let wanted = self.used_networks().flat_map(|net| self.wanted_keys(net));
+        wanted.chain(self.kernel.mirror().keys().cloned()).collect()
+    }
+
+    /// Plans for `keys`; `true` beside a key: it may be deleted in any case.
+    pub(crate) fn plan_of(
+        &self,
+        keys: impl IntoIterator<Item = (ObjectKey, bool)>,
+    ) -> Vec<KernelOp> {
+        let deltas =
+            keys.into_iter().map(|(key, retired)| Delta { want: self.want(&key), key, retired });
+        plan(deltas, self.kernel.mirror(), self.completeness)
+    }
+
+    fn reconcile(&mut self) {
+        if std::mem::take(&mut self.revised) {
+            self.revision += 1;
+        }
+        while let Some(dirty) = self.kernel.take() {
+            let retired = |cause: &Cause| *cause == Cause::Touched;
+            let ops = self.plan_of(dirty.iter().map(|(key, c)| (key.clone(), retired(c))));
+            let planned: BTreeSet<ObjectKey> = ops.iter().map(KernelOp::key).collect();
+            for key in dirty.keys().filter(|key| !planned.contains(key)) {
+                self.kernel.forgive(key);
+            }
+            if ops.is_empty() {
+                self.kernel.skip();
+                continue;
+            }
+            let repairs: Vec<&KernelOp> = ops
+                .iter()
+                .filter(|op| {
+                    let key = op.key();
+                    dirty.get(&key) == Some(&Cause::Seen)
+                        && !self.kernel.failures().contains_key(&key)
+                })
+                .collect();
+            if let Some(first) = repairs.first() {
+                let notice =
+                    Notice::Repairing { operations: repairs.len(), first: first.to_string() };
+                self.kernel.repaired += repairs.len() as u64;
+                self.notice(notice);
+            }
+            let plan = self.kernel.begin(&ops);
+            self.effects.push(Effect::Apply { plan, ops });
+        }
+        if self.kernel.is_idle() && self.kernel.failures().is_empty() {
+            self.applied_revision = self.revision;
+        }
+        let done = self.kernel.done();
+        for (plan, token, result) in std::mem::take(&mut self.replies) {
+            if plan <= done {
+                self.reply(token, result);
+            } else {
+                self.replies.push((plan, token, result));
+            }
+        }
+    }
+
+    fn consider_complete(&mut self) {
+        if self.completeness == Completeness::Complete {
+            return;
+        }
+        let age = self.now.mono.saturating_sub(self.started);
+        let live: Vec<(HostId, bool)> = self.view.live().collect();
+        let why = if age >= self.config.alone_after {
+            "waited long enough"
+        } else if age >= SETTLE && !live.is_empty() && live.iter().all(|(_, spoken)| *spoken) {
+            "heard every live host"
+        } else {
+            return;
+        };
+        self.completeness = Completeness::Complete;
+        self.notice(Notice::ViewComplete { why });
+        for key in self.all_keys() {
+            self.kernel.touch(key, Cause::Check);
+        }
+    }
+
+    fn touch_endpoint(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
+        let me = self.config.host;
+        // A network that is not used here has nothing in the kernel.
+        let Some(net) = self.networks.get(ep.network) else { return };
+        if !self.view.is_user(ep.network, me) && host != me {
+            return;
+        }
+        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
+        self.touch(ObjectKey::VxlanFdb(vxlan.clone(), ep.mac));
+        self.touch(ObjectKey::BridgeFdb(bridge.clone(), ep.mac));
+        for ip in &ep.addresses {
+            self.touch(ObjectKey::Neigh(bridge.clone(), *ip));
+        }
+        if let Some(vtep) = self.vtep_of(host) {
+            self.touch(ObjectKey::Flood(vxlan, vtep));
+        }
+    }
+
+    /// The VTEP of `host` was `before` and is another now.
+    fn touch_host(&mut self, host: HostId, before: Option<IpAddr>) {
+        let nets: Vec<NetworkId> = self.view.used_by(host).collect();
+        for id in nets {
+            let eps: Vec<_> = self
+                .view
+                .active_on(id)
+                .filter(|(h, _)| *h == host)
+                .map(|(_, e)| e.clone())
+                .collect();
+            for ep in eps {
+                self.touch_endpoint(host, &ep);
+            }
+            if let (Some(net), Some(vtep)) = (self.networks.get(id), before) {
+                let key = ObjectKey::Flood(net.vni.vxlan(), vtep);
+                self.touch(key);
+            }
+        }
+    }
+
+    /// Everything of a network may differ.
+    pub(crate) fn touch_network(&mut self, id: NetworkId) {
+        if let Some(net) = self.networks.get(id) {
+            self.touch_vni(net.vni);
+        }
+    }
+
+    fn touch_vni(&mut self, vni: Vni) {
+        let mut keys: Vec<ObjectKey> =
+            self.networks.programmed(vni).map(|net| self.wanted_keys(net)).unwrap_or_default();
+        for link in [vni.bridge(), vni.vxlan()] {
+            keys.extend(keys_on(self.kernel.mirror(), &link));
+            keys.push(ObjectKey::Link(link));
+        }
+        keys.push(ObjectKey::Firewall);
+        for key in keys {
+            self.touch(key);
+        }
+    }
+
+    // ----- what goes out ---------------------------------------------------
+
+    fn on_persisted(&mut self, id: u64, result: Result<(), String>) {
+        if let Err(why) = &result {
+            self.notice(Notice::NotPersisted { why: why.clone() });
+        }
+        match self.persisting.remove(&id) {
+            None | Some(After::Nothing) => {}
+            Some(After::Created { token, id }) => self.created(token, id, result),
+            Some(After::Removed { token, id, before }) => {
+                self.removed(token, id, *before, result);
+            }
+            Some(After::Attached(id)) => self.attached(id, result),
+            Some(After::Detached(id, token)) => self.detached(id, token, result),
+            Some(After::Donated { net, family, tokens, count, to, before }) => {
+                if result.is_err() {
+                    self.pools.insert((net, family), *before);
+                    return;
+                }
+                for (offset, token) in tokens {
+                    self.publish(RecordKey::Ring(net, family, offset), Some(Record::Ring(token)));
+                }
+                if let Some(name) = self.networks.get(net).map(|n| n.name.clone()) {
+                    let to = self.host_name(to);
+                    self.notice(Notice::Donated { net: name, count, to });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn persist(&mut self, changes: Vec<StateChange>, after: After) {
+        self.last_persist += 1;
+        self.persisting.insert(self.last_persist, after);
+        self.effects.push(Effect::Persist { id: self.last_persist, changes });
+    }
+
+    pub(crate) fn publish(&mut self, key: RecordKey, record: Option<Record>) {
+        self.changes.push((key, record));
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.effects.push(Effect::Notice(notice));
+    }
+
+    pub(crate) fn reply(&mut self, token: Token, result: Result<Reply, Refused>) {
+        self.effects.push(Effect::Reply { token, result });
+    }
+
+    /// Replies when what waits for the kernel now has been carried out.
+    pub(crate) fn reply_when_settled(&mut self, token: Token, result: Result<Reply, Refused>) {
+        self.replies.push((self.kernel.settled_by(), token, result));
+    }
+
+    fn new_stamp(&mut self) -> Stamp {
+        let (wall, counter) = self.stamp;
+        self.stamp = if self.now.wall_ms > wall {
+            (self.now.wall_ms, 0)
+        } else {
+            (wall, counter.saturating_add(1))
+        };
+        Stamp { wall_ms: self.stamp.0, counter: self.stamp.1, host: self.config.host }
+    }
+
+    fn see_stamp(&mut self, stamp: Stamp) {
+        self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
+    }
+}
+
+fn overlaps(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// Refuses a subnet that a route of this host leads to.
+pub(crate) fn check_routes(cidr: IpNet, foreign: &Foreign) -> Result<(), Refused> {
+    match foreign.routes.iter().find(|(route, _)| overlaps(*route, cidr)) {
+        Some((route, dev)) => Err(Refused::new(
+            ErrorKind::Taken,
+            format!("{cidr} overlaps this host's route {route} dev {dev}"),
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,469 @@
+//! The two closed enums that are the engine's interface: what happens to it,
+//! and what it wants done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use overlay_model::{
+    ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, IfName, KernelChange,
+    KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, Record, RecordKey, RingToken, Vni,
+};
+
+use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
+
+/// What time it is, said by the caller with every event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since some fixed point, never going back: what delays are measured by.
+    pub mono: Duration,
+    /// Wall clock, milliseconds since 1970: may jump; used in stamps only.
+    pub wall_ms: u64,
+}
+
+/// Ties a [`Effect::Reply`] to its [`Event::Request`].
+pub type Token = u64;
+
+/// Ties an [`Event::Applied`] to its [`Effect::Apply`].
+pub type PlanId = u64;
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Somebody asks through the API.
+    Request {
+        /// Comes back with the reply; unique.
+        token: Token,
+        /// Random bits for ids that the request makes.
+        fresh: u64,
+        /// What is asked.
+        request: Box<Request>,
+    },
+    /// News from gossip.
+    Cluster(ClusterEvent),
+    /// News from the kernel.
+    Kernel(KernelChange),
+    /// A plan was carried out; the news of its effects came before this.
+    Applied {
+        /// Which.
+        plan: PlanId,
+        /// How it went.
+        report: ApplyReport,
+    },
+    /// A [`Effect::Persist`] is on disk, or could not be written.
+    Persisted {
+        /// Which.
+        id: u64,
+        /// The reason if it could not be written.
+        result: Result<(), String>,
+    },
+    /// [`Engine::next_deadline`](crate::Engine::next_deadline) has come.
+    Tick,
+}
+
+/// Something is to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write to the state file in one durable transaction, then say
+    /// [`Event::Persisted`].
+    Persist {
+        /// Ties the answer to it.
+        id: u64,
+        /// What to write.
+        changes: Vec<StateChange>,
+    },
+    /// Publish (`Some`) or withdraw (`None`) own records.
+    Publish(Vec<(RecordKey, Option<Record>)>),
+    /// Perform these operations, then say [`Event::Applied`].
+    Apply {
+        /// Ties the report to it.
+        plan: PlanId,
+        /// In order.
+        ops: Vec<KernelOp>,
+    },
+    /// Answer a request.
+    Reply {
+        /// Which.
+        token: Token,
+        /// The answer.
+        result: Result<Reply, Refused>,
+    },
+    /// Tell operators: log it, show it to watchers.
+    Notice(Notice),
+    /// The host has left the cluster: flush gossip and end the daemon.
+    Exit,
+}
+
+/// What is asked through the API.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Create a network.
+    CreateNetwork(CreateNetwork),
+    /// Remove a network, by name or id.
+    RemoveNetwork(String),
+    /// List networks.
+    Networks,
+    /// Show a network, by name or id.
+    Network(String),
+    /// Attach a namespace.
+    Attach(Attach),
+    /// Detach an endpoint of this host, by name or id.
+    Detach {
+        /// Name or id.
+        target: String,
+        /// Name or id of its network, when the name is not unique.
+        net: Option<String>,
+    },
+    /// List endpoints.
+    Endpoints {
+        /// Of this network only.
+        net: Option<String>,
+        /// Of this host only.
+        local: bool,
+    },
+    /// List hosts.
+    Hosts,
+    /// How the daemon is.
+    Status,
+    /// FDB or neighbour entries beside what they should be.
+    Entries {
+        /// Which tables.
+        tables: Vec<Table>,
+        /// Of this network only.
+        net: Option<String>,
+    },
+    /// What would be done now.
+    Plan,
+    /// Leave the cluster.
+    Leave {
+        /// Although endpoints are attached here.
+        force: bool,
+    },
+}
+
+/// A network to create: `None` and empty are chosen by the engine.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateNetwork {
+    /// Name.
+    pub name: Option<Name>,
+    /// VNI.
+    pub vni: Option<Vni>,
+    /// At most one a family.
+    pub subnets: Vec<IpNet>,
+    /// At most one a family, each in a subnet.
+    pub gateways: Vec<IpAddr>,
+    /// Bytes of inner IP packet.
+    pub mtu: Option<u16>,
+    /// No gateway, no way out.
+    pub internal: bool,
+    /// Do not replicate broadcast.
+    pub no_flood: bool,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+    /// What the kernel holds that is not ours, read just now.
+    pub foreign: Foreign,
+}
+
+/// A namespace to attach: `None` and empty are chosen by the engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attach {
+    /// Name or id of the network.
+    pub net: String,
+    /// The namespace, which was there just now.
+    pub netns: NetnsRef,
+    /// Interface names in it.
+    pub taken_ifnames: BTreeSet<IfName>,
+    /// At most one a family.
+    pub ips: Vec<IpAddr>,
+    /// Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Name in DNS.
+    pub name: Option<Name>,
+    /// Further names.
+    pub aliases: BTreeSet<Name>,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+    /// Interface inside; the first free `eth<n>`.
+    pub ifname: Option<IfName>,
+    /// Set a default route if the network has a gateway.
+    pub default_route: bool,
+    /// What the kernel holds that is not ours; needed only when
+    /// [`Engine::needs_foreign`](crate::Engine::needs_foreign) says so.
+    pub foreign: Foreign,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// One network.
+    Network(NetworkView),
+    /// Networks by name.
+    Networks(Vec<NetworkView>),
+    /// One endpoint.
+    Endpoint(Box<EndpointView>),
+    /// Endpoints by network, host and name.
+    Endpoints(Vec<EndpointView>),
+    /// Hosts by name, this one first.
+    Hosts(Vec<HostView>),
+    /// How the daemon is.
+    Status(Box<StatusView>),
+    /// Entries by device, table and key.
+    Entries(Vec<EntryView>),
+    /// What would be done.
+    Plan(PlanView),
+    /// The host leaves.
+    Leaving {
+        /// Endpoints that stay attached here.
+        endpoints: usize,
+    },
+}
+
+/// What is wrong with a request, for code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Makes no sense as it stands.
+    Invalid,
+    /// No such thing.
+    NotFound,
+    /// Held by somebody else.
+    Taken,
+    /// Still in use.
+    InUse,
+    /// No address is free.
+    Exhausted,
+    /// This host's underlay or kernel cannot do it.
+    Unsupported,
+    /// The kernel refused.
+    Kernel,
+    /// Not now.
+    Unavailable,
+}
+
+/// A request was refused. The engine's state is as before; what the kernel
+/// held of it is gone again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// For code.
+    pub kind: ErrorKind,
+    /// For people: one line.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Refused {
+    /// A refusal without a hint.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// An endpoint of this host, with what only this host knows of it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LocalEndpoint {
+    /// What the cluster is told.
+    pub endpoint: Endpoint,
+    /// The container's namespace.
+    pub netns: NetnsRef,
+    /// The interface inside.
+    pub ifname: IfName,
+    /// It got a default route.
+    pub default_route: bool,
+    /// In which boot of the machine the namespace was seen.
+    pub boot_id: String,
+}
+
+/// One change of the state file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateChange {
+    /// Write a network, tombstones included.
+    Network(Network),
+    /// Write an endpoint of this host.
+    Endpoint(Box<LocalEndpoint>),
+    /// Remove an endpoint of this host.
+    DropEndpoint(EndpointId),
+    /// Write a ring token.
+    Ring(NetworkId, Family, u128, RingToken),
+    /// Remove all ring tokens of a network.
+    DropRing(NetworkId),
+}
+
+/// Something that operators should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A host is in another state.
+    Host {
+        /// Its name, or its id.
+        host: String,
+        /// `up`, `suspect`, `stopped`, `down`, `left`.
+        state: &'static str,
+        /// How many endpoints of it are known.
+        endpoints: usize,
+    },
+    /// The entries of a host were taken out of use, or put back.
+    Entries {
+        /// Its name, or its id.
+        host: String,
+        /// In use now.
+        in_use: bool,
+        /// How many endpoints.
+        endpoints: usize,
+    },
+    /// A network was created, changed, or removed somewhere.
+    Network {
+        /// Its name.
+        name: Name,
+        /// Its VNI.
+        vni: Vni,
+        /// `created`, `removed`.
+        what: &'static str,
+    },
+    /// Two networks hold one VNI or name.
+    NetworkConflict {
+        /// The one that is not programmed.
+        loser: Name,
+        /// Why: names the other.
+        why: String,
+    },
+    /// Two endpoints hold one MAC or address.
+    EndpointConflict {
+        /// What is held twice.
+        what: String,
+        /// The endpoint of this host that lost.
+        loser: EndpointId,
+        /// The host that won.
+        winner: String,
+    },
+    /// An endpoint of this host is attached.
+    Attached {
+        /// Which.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Its network.
+        net: Name,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// An endpoint of this host is detached.
+    Detached {
+        /// Which.
+        id: EndpointId,
+        /// Why.
+        why: &'static str,
+    },
+    /// The view is complete: from now on stale entries are deleted.
+    ViewComplete {
+        /// `heard every live host`, or `waited alone`.
+        why: &'static str,
+    },
+    /// An operation was refused.
+    KernelRefused {
+        /// As an operator would type it.
+        command: String,
+        /// Why.
+        reason: String,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// The kernel did not hold what it should, without our doing.
+    Repairing {
+        /// How many operations.
+        operations: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// Addresses were given to another host.
+    Donated {
+        /// Of which network.
+        net: Name,
+        /// How many addresses.
+        count: u128,
+        /// To whom.
+        to: String,
+    },
+    /// The state file could not be written.
+    NotPersisted {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Notice {
+    /// True for what needs somebody's attention.
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::Host { state, .. } => *state == "down" || *state == "suspect",
+            Self::Entries { in_use, .. } => !in_use,
+            Self::NetworkConflict { .. }
+            | Self::EndpointConflict { .. }
+            | Self::KernelRefused { .. }
+            | Self::Repairing { .. }
+            | Self::NotPersisted { .. } => true,
+            Self::Network { .. }
+            | Self::Attached { .. }
+            | Self::Detached { .. }
+            | Self::ViewComplete { .. }
+            | Self::Donated { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { host, state, endpoints } => {
+                write!(f, "host {host} is {state} ({endpoints} endpoints)")
+            }
+            Self::Entries { host, in_use: true, endpoints } => {
+                write!(f, "the entries of host {host} are in use ({endpoints} endpoints)")
+            }
+            Self::Entries { host, in_use: false, endpoints } => {
+                write!(f, "the entries of host {host} are out of use ({endpoints} endpoints)")
+            }
+            Self::Network { name, vni, what } => write!(f, "network {name} (VNI {vni}) {what}"),
+            Self::NetworkConflict { loser, why } => {
+                write!(f, "network {loser} is not programmed: {why}")
+            }
+            Self::EndpointConflict { what, loser, winner } => {
+                write!(f, "endpoint {loser} lost {what} to an endpoint on host {winner}")
+            }
+            Self::Attached { id, name, net, addresses } => {
+                write!(f, "attached endpoint {id}")?;
+                if let Some(name) = name {
+                    write!(f, " {name}")?;
+                }
+                write!(f, " to {net}:")?;
+                addresses.iter().try_for_each(|a| write!(f, " {a}"))
+            }
+            Self::Detached { id, why } => write!(f, "detached endpoint {id}: {why}"),
+            Self::ViewComplete { why } => write!(f, "the view is complete: {why}"),
+            Self::KernelRefused { command, reason, retry_in } => {
+                write!(f, "kernel refused `{command}`: {reason}; next try in {retry_in:?}")
+            }
+            Self::Repairing { operations, first } => write!(
+                f,
+                "the kernel differs from what it should hold, and not by our doing: \
+                 {operations} operations to repair it, first `{first}`"
+            ),
+            Self::Donated { net, count, to } => {
+                write!(f, "gave {count} addresses of {net} to host {to}")
+            }
+            Self::NotPersisted { why } => write!(f, "cannot write the state file: {why}"),
+        }
+    }
+}
+
+/// What the engine keeps of [`HostId`]s that it cannot name yet.
+pub(crate) fn host_text(id: HostId, name: Option<&Name>) -> String {
+    name.map_or_else(|| id.short(), ToString::to_string)
+}

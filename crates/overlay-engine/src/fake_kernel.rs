@@ -1,0 +1,164 @@
+//! A kernel for tests and simulation: a map, and the few habits of the real
+//! one that the planner relies on. `tests/kernel` holds the real one to the
+//! same habits.
+//!
+//! - A link that goes takes along what stands on it, and what a bridge's FDB
+//!   says of it as a port.
+//! - An entry on a device that is not there is refused.
+//! - A link whose name exists is refused; putting and deleting entries repeats
+//!   without error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use overlay_model::{
+    ApplyReport, IfName, KernelChange, KernelOp, LinkKind, Object, ObjectKey, OpFailure, Refusal,
+};
+
+/// What it holds, ours and foreign.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel {
+    objects: BTreeMap<ObjectKey, Object>,
+    /// Namespaces that can be found.
+    pub netns: BTreeSet<PathBuf>,
+    /// Keys that it refuses to make, with the reason.
+    pub refuse: BTreeMap<ObjectKey, Refusal>,
+    /// Operations tried since the start.
+    pub operations: usize,
+}
+
+impl FakeKernel {
+    /// A kernel that holds `objects`.
+    pub fn holding(objects: BTreeMap<ObjectKey, Object>) -> Self {
+        Self { objects, ..Self::default() }
+    }
+
+    /// What it holds.
+    pub fn objects(&self) -> &BTreeMap<ObjectKey, Object> {
+        &self.objects
+    }
+
+    /// Performs all operations, and says what changed and what was refused.
+    pub fn apply(&mut self, ops: &[KernelOp]) -> (Vec<KernelChange>, ApplyReport) {
+        let mut changes = Vec::new();
+        let mut report = ApplyReport::default();
+        for op in ops {
+            self.operations += 1;
+            match self.perform(op, &mut changes) {
+                Ok(()) => report.done += 1,
+                Err(refusal) => report.failed.push(OpFailure {
+                    op: op.clone(),
+                    refusal,
+                    text: format!("{refusal:?}"),
+                }),
+            }
+        }
+        (changes, report)
+    }
+
+    /// Somebody else sets or deletes an object.
+    pub fn meddle(&mut self, key: ObjectKey, object: Option<Object>) -> Vec<KernelChange> {
+        let mut changes = Vec::new();
+        match object {
+            Some(object) => self.set(key, object, &mut changes),
+            None => self.unset(&key, &mut changes),
+        }
+        changes
+    }
+
+    fn perform(&mut self, op: &KernelOp, changes: &mut Vec<KernelChange>) -> Result<(), Refusal> {
+        if let Some(refusal) = self.refuse.get(&op.key()) {
+            return Err(*refusal);
+        }
+        match op {
+            KernelOp::AddLink(name, link) => {
+                let key = ObjectKey::Link(name.clone());
+                if self.objects.contains_key(&key) {
+                    return Err(Refusal::Taken);
+                }
+                let mut link = link.clone();
+                if let LinkKind::Veth { peer } = &mut link.kind
+                    && let Some(peer) = peer.take()
+                    && !self.netns.contains(&peer.netns.path)
+                {
+                    return Err(Refusal::NetnsGone);
+                }
+                if let Some(master) = &link.master {
+                    self.expect_link(master)?;
+                }
+                self.set(key, Object::Link(link), changes);
+            }
+            KernelOp::SetLink(name, change) => {
+                let key = ObjectKey::Link(name.clone());
+                let Some(Object::Link(link)) = self.objects.get(&key) else {
+                    return Err(Refusal::NoDevice);
+                };
+                let mut link = link.clone();
+                link.mtu = change.mtu.unwrap_or(link.mtu);
+                link.mac = change.mac.unwrap_or(link.mac);
+                link.up = change.up.unwrap_or(link.up);
+                link.master = change.master.clone().or(link.master);
+                link.port = change.port.or(link.port);
+                self.set(key, Object::Link(link), changes);
+            }
+            KernelOp::DelLink(name) => self.unset(&ObjectKey::Link(name.clone()), changes),
+            KernelOp::Put(key, object) => {
+                if let Some(dev) = key.stands_on() {
+                    self.expect_link(dev)?;
+                }
+                if let Object::BridgeFdb { port, .. } = object {
+                    self.expect_link(port)?;
+                }
+                self.set(key.clone(), object.clone(), changes);
+            }
+            KernelOp::Del(key, _) => self.unset(key, changes),
+        }
+        Ok(())
+    }
+
+    fn expect_link(&self, name: &IfName) -> Result<(), Refusal> {
+        if self.objects.contains_key(&ObjectKey::Link(name.clone())) {
+            Ok(())
+        } else {
+            Err(Refusal::NoDevice)
+        }
+    }
+
+    fn set(&mut self, key: ObjectKey, object: Object, changes: &mut Vec<KernelChange>) {
+        changes.push(KernelChange::Object(key.clone(), Some(object.clone())));
+        self.objects.insert(key, object);
+    }
+
+    fn unset(&mut self, key: &ObjectKey, changes: &mut Vec<KernelChange>) {
+        if self.objects.remove(key).is_none() {
+            return;
+        }
+        changes.push(KernelChange::Object(key.clone(), None));
+        let ObjectKey::Link(gone) = key else { return };
+        let fallen: Vec<ObjectKey> = self
+            .objects
+            .iter()
+            .filter(|(key, object)| {
+                key.stands_on() == Some(gone)
+                    || matches!(object, Object::BridgeFdb { port, .. } if port == gone)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in fallen {
+            self.objects.remove(&key);
+            changes.push(KernelChange::Object(key, None));
+        }
+        let ports: Vec<ObjectKey> = self
+            .objects
+            .iter()
+            .filter(|(_, o)| matches!(o, Object::Link(l) if l.master.as_ref() == Some(gone)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in ports {
+            if let Some(Object::Link(link)) = self.objects.get(&key) {
+                let orphan = overlay_model::Link { master: None, port: None, ..link.clone() };
+                self.set(key, Object::Link(orphan), changes);
+            }
+        }
+    }
+}

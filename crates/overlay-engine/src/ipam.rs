@@ -1,0 +1,341 @@
+//! Who may give out which address.
+//!
+//! The address space of a subnet is cut into ranges; each has one owner and a
+//! version. The argument for "no address is ever given twice":
+//!
+//! 1. At first one range covers everything, and the creator owns it.
+//! 2. Only the owner of a range changes it, and writes that to its state file
+//!    before anybody is told. All that can happen to a range is that it is
+//!    split, and that pieces get another owner; every piece of a split has a
+//!    higher version, also the piece that keeps the old beginning.
+//! 3. So the truth is a partition that only gets finer, and under one beginning
+//!    versions only grow. Merging takes the higher version of each beginning.
+//! 4. A host leases only what a range in its own memory names it the owner of.
+//!    Such a range is there from when the giver gave it, and is replaced when
+//!    the host itself gives it on; a late copy of it has a lower version than
+//!    what then stands under that beginning. So while one host may lease an
+//!    address, no other may, whatever is lost, repeated, delayed or reordered.
+//!
+//! A range carries its end: with beginnings alone, a host that heard of its own
+//! piece but not of the one behind it would take its piece for larger. A
+//! property test found that.
+//!
+//! Addresses are reused as late as possible: allocation goes on from where it
+//! last was (next-fit). The network address, the broadcast address of IPv4
+//! and the gateway are never leased.
+//!
+//! Absent: asking for addresses (see `endpoints.rs`), and taking over what an
+//! owner that is gone for ever has left behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use overlay_model::{HostId, RingToken, Subnet};
+
+/// Why there is no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAddress {
+    /// It is not one that can be leased: outside, network, broadcast, gateway.
+    NotLeasable,
+    /// An endpoint of this host has it.
+    Leased,
+    /// Another host owns it.
+    OwnedBy(HostId),
+    /// Nobody is known to own it yet.
+    NoOwner,
+    /// Everything that this host owns is leased.
+    Exhausted,
+}
+
+/// The addresses of one subnet, as this host knows them.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    subnet: Subnet,
+    /// By the offset of their beginning from the network address.
+    tokens: BTreeMap<u128, RingToken>,
+    leased: BTreeSet<u128>,
+    /// Where the next search begins.
+    next: u128,
+}
+
+impl Pool {
+    /// A pool that knows of no owner.
+    pub fn new(subnet: Subnet) -> Self {
+        Self { subnet, tokens: BTreeMap::new(), leased: BTreeSet::new(), next: 0 }
+    }
+
+    /// The range that makes `host`, the creator, own all of it.
+    pub fn founding_token(&self, host: HostId) -> (u128, RingToken) {
+        (0, RingToken { owner: host, version: 1, until: self.size() })
+    }
+
+    /// The subnet.
+    pub fn subnet(&self) -> &Subnet {
+        &self.subnet
+    }
+
+    /// All ranges known, by the offset of their beginning.
+    pub fn tokens(&self) -> &BTreeMap<u128, RingToken> {
+        &self.tokens
+    }
+
+    /// Takes a range over if it is newer than what is known of its beginning.
+    ///
+    /// Returns true if something changed. A range outside the subnet changes
+    /// nothing.
+    pub fn merge(&mut self, offset: u128, token: RingToken) -> bool {
+        if offset >= token.until || token.until > self.size() {
+            return false;
+        }
+        match self.tokens.get(&offset) {
+            Some(known) if known.version >= token.version => false,
+            _ => {
+                self.tokens.insert(offset, token);
+                true
+            }
+        }
+    }
+
+    /// Notes that an endpoint of this host has `ip`, whoever owns it: what
+    /// runs is never taken back.
+    pub fn note_lease(&mut self, ip: IpAddr) {
+        if let Some(offset) = self.offset_of(ip) {
+            self.leased.insert(offset);
+            self.next = self.next.max(offset + 1);
+        }
+    }
+
+    /// Gives an address back.
+    pub fn release(&mut self, ip: IpAddr) {
+        if let Some(offset) = self.offset_of(ip) {
+            self.leased.remove(&offset);
+        }
+    }
+
+    /// Leases the next free address that `me` owns.
+    ///
+    /// # Errors
+    /// [`NoAddress::Exhausted`] if `me` owns none that is free, which is so
+    /// too if it owns none at all.
+    pub fn allocate(&mut self, me: HostId) -> Result<IpAddr, NoAddress> {
+        let start = self.next;
+        let ranges = self.owned(me);
+        let (before, after): (Vec<_>, Vec<_>) =
+            (ranges.clone(), ranges.into_iter().map(|(a, b)| (a.max(start), b)).collect());
+        for (from, to) in after.into_iter().chain(before) {
+            let mut offset = from;
+            while offset < to {
+                if self.is_leasable(offset) && !self.leased.contains(&offset) {
+                    self.leased.insert(offset);
+                    self.next = offset + 1;
+                    return Ok(self.ip_at(offset));
+                }
+                offset += 1;
+            }
+        }
+        Err(NoAddress::Exhausted)
+    }
+
+    /// Leases `ip`.
+    ///
+    /// # Errors
+    /// Each of [`NoAddress`] but `Exhausted`.
+    pub fn allocate_exact(&mut self, me: HostId, ip: IpAddr) -> Result<(), NoAddress> {
+        let offset = self.offset_of(ip).ok_or(NoAddress::NotLeasable)?;
+        if !self.is_leasable(offset) {
+            return Err(NoAddress::NotLeasable);
+        }
+        if self.leased.contains(&offset) {
+            return Err(NoAddress::Leased);
+        }
+        match self.owner_of(offset) {
+            None => Err(NoAddress::NoOwner),
+            Some(owner) if owner != me => Err(NoAddress::OwnedBy(owner)),
+            Some(_) => {
+                self.leased.insert(offset);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the upper half of the largest free run that `me` owns to `to`.
+    ///
+    /// Returns the tokens that changed, to be written down before they are
+    /// published, with the number of addresses; nothing if none is free.
+    pub fn donate_half(
+        &mut self,
+        me: HostId,
+        to: HostId,
+    ) -> Option<(Vec<(u128, RingToken)>, u128)> {
+        let (from, until) = self.largest_free_run(me)?;
+        let middle = from + (until - from) / 2;
+        Some((self.give(me, to, middle, until), until - middle))
+    }
+
+    /// Gives `ip` to `to`, if `me` owns it and has not leased it.
+    pub fn donate_exact(
+        &mut self,
+        me: HostId,
+        to: HostId,
+        ip: IpAddr,
+    ) -> Option<Vec<(u128, RingToken)>> {
+        let offset = self.offset_of(ip)?;
+        let free = self.is_leasable(offset)
+            && !self.leased.contains(&offset)
+            && self.owner_of(offset) == Some(me);
+        free.then(|| self.give(me, to, offset, offset + 1))
+    }
+
+    /// Who owns `ip`.
+    pub fn owner(&self, ip: IpAddr) -> Option<HostId> {
+        self.offset_of(ip).and_then(|offset| self.owner_of(offset))
+    }
+
+    /// Owners with how many addresses each has, the largest first.
+    pub fn owners(&self) -> Vec<(HostId, u128)> {
+        let mut sums: BTreeMap<HostId, u128> = BTreeMap::new();
+        for (from, token) in &self.tokens {
+            *sums.entry(token.owner).or_default() += token.until - from;
+        }
+        let mut list: Vec<_> = sums.into_iter().collect();
+        list.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        list
+    }
+
+    /// How many addresses endpoints of this host have.
+    pub fn leased(&self) -> usize {
+        self.leased.len()
+    }
+
+    /// How many addresses can be leased at all.
+    pub fn capacity(&self) -> u128 {
+        let reserved = if self.subnet.cidr.addr().is_ipv4() { 3 } else { 2 };
+        self.size().saturating_sub(reserved)
+    }
+
+    /// Every range owned by `me`.
+    pub fn tokens_of(&self, me: HostId) -> Vec<(u128, RingToken)> {
+        self.tokens.iter().filter(|(_, t)| t.owner == me).map(|(o, t)| (*o, *t)).collect()
+    }
+
+    /// Splits the range of `me` that covers `from..until` and gives that part
+    /// to `to`. What changed has `to`'s piece first and the one that shrinks
+    /// last, so that whoever hears it in order never finds an address without
+    /// an owner.
+    fn give(&mut self, me: HostId, to: HostId, from: u128, until: u128) -> Vec<(u128, RingToken)> {
+        let covering = self.tokens.range(..=from).next_back().map(|(start, t)| (*start, *t));
+        let Some((start, range)) = covering.filter(|(_, t)| t.owner == me && t.until >= until)
+        else {
+            return Vec::new();
+        };
+        let version = range.version + 1;
+        let mut changed = vec![(from, RingToken { owner: to, version, until })];
+        if until < range.until {
+            changed.push((until, RingToken { owner: me, version, until: range.until }));
+        }
+        if start < from {
+            changed.push((start, RingToken { owner: me, version, until: from }));
+        }
+        for (offset, token) in &changed {
+            self.tokens.insert(*offset, *token);
+        }
+        changed
+    }
+
+    fn size(&self) -> u128 {
+        let bits = u32::from(self.subnet.cidr.max_prefix_len() - self.subnet.cidr.prefix_len());
+        1u128.checked_shl(bits).unwrap_or(u128::MAX)
+    }
+
+    fn owned(&self, me: HostId) -> Vec<(u128, u128)> {
+        let own = self.tokens.iter().filter(|(_, token)| token.owner == me);
+        own.map(|(from, token)| (*from, token.until)).collect()
+    }
+
+    /// The finest range that covers `offset`: what is split is older.
+    fn owner_of(&self, offset: u128) -> Option<HostId> {
+        let before = self.tokens.range(..=offset).rev();
+        before.into_iter().find(|(_, t)| t.until > offset).map(|(_, token)| token.owner)
+    }
+
+    fn largest_free_run(&self, me: HostId) -> Option<(u128, u128)> {
+        let mut best: Option<(u128, u128)> = None;
+        let mut consider = |from: u128, until: u128| {
+            if until > from && best.is_none_or(|(a, b)| until - from > b - a) {
+                best = Some((from, until));
+            }
+        };
+        for (from, until) in self.owned(me) {
+            let mut start = from;
+            let blocked = self.leased.range(from..until).copied();
+            let mut stops: Vec<u128> = blocked.collect();
+            stops.extend(
+                self.reserved().into_iter().filter(|offset| (from..until).contains(offset)),
+            );
+            stops.sort_unstable();
+            for stop in stops {
+                consider(start, stop);
+                start = stop + 1;
+            }
+            consider(start, until);
+        }
+        best
+    }
+
+    fn reserved(&self) -> Vec<u128> {
+        let mut list = vec![0];
+        if self.subnet.cidr.addr().is_ipv4() {
+            list.push(self.size() - 1);
+        }
+        list.extend(self.offset_of(self.subnet.gateway));
+        list
+    }
+
+    fn is_leasable(&self, offset: u128) -> bool {
+        let last = self.subnet.cidr.addr().is_ipv4() && offset == self.size() - 1;
+        offset != 0 && !last && Some(offset) != self.offset_of(self.subnet.gateway)
+    }
+
+    fn base(&self) -> u128 {
+        bits_of(self.subnet.cidr.network())
+    }
+
+    fn offset_of(&self, ip: IpAddr) -> Option<u128> {
+        self.subnet.cidr.contains(&ip).then(|| bits_of(ip) - self.base())
+    }
+
+    fn ip_at(&self, offset: u128) -> IpAddr {
+        ip_of(self.subnet.cidr, self.base() + offset)
+    }
+}
+
+fn bits_of(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+fn ip_of(cidr: IpNet, bits: u128) -> IpAddr {
+    match cidr {
+        // A subnet's addresses are 32 bits, so this cuts nothing off.
+        IpNet::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+        IpNet::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+    }
+}
+
+/// The first address of `cidr` that a station can have: where the gateway is
+/// unless told.
+pub fn first_address(cidr: IpNet) -> IpAddr {
+    ip_of(cidr, bits_of(cidr.network()) + 1)
+}
+
+/// True if `ip` is in `cidr` and neither its network address nor, in IPv4, its
+/// broadcast address.
+pub fn is_host_address(cidr: IpNet, ip: IpAddr) -> bool {
+    cidr.contains(&ip) && ip != cidr.network() && (ip.is_ipv6() || ip != cidr.broadcast())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,517 @@
+//! What requests that only look are answered with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use overlay_model::{
+    Endpoint, EndpointId, Host, HostId, IfName, Name, NetnsRef, Network, NetworkId, Object,
+    ObjectKey,
+};
+
+use crate::cluster_view::{HostState, Presence};
+use crate::desired::vni_of;
+use crate::endpoints::Phase;
+use crate::engine::Engine;
+use crate::event::{ErrorKind, Refused, host_text};
+use crate::plan::Completeness;
+
+/// A network, with what is known about its use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkView {
+    /// The definition.
+    pub network: Network,
+    /// Name of the creator, or its id.
+    pub created_by: String,
+    /// Endpoints on all hosts.
+    pub endpoints: usize,
+    /// Endpoints on this host.
+    pub local_endpoints: usize,
+    /// Why it is not programmed.
+    pub conflict: Option<String>,
+}
+
+/// How an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointState {
+    /// In the kernel.
+    Ready,
+    /// On its way into the kernel.
+    Pending,
+    /// The kernel refused.
+    Failed(String),
+    /// Its host is down beyond the grace.
+    HostDown,
+    /// Another endpoint holds its MAC or address, or another network its VNI.
+    Conflict(String),
+}
+
+/// An endpoint, here or elsewhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointView {
+    /// What its host publishes of it.
+    pub endpoint: Endpoint,
+    /// Its network, if known.
+    pub network: Option<Network>,
+    /// Addresses with prefix lengths.
+    pub ips: Vec<IpNet>,
+    /// Name of its host, or its id.
+    pub host: String,
+    /// It is here.
+    pub local: bool,
+    /// Where its frames go.
+    pub vtep: Option<IpAddr>,
+    /// How it is.
+    pub state: EndpointState,
+    /// Interface inside and namespace, when local.
+    pub place: Option<(IfName, NetnsRef)>,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostView {
+    /// Identity.
+    pub id: HostId,
+    /// Its record, if it has arrived.
+    pub host: Option<Host>,
+    /// This host.
+    pub local: bool,
+    /// Its state.
+    pub state: HostState,
+    /// For how long.
+    pub since: Duration,
+    /// Its endpoints are in the kernel.
+    pub in_use: bool,
+    /// How many endpoints it says it has.
+    pub endpoints: usize,
+    /// Which life of it.
+    pub incarnation: u64,
+}
+
+/// How the daemon is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatusView {
+    /// This host.
+    pub host: HostView,
+    /// Since the start.
+    pub uptime: Duration,
+    /// Hosts by state, this one among them.
+    pub hosts: BTreeMap<&'static str, usize>,
+    /// Networks known.
+    pub networks: usize,
+    /// Endpoints known.
+    pub endpoints: usize,
+    /// Of these, here.
+    pub local_endpoints: usize,
+    /// Stale things may be deleted.
+    pub view_complete: bool,
+    /// How often the desired state has changed.
+    pub desired_revision: u64,
+    /// The revision that the kernel holds.
+    pub applied_revision: u64,
+    /// Things the kernel should hold.
+    pub desired_objects: usize,
+    /// Keys that wait or are under way.
+    pub pending: usize,
+    /// What the kernel refused.
+    pub failed: Vec<FailedView>,
+    /// Counters.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// An object that the kernel refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailedView {
+    /// As an operator would type it.
+    pub command: String,
+    /// Why.
+    pub reason: String,
+    /// For how long.
+    pub since: Duration,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// A table that entries are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// FDB of a VXLAN device.
+    Vxlan,
+    /// FDB of a bridge.
+    Bridge,
+    /// Broadcast list of a VXLAN device.
+    Flood,
+    /// Neighbours of a bridge.
+    Neigh,
+}
+
+/// One entry, as it should be and as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EntryView {
+    /// Its network, if known.
+    pub network: Option<Name>,
+    /// The device.
+    pub dev: IfName,
+    /// The table.
+    pub table: Table,
+    /// MAC, or address of a neighbour or VTEP.
+    pub key: String,
+    /// As it should be.
+    pub desired: Option<String>,
+    /// As it is.
+    pub kernel: Option<String>,
+    /// The endpoint that it serves.
+    pub endpoint: Option<String>,
+    /// The host that it leads to.
+    pub host: Option<String>,
+}
+
+/// What would be done now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanView {
+    /// The desired state that it leads to.
+    pub revision: u64,
+    /// Stale things may be deleted.
+    pub view_complete: bool,
+    /// As an operator would type them.
+    pub commands: Vec<String>,
+}
+
+fn table_of(key: &ObjectKey) -> Option<(Table, &IfName, String)> {
+    match key {
+        ObjectKey::VxlanFdb(dev, mac) => Some((Table::Vxlan, dev, mac.to_string())),
+        ObjectKey::BridgeFdb(dev, mac) => Some((Table::Bridge, dev, mac.to_string())),
+        ObjectKey::Flood(dev, ip) => Some((Table::Flood, dev, ip.to_string())),
+        ObjectKey::Neigh(dev, ip) => Some((Table::Neigh, dev, ip.to_string())),
+        ObjectKey::Firewall | ObjectKey::Link(_) | ObjectKey::Address(..) => None,
+    }
+}
+
+fn value_of(key: &ObjectKey, object: &Object) -> String {
+    match (key, object) {
+        (ObjectKey::Flood(_, vtep), _) => vtep.to_string(),
+        (_, Object::VxlanFdb { dst }) => dst.to_string(),
+        (_, Object::BridgeFdb { port, .. }) => port.to_string(),
+        (_, Object::Neigh { mac }) => mac.to_string(),
+        (_, Object::Link(_) | Object::Address | Object::Flood | Object::Firewall { .. }) => {
+            String::new()
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn host_name(&self, id: HostId) -> String {
+        if id == self.config.host {
+            return self.config.name.to_string();
+        }
+        host_text(id, self.view.host_name(id))
+    }
+
+    pub(crate) fn network_view(&self, net: &Network) -> NetworkView {
+        let everywhere = self.view.remote_endpoints().filter(|(_, _, ep)| ep.network == net.id);
+        let here = self.locals_on(net.id);
+        NetworkView {
+            network: net.clone(),
+            created_by: self.host_name(net.created.host),
+            endpoints: everywhere.count() + here,
+            local_endpoints: here,
+            conflict: self.networks.conflict(net.id).map(str::to_owned),
+        }
+    }
+
+    pub(crate) fn network_views(&self) -> Vec<NetworkView> {
+        let mut views: Vec<_> = self.networks.iter().map(|net| self.network_view(net)).collect();
+        views.sort_by(|a, b| {
+            (&a.network.name, a.network.created).cmp(&(&b.network.name, b.network.created))
+        });
+        views
+    }
+
+    pub(crate) fn find_network(&self, text: &str) -> Result<&Network, Refused> {
+        self.networks.find(text).ok_or_else(|| {
+            let names: BTreeSet<&str> = self.networks.iter().map(|n| n.name.as_str()).collect();
+            let known = if names.is_empty() {
+                "there is none yet; create one with: overlayctl net create".to_owned()
+            } else {
+                format!("known: {}", names.into_iter().collect::<Vec<_>>().join(", "))
+            };
+            Refused::new(ErrorKind::NotFound, format!("no network `{text}`")).hint(known)
+        })
+    }
+
+    pub(crate) fn local_view(&self, id: EndpointId) -> Option<EndpointView> {
+        let local = self.local.get(&id)?;
+        let ep = &local.local.endpoint;
+        let state = match self.kernel.failures().get(&ObjectKey::Link(id.ifname())) {
+            Some(failure) => EndpointState::Failed(failure.text.clone()),
+            None if local.phase != Phase::Ready => EndpointState::Pending,
+            None => match self.lost(self.config.host, ep) {
+                Some(why) => EndpointState::Conflict(why),
+                None => EndpointState::Ready,
+            },
+        };
+        let place = Some((local.local.ifname.clone(), local.local.netns.clone()));
+        Some(EndpointView { place, state, ..self.endpoint_view(self.config.host, ep) })
+    }
+
+    fn endpoint_view(&self, host: HostId, ep: &Endpoint) -> EndpointView {
+        let network = self.networks.get(ep.network).cloned();
+        let local = host == self.config.host;
+        let prefix = |ip: &IpAddr| {
+            let subnets = network.as_ref().map(|n| n.subnets.as_slice()).unwrap_or_default();
+            let len = subnets.iter().find(|s| s.cidr.contains(ip)).map(|s| s.cidr.prefix_len());
+            IpNet::new(*ip, len.unwrap_or(if ip.is_ipv4() { 32 } else { 128 })).ok()
+        };
+        EndpointView {
+            endpoint: ep.clone(),
+            ips: ep.addresses.iter().filter_map(prefix).collect(),
+            network,
+            host: self.host_name(host),
+            local,
+            vtep: if local { Some(self.config.vtep()) } else { self.vtep_of(host) },
+            state: EndpointState::Ready,
+            place: None,
+        }
+    }
+
+    /// Why an endpoint's entries are another's.
+    fn lost(&self, host: HostId, ep: &Endpoint) -> Option<String> {
+        if let Some(why) = self.networks.conflict(ep.network) {
+            return Some(why.to_owned());
+        }
+        let other = |winner: Option<(HostId, &Endpoint)>| {
+            winner.filter(|(h, e)| (*h, e.id) != (host, ep.id)).map(|(h, _)| self.host_name(h))
+        };
+        if let Some(host) = other(self.view.mac_winner(ep.network, ep.mac)) {
+            return Some(format!("{} is held by an endpoint on host {host}", ep.mac));
+        }
+        ep.addresses.iter().find_map(|ip| {
+            let host = other(self.view.ip_winner(ep.network, *ip))?;
+            Some(format!("{ip} is held by an endpoint on host {host}"))
+        })
+    }
+
+    pub(crate) fn endpoint_views(
+        &self,
+        net: Option<NetworkId>,
+        local_only: bool,
+    ) -> Vec<EndpointView> {
+        let mut views: Vec<EndpointView> =
+            self.local.keys().filter_map(|id| self.local_view(*id)).collect();
+        if !local_only {
+            views.extend(self.view.remote_endpoints().map(|(host, presence, ep)| {
+                let state = if !presence.in_use {
+                    EndpointState::HostDown
+                } else {
+                    self.lost(host, ep).map_or(EndpointState::Ready, EndpointState::Conflict)
+                };
+                EndpointView { state, ..self.endpoint_view(host, ep) }
+            }));
+        }
+        views.retain(|v| net.is_none_or(|net| v.endpoint.network == net));
+        views.sort_by(|a, b| {
+            let key = |v: &EndpointView| {
+                let net = v.network.as_ref().map(|n| n.name.clone());
+                (net, v.host.clone(), v.endpoint.name.clone(), v.endpoint.id)
+            };
+            key(a).cmp(&key(b))
+        });
+        views
+    }
+
+    pub(crate) fn own_view(&self) -> HostView {
+        HostView {
+            id: self.config.host,
+            host: Some(self.own_host()),
+            local: true,
+            state: HostState::Up,
+            since: self.now.mono.saturating_sub(self.started),
+            in_use: true,
+            endpoints: self.local.len(),
+            incarnation: self.config.incarnation,
+        }
+    }
+
+    pub(crate) fn host_views(&self) -> Vec<HostView> {
+        let mut views: Vec<HostView> = self
+            .view
+            .hosts()
+            .map(|(id, Presence { state, since, in_use }, incarnation, host)| HostView {
+                id,
+                host: host.cloned(),
+                local: false,
+                state,
+                since: self.now.mono.saturating_sub(since),
+                in_use,
+                endpoints: self.view.count_of(id),
+                incarnation,
+            })
+            .collect();
+        let name = |v: &HostView| v.host.as_ref().map(|h| h.name.clone());
+        views.sort_by_key(|v| (name(v), v.id));
+        views.insert(0, self.own_view());
+        views
+    }
+
+    pub(crate) fn status_view(&self) -> StatusView {
+        let hosts = self.host_views();
+        let mut by_state = BTreeMap::new();
+        for host in &hosts {
+            *by_state.entry(host.state.as_str()).or_default() += 1;
+        }
+        let desired: BTreeSet<ObjectKey> = self
+            .used_networks()
+            .flat_map(|net| self.wanted_keys(net))
+            .filter(|key| self.want(key).is_some())
+            .collect();
+        let failed: Vec<FailedView> = self
+            .kernel
+            .failures()
+            .values()
+            .map(|f| FailedView {
+                command: f.command.clone(),
+                reason: f.text.clone(),
+                since: self.now.mono.saturating_sub(f.since),
+                attempts: f.attempts,
+            })
+            .collect();
+        StatusView {
+            host: self.own_view(),
+            uptime: self.now.mono.saturating_sub(self.started),
+            hosts: by_state,
+            networks: self.networks.iter().count(),
+            endpoints: self.local.len() + self.view.remote_endpoints().count(),
+            local_endpoints: self.local.len(),
+            view_complete: self.completeness == Completeness::Complete,
+            desired_revision: self.revision,
+            applied_revision: self.applied_revision,
+            desired_objects: desired.len(),
+            pending: self.kernel.pending(),
+            failed,
+            counters: self.counters(),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn counters(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::from([
+            ("kernel_writes", self.kernel.written),
+            ("kernel_refusals", self.kernel.refused),
+            ("kernel_repairs", self.kernel.repaired),
+            ("plans", self.kernel.plans),
+        ])
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        for net in self.networks.iter() {
+            if let Some(why) = self.networks.conflict(net.id) {
+                list.push(format!(
+                    "network {} ({}) is not programmed: {why}; remove one of them",
+                    net.name, net.id
+                ));
+            }
+        }
+        for net in self.used_networks() {
+            let vtep = self.config.vtep();
+            if let Err(small) = overlay_model::mtu::fits(net.mtu, self.config.underlay_mtu, &vtep) {
+                list.push(format!("network {}: {small} ({})", net.name, self.config.underlay_dev));
+            }
+        }
+        for (id, _, _, host) in self.view.hosts() {
+            let Some(host) = host else { continue };
+            if host.vxlan_port != self.config.vxlan_port {
+                list.push(format!(
+                    "host {} receives VXLAN on UDP port {}, this one on {}: give all hosts one \
+                     --vxlan-port",
+                    host.name, host.vxlan_port, self.config.vxlan_port
+                ));
+            }
+            if self.vtep_of(id).is_none() {
+                list.push(format!(
+                    "host {} has no VTEP address of the family of {}: its endpoints cannot be \
+                     reached",
+                    host.name,
+                    self.config.vtep()
+                ));
+            }
+            if host.vteps.contains(&self.config.vtep()) {
+                list.push(format!(
+                    "host {} announces this host's VTEP address {}: give each its own --vtep-ip",
+                    host.name,
+                    self.config.vtep()
+                ));
+            }
+            if host.name == self.config.name {
+                list.push(format!(
+                    "host {} ({}) has this host's name: give each its own --name",
+                    host.name,
+                    id.short()
+                ));
+            }
+        }
+        list
+    }
+
+    pub(crate) fn entry_views(&self, tables: &[Table], net: Option<&Network>) -> Vec<EntryView> {
+        let wanted = self.used_networks().flat_map(|net| self.wanted_keys(net));
+        let mut keys: BTreeSet<ObjectKey> = wanted.collect();
+        keys.extend(self.kernel.mirror().keys().cloned());
+        keys.into_iter()
+            .filter_map(|key| {
+                let (table, dev, text) = table_of(&key)?;
+                let network = vni_of(dev).and_then(|vni| self.networks.programmed(vni));
+                let asked = net.is_none_or(|net| network.is_some_and(|n| n.id == net.id));
+                if !tables.contains(&table) || !asked {
+                    return None;
+                }
+                let desired = self.want(&key).map(|o| value_of(&key, &o));
+                let kernel = self.kernel.mirror().get(&key).map(|o| value_of(&key, o));
+                if desired.is_none() && kernel.is_none() {
+                    return None;
+                }
+                let serves = network.and_then(|n| match &key {
+                    ObjectKey::VxlanFdb(_, mac) | ObjectKey::BridgeFdb(_, mac) => {
+                        self.view.mac_winner(n.id, *mac)
+                    }
+                    ObjectKey::Neigh(_, ip) => self.view.ip_winner(n.id, *ip),
+                    _ => None,
+                });
+                let host = match &key {
+                    ObjectKey::Flood(_, vtep) => self
+                        .view
+                        .hosts()
+                        .find(|(_, _, _, h)| h.is_some_and(|h| h.vteps.contains(vtep)))
+                        .map(|(id, ..)| self.host_name(id)),
+                    _ => serves.map(|(host, _)| self.host_name(host)),
+                };
+                let endpoint = serves.map(|(_, ep)| {
+                    ep.name.as_ref().map_or_else(|| ep.id.to_string(), ToString::to_string)
+                });
+                Some(EntryView {
+                    network: network.map(|n| n.name.clone()),
+                    dev: dev.clone(),
+                    table,
+                    key: text,
+                    desired,
+                    kernel,
+                    endpoint,
+                    host,
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) fn plan_view(&self) -> PlanView {
+        let keys = self.all_keys();
+        let ops = self.plan_of(keys.into_iter().map(|key| (key, false)));
+        PlanView {
+            revision: self.revision,
+            view_complete: self.completeness == Completeness::Complete,
+            commands: ops.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
