@@ -1,33 +1,864 @@
-//! TEMPORARY
+//! What the daemon is told: flags over `OVERLAYD_*` over the file over defaults.
+//!
+//! ```text
+//!   flags ──┐
+//!   env   ──┼─► for each key the first that has it ─► parse ─► check ─► Settings
+//!   file  ──┤            (and where it came from)
+//!   default ┘
+//! ```
+//!
+//! One table, [`KEYS`], names every key; a flag `--gossip-port`, a variable
+//! `OVERLAYD_GOSSIP_PORT` and a line `gossip-port = 7946` are one setting, read
+//! by one parser, so that one mistake has one wording wherever it is made.
+//! Every problem is found before any is reported, one line each, with the place
+//! of the value and what would be right.
+//!
+//! Nothing here touches the network or the kernel, but for the names of the
+//! machine and of its interfaces, which come in through [`Surroundings`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use clap::Parser;
+
+use clap::{Args, Parser, Subcommand};
 use overlay_model::{IfName, Name};
-/// s
-#[derive(Debug, Clone, Parser)]
-#[allow(missing_docs)]
+
+/// Read if `--config` names no other and it exists.
+pub const DEFAULT_FILE: &str = "/etc/overlayd/overlayd.toml";
+
+const ENV_PREFIX: &str = "OVERLAYD_";
+
+/// A setting: its name, its default (`None`: what [`Key::unset`] says), and
+/// what stands in for it when it has none.
+struct Key {
+    name: &'static str,
+    default: Option<&'static str>,
+    unset: &'static str,
+}
+
+/// Every setting, in the order in which `check-config` prints them.
+const KEYS: &[Key] = &[
+    with("join", None, "nobody; others may join this host"),
+    with("name", None, "the machine's host name"),
+    with("advertise", None, "the gossip address"),
+    with("vtep-ip", None, "the source address of the default route"),
+    with("underlay-dev", None, "the device that has the VTEP address"),
+    with("gossip-port", Some("7946"), ""),
+    with("gossip-bind", None, "the VTEP address"),
+    with("vxlan-port", Some("4789"), ""),
+    with("state-dir", Some("/var/lib/overlayd"), ""),
+    with("socket", Some("/run/overlayd/overlayd.sock"), ""),
+    with("log", Some("text"), ""),
+    with("log-level", Some("info"), ""),
+    with("suspect-after", Some("1s"), ""),
+    with("down-grace", Some("10s"), ""),
+    with("stop-grace", Some("10m"), ""),
+    with("gossip-interval", Some("500ms"), ""),
+    with("alone-after", Some("15s"), ""),
+];
+
+const fn with(name: &'static str, default: Option<&'static str>, unset: &'static str) -> Key {
+    Key { name, default, unset }
+}
+
+/// Joins containers on many hosts into one Ethernet segment a network.
+#[derive(Debug, Parser)]
+#[command(name = "overlayd", version, args_conflicts_with_subcommands = false)]
+pub struct Cli {
+    /// What to set.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// What to do; `run` unless told.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+impl Cli {
+    /// What to do.
+    pub fn command(&self) -> Command {
+        self.command.clone().unwrap_or(Command::Run)
+    }
+}
+
+/// What the binary can do.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run the daemon (the default)
+    Run,
+    /// Print the settings as they would be used, and where each comes from
+    ///
+    /// Exits 1, with one line a problem, if the daemon would not start with them.
+    CheckConfig,
+    /// Remove from the kernel everything that overlayd has put there, and nothing else
+    Teardown,
+}
+
+/// The flags. All are text: they are read by the same parsers as the
+/// environment and the file.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings (each also as OVERLAYD_… and in the file)")]
+pub struct Flags {
+    /// A host to find the cluster by; repeatable. Names are resolved again and again
+    #[arg(long, global = true, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// What people call this host: a DNS label [default: the machine's host name]
+    #[arg(long, global = true)]
+    pub name: Option<String>,
+    /// Where other hosts reach our gossip [default: the gossip address]
+    #[arg(long, global = true, value_name = "IP[:PORT]")]
+    pub advertise: Option<String>,
+    /// Our end of the VXLAN tunnels [default: the source address of the default route]
+    #[arg(long, global = true, value_name = "IP")]
+    pub vtep_ip: Option<String>,
+    /// Take the VTEP address from this device
+    #[arg(long, global = true, value_name = "IF")]
+    pub underlay_dev: Option<String>,
+    /// UDP port of gossip [default: 7946]
+    #[arg(long, global = true, value_name = "PORT")]
+    pub gossip_port: Option<String>,
+    /// Address that gossip listens on [default: the VTEP address]
+    #[arg(long, global = true, value_name = "IP")]
+    pub gossip_bind: Option<String>,
+    /// UDP port of VXLAN [default: 4789]
+    #[arg(long, global = true, value_name = "PORT")]
+    pub vxlan_port: Option<String>,
+    /// Where identity, networks and endpoints are kept [default: /var/lib/overlayd]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// Where overlayctl finds us [default: /run/overlayd/overlayd.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// A file with the same keys [default: /etc/overlayd/overlayd.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Form of the log: text or json [default: text]
+    #[arg(long, global = true, value_name = "FORM")]
+    pub log: Option<String>,
+    /// What is logged: a level, or a filter like `info,overlay_gossip=debug` [default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// A host that is silent for so long is shown as suspect [default: 1s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub suspect_after: Option<String>,
+    /// The entries of a host that is silent for so long are removed [default: 10s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub down_grace: Option<String>,
+    /// The same for a host whose daemon was stopped in good order [default: 10m]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub stop_grace: Option<String>,
+    /// Time between rounds of gossip [default: 500ms]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub gossip_interval: Option<String>,
+    /// Without an answer for so long, a host takes itself for the whole cluster [default: 15s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub alone_after: Option<String>,
+}
+
+impl Flags {
+    fn get(&self, key: &str) -> Option<Vec<String>> {
+        let one = |value: &Option<String>| value.clone().map(|value| vec![value]);
+        match key {
+            "join" if self.join.is_empty() => None,
+            "join" => Some(self.join.clone()),
+            "name" => one(&self.name),
+            "advertise" => one(&self.advertise),
+            "vtep-ip" => one(&self.vtep_ip),
+            "underlay-dev" => one(&self.underlay_dev),
+            "gossip-port" => one(&self.gossip_port),
+            "gossip-bind" => one(&self.gossip_bind),
+            "vxlan-port" => one(&self.vxlan_port),
+            "state-dir" => one(&self.state_dir),
+            "socket" => one(&self.socket),
+            "log" => one(&self.log),
+            "log-level" => one(&self.log_level),
+            "suspect-after" => one(&self.suspect_after),
+            "down-grace" => one(&self.down_grace),
+            "stop-grace" => one(&self.stop_grace),
+            "gossip-interval" => one(&self.gossip_interval),
+            "alone-after" => one(&self.alone_after),
+            _ => None,
+        }
+    }
+}
+
+/// What the rest of the daemon gets: every value in range.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    #[arg(long)] pub join: Vec<String>,
-    #[arg(long, default_value = "x")] pub name: Name,
-    #[arg(long)] pub advertise: Option<IpAddr>,
-    #[arg(long)] pub vtep_ip: Option<IpAddr>,
-    #[arg(long)] pub underlay_dev: Option<IfName>,
-    #[arg(long, default_value_t = 7946)] pub gossip_port: u16,
-    #[arg(long)] pub gossip_bind: Option<IpAddr>,
-    #[arg(long, default_value_t = 4789)] pub vxlan_port: u16,
-    #[arg(long, default_value = "/var/lib/overlayd")] pub state_dir: PathBuf,
-    #[arg(long, default_value = "/run/overlayd/overlayd.sock")] pub socket: PathBuf,
-    #[arg(long, default_value = "text")] pub log: String,
-    #[arg(long, default_value = "info")] pub log_level: String,
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)] pub suspect_after: Duration,
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)] pub down_grace: Duration,
-    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)] pub stop_grace: Duration,
-    #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)] pub alone_after: Duration,
-    #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)] pub gossip_interval: Duration,
-    pub cmd: Option<String>,
+    /// Hosts to find the cluster by, each `HOST:PORT`.
+    pub join: Vec<String>,
+    /// What people call this host.
+    pub name: Name,
+    /// Where other hosts reach our gossip, if not where it listens.
+    pub advertise: Option<Advertise>,
+    /// Our end of the tunnels, if told.
+    pub vtep_ip: Option<IpAddr>,
+    /// The device that has it, if told.
+    pub underlay_dev: Option<IfName>,
+    /// UDP port of gossip.
+    pub gossip_port: u16,
+    /// Address that gossip listens on, if not the VTEP's.
+    pub gossip_bind: Option<IpAddr>,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Where the local API is served.
+    pub socket: PathBuf,
+    /// Form of the log.
+    pub log: LogForm,
+    /// What is logged, as `tracing_subscriber::EnvFilter` reads it.
+    pub log_level: String,
+    /// A host silent for so long is suspect.
+    pub suspect_after: Duration,
+    /// The entries of a host silent for so long go.
+    pub down_grace: Duration,
+    /// The entries of a host stopped for so long go.
+    pub stop_grace: Duration,
+    /// Between rounds of gossip.
+    pub gossip_interval: Duration,
+    /// Alone for so long, the host's view counts as complete.
+    pub alone_after: Duration,
 }
+
+/// Where others reach our gossip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advertise {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port, if not the one that gossip listens on.
+    pub port: Option<u16>,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogForm {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
 impl Settings {
-    /// s
-    pub fn advertise_or(&self, addr: IpAddr) -> SocketAddr { SocketAddr::new(self.advertise.unwrap_or(addr), self.gossip_port) }
+    /// Where gossip listens, with `vtep` for the address unless told.
+    pub fn gossip_listen(&self, vtep: IpAddr) -> SocketAddr {
+        SocketAddr::new(self.gossip_bind.unwrap_or(vtep), self.gossip_port)
+    }
+
+    /// Where others reach it.
+    pub fn gossip_advertise(&self, vtep: IpAddr) -> SocketAddr {
+        match self.advertise {
+            Some(told) => SocketAddr::new(told.ip, told.port.unwrap_or(self.gossip_port)),
+            None => {
+                let listen = self.gossip_listen(vtep);
+                // "Everywhere" is no address to be reached at.
+                let ip = if listen.ip().is_unspecified() { vtep } else { listen.ip() };
+                SocketAddr::new(ip, listen.port())
+            }
+        }
+    }
 }
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A flag.
+    Flag(&'static str),
+    /// An environment variable.
+    Env(String),
+    /// A line of the file.
+    File(PathBuf, usize),
+    /// Nobody said.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Env(name) => f.write_str(name),
+            Self::File(path, line) => write!(f, "{} line {line}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// What the machine says when settings do not.
+pub trait Surroundings {
+    /// The machine's host name.
+    fn host_name(&self) -> String;
+    /// The file's text.
+    fn read(&self, path: &Path) -> io::Result<String>;
+    /// The addresses of a device; `None` if there is no such device.
+    fn addresses(&self, device: &IfName) -> Option<Vec<IpAddr>>;
+}
+
+/// This machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ThisMachine;
+
+impl Surroundings for ThisMachine {
+    fn host_name(&self) -> String {
+        nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+
+    fn addresses(&self, device: &IfName) -> Option<Vec<IpAddr>> {
+        let mut found = None;
+        for entry in nix::ifaddrs::getifaddrs().ok()? {
+            if entry.interface_name != device.as_str() {
+                continue;
+            }
+            let addresses: &mut Vec<IpAddr> = found.get_or_insert_default();
+            let Some(address) = entry.address else { continue };
+            addresses.extend(address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip())));
+            addresses.extend(address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())));
+        }
+        found
+    }
+}
+
+/// Every problem of a configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Problems(pub Vec<String>);
+
+/// Settings, and where they came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The settings.
+    pub settings: Settings,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// What is odd but harmless, one line each.
+    pub warnings: Vec<String>,
+    /// For each key the texts it was set to (`None`: not set) and by whom.
+    origins: Vec<(&'static str, Option<Vec<String>>, Source)>,
+}
+
+/// Resolves `flags`, the process's environment, and the file.
+///
+/// # Errors
+/// [`Problems`], all of them.
+pub fn resolve(flags: &Flags) -> Result<Resolved, Problems> {
+    let env = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    resolve_in(flags, &env, &ThisMachine)
+}
+
+/// [`resolve`], in a world of the caller's.
+///
+/// # Errors
+/// [`Problems`], all of them.
+pub fn resolve_in(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    world: &dyn Surroundings,
+) -> Result<Resolved, Problems> {
+    let mut problems = Vec::new();
+    let file = read_file(flags, env, world, &mut problems);
+    let mut values = Values { problems, found: BTreeMap::new(), origins: Vec::new() };
+    for key in KEYS {
+        let (texts, source) = if let Some(texts) = flags.get(key.name) {
+            (Some(texts), Source::Flag(key.name))
+        } else if let Some(text) = env.get(&env_name(key.name)).filter(|text| !text.is_empty()) {
+            (Some(split(key.name, text)), Source::Env(env_name(key.name)))
+        } else if let Some((texts, line)) = file.values.get(key.name) {
+            let path = file.path.clone().unwrap_or_default();
+            (Some(texts.clone()), Source::File(path, *line))
+        } else {
+            (key.default.map(|text| vec![text.to_owned()]), Source::Default)
+        };
+        if let Some(texts) = &texts {
+            values.found.insert(key.name, (texts.clone(), source.clone()));
+        }
+        values.origins.push((key.name, texts, source));
+    }
+    let settings = values.settings(world);
+    let warnings = unknown_variables(env);
+    let Values { problems, mut origins, .. } = values;
+    match settings {
+        Some(settings) if problems.is_empty() => {
+            // What is printed is what is used.
+            for (key, texts, _) in &mut origins {
+                match *key {
+                    "join" if !settings.join.is_empty() => *texts = Some(settings.join.clone()),
+                    "name" => *texts = Some(vec![settings.name.to_string()]),
+                    _ => {}
+                }
+            }
+            Ok(Resolved { settings, file: file.path, warnings, origins })
+        }
+        _ => Err(Problems(problems)),
+    }
+}
+
+impl Resolved {
+    /// The settings as a file that sets them, each line with where its value
+    /// came from.
+    pub fn to_toml(&self) -> String {
+        let mut lines = Vec::new();
+        for (key, texts, source) in &self.origins {
+            let line = match texts {
+                Some(texts) if *key == "join" => {
+                    let quoted: Vec<_> = texts.iter().map(|text| quote(text)).collect();
+                    format!("join = [{}]", quoted.join(", "))
+                }
+                Some(texts) => {
+                    let text = texts.first().map(String::as_str).unwrap_or_default();
+                    let number = text.bytes().all(|b| b.is_ascii_digit()) && key.ends_with("-port");
+                    let shown = if number { text.to_owned() } else { quote(text) };
+                    format!("{key} = {shown}")
+                }
+                None => format!("# {key}: {}", unset(key)),
+            };
+            lines.push((line, source));
+        }
+        let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0).min(50);
+        let mut text = String::new();
+        for (line, source) in lines {
+            match source {
+                Source::Default if line.starts_with('#') => text += &line,
+                Source::Default if line.starts_with("name") => {
+                    text += &format!("{line:width$}  # {}", unset("name"));
+                }
+                source => text += &format!("{line:width$}  # {source}"),
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn unset(key: &str) -> &'static str {
+    KEYS.iter().find(|known| known.name == key).map(|known| known.unset).unwrap_or_default()
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn env_name(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Several values in one text, where a key may have several.
+fn split(key: &str, text: &str) -> Vec<String> {
+    if key == "join" {
+        text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    } else {
+        vec![text.to_owned()]
+    }
+}
+
+/// A variable that looks like ours and is not is a slip of the finger more
+/// often than not; but others may have reasons, so it is no error.
+fn unknown_variables(env: &BTreeMap<String, String>) -> Vec<String> {
+    let known: Vec<String> =
+        KEYS.iter().map(|key| env_name(key.name)).chain([env_name("config")]).collect();
+    env.keys()
+        .filter(|name| name.starts_with(ENV_PREFIX) && !known.contains(name))
+        .map(|name| {
+            let near = nearest(name, known.iter().map(String::as_str));
+            format!("the environment has {name}, which is no setting; did you mean {near}?")
+        })
+        .collect()
+}
+
+// The file.
+
+/// What a file sets: texts and line, by key.
+#[derive(Default)]
+struct FileValues {
+    path: Option<PathBuf>,
+    values: BTreeMap<String, (Vec<String>, usize)>,
+}
+
+fn read_file(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    world: &dyn Surroundings,
+    problems: &mut Vec<String>,
+) -> FileValues {
+    let told = flags.config.as_ref().map(|path| (path, "--config".to_owned())).or_else(|| {
+        let name = env_name("config");
+        env.get(&name).filter(|path| !path.is_empty()).map(|path| (path, name))
+    });
+    let path = PathBuf::from(told.as_ref().map_or(DEFAULT_FILE, |(path, _)| path.as_str()));
+    let text = match world.read(&path) {
+        Ok(text) => text,
+        Err(err) if err.kind() == io::ErrorKind::NotFound && told.is_none() => {
+            return FileValues::default();
+        }
+        Err(err) => {
+            let by = told.map(|(_, by)| format!(" (given by {by})")).unwrap_or_default();
+            problems.push(format!("cannot read the file {}{by}: {err}", path.display()));
+            return FileValues::default();
+        }
+    };
+    let mut file = FileValues { path: Some(path.clone()), values: BTreeMap::new() };
+    let line_of = |at: usize| text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+    let table: BTreeMap<toml::Spanned<String>, toml::Spanned<toml::Value>> =
+        match toml::from_str(&text) {
+            Ok(table) => table,
+            Err(err) => {
+                let line = err.span().map_or(1, |span| line_of(span.start));
+                let what = err.message().lines().next().unwrap_or("not TOML").to_owned();
+                problems.push(format!("{} line {line}: {what}", path.display()));
+                return file;
+            }
+        };
+    for (key, value) in table {
+        let line = line_of(key.span().start);
+        let place = format!("{} line {line}", path.display());
+        let key = key.into_inner();
+        if !KEYS.iter().any(|known| known.name == key) {
+            let near = nearest(&key, KEYS.iter().map(|known| known.name));
+            problems.push(format!("{place}: there is no setting `{key}`; did you mean `{near}`?"));
+            continue;
+        }
+        match texts(&key, value.into_inner()) {
+            Ok(texts) => drop(file.values.insert(key, (texts, line))),
+            Err(wanted) => problems.push(format!("{place}: {key} must be {wanted}")),
+        }
+    }
+    file
+}
+
+fn texts(key: &str, value: toml::Value) -> Result<Vec<String>, &'static str> {
+    let wanted = match key {
+        "join" => "a list of texts, like [\"host:7946\"]",
+        _ if key.ends_with("-port") => "a number",
+        _ => "a text in quotes",
+    };
+    match value {
+        toml::Value::String(text) => Ok(split(key, &text)),
+        toml::Value::Integer(number) if key.ends_with("-port") => Ok(vec![number.to_string()]),
+        toml::Value::Array(items) if key == "join" => items
+            .into_iter()
+            .map(|item| match item {
+                toml::Value::String(text) => Ok(text),
+                _ => Err(wanted),
+            })
+            .collect(),
+        _ => Err(wanted),
+    }
+}
+
+/// The known word that takes the fewest changes to get to.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
+    known.min_by_key(|other| distance(word, other)).unwrap_or_default()
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+// The values.
+
+struct Values {
+    problems: Vec<String>,
+    found: BTreeMap<&'static str, (Vec<String>, Source)>,
+    origins: Vec<(&'static str, Option<Vec<String>>, Source)>,
+}
+
+impl Values {
+    /// `None` if a value is missing because it could not be read.
+    fn settings(&mut self, world: &dyn Surroundings) -> Option<Settings> {
+        let gossip_port = self.value("gossip-port", port);
+        let vxlan_port = self.value("vxlan-port", port);
+        let join = self.join(gossip_port);
+        let name = self.name(world);
+        let advertise = self.value("advertise", advertise);
+        let vtep_ip = self.value("vtep-ip", vtep);
+        let underlay_dev =
+            self.value("underlay-dev", |text| IfName::new(text).map_err(|err| err.to_string()));
+        let gossip_bind = self.value("gossip-bind", bind);
+        let state_dir = self.value("state-dir", absolute);
+        let socket = self.value("socket", socket);
+        let log = self.value("log", |text| match text {
+            "text" => Ok(LogForm::Text),
+            "json" => Ok(LogForm::Json),
+            _ => Err(format!(
+                "`{text}` is no form of log; use text or json (the level is set by log-level)"
+            )),
+        });
+        let log_level = self.value("log-level", log_filter);
+        let suspect_after = self.value("suspect-after", duration);
+        let down_grace = self.value("down-grace", duration);
+        let stop_grace = self.value("stop-grace", duration);
+        let gossip_interval = self.value("gossip-interval", |text| {
+            let interval = duration(text)?;
+            if (Duration::from_millis(50)..=Duration::from_secs(10)).contains(&interval) {
+                Ok(interval)
+            } else {
+                Err(format!("`{text}` is out of range; use 50ms to 10s"))
+            }
+        });
+        let alone_after = self.value("alone-after", duration);
+
+        if gossip_port.is_some() && gossip_port == vxlan_port {
+            self.clash("gossip-port", "vxlan-port", "both are UDP ports of this host: set another");
+        }
+        if let (Some(suspect), Some(down)) = (suspect_after, down_grace)
+            && suspect > down
+        {
+            let why = "a host is suspect before it is down: make the first shorter";
+            self.clash("suspect-after", "down-grace", why);
+        }
+        if let (Some(down), Some(stop)) = (down_grace, stop_grace)
+            && down > stop
+        {
+            let why = "a host that was stopped in good order gets more time than one that \
+                       vanished: make the second longer";
+            self.clash("down-grace", "stop-grace", why);
+        }
+        if let (Some(told), Some(bind)) = (advertise, gossip_bind)
+            && told.ip.is_ipv4() != bind.is_ipv4()
+            && !bind.is_unspecified()
+        {
+            let why = "one is IPv4 and the other IPv6: nobody could reach us";
+            self.clash("advertise", "gossip-bind", why);
+        }
+        if let (Some(ip), Some(device)) = (vtep_ip, &underlay_dev)
+            && let Some(addresses) = world.addresses(device)
+            && !addresses.contains(&ip)
+        {
+            let has: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+            let has = if has.is_empty() { "no address".to_owned() } else { has.join(", ") };
+            let why = format!("that device has {has}: give one of the two, or the right address");
+            self.clash("vtep-ip", "underlay-dev", &why);
+        }
+        Some(Settings {
+            join: join?,
+            name: name?,
+            advertise,
+            vtep_ip,
+            underlay_dev,
+            gossip_port: gossip_port?,
+            gossip_bind,
+            vxlan_port: vxlan_port?,
+            state_dir: state_dir?,
+            socket: socket?,
+            log: log?,
+            log_level: log_level?,
+            suspect_after: suspect_after?,
+            down_grace: down_grace?,
+            stop_grace: stop_grace?,
+            gossip_interval: gossip_interval?,
+            alone_after: alone_after?,
+        })
+    }
+
+    /// Reads the value of `key`, if it has one; notes the problem, if not.
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let (texts, source) = self.found.get(key)?;
+        let text = texts.first().map(String::as_str).unwrap_or_default();
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.problems.push(problem(key, source, &why));
+                None
+            }
+        }
+    }
+
+    fn join(&mut self, gossip_port: Option<u16>) -> Option<Vec<String>> {
+        let Some((texts, source)) = self.found.get("join") else { return Some(Vec::new()) };
+        let mut peers = Vec::new();
+        let mut good = true;
+        for text in texts {
+            match peer(text.trim(), gossip_port.unwrap_or(1)) {
+                Ok(peer) => peers.push(peer),
+                Err(why) => {
+                    good = false;
+                    self.problems.push(problem("join", source, &why));
+                }
+            }
+        }
+        good.then_some(peers)
+    }
+
+    fn name(&mut self, world: &dyn Surroundings) -> Option<Name> {
+        if self.found.contains_key("name") {
+            return self.value("name", |text| Name::new(text).map_err(|err| err.to_string()));
+        }
+        let machine = world.host_name();
+        let label = machine.split('.').next().unwrap_or_default();
+        match Name::new(label) {
+            Ok(name) => Some(name),
+            Err(err) => {
+                self.problems.push(format!(
+                    "the machine's host name does not serve: {err}; or give another one with --name"
+                ));
+                None
+            }
+        }
+    }
+
+    /// Notes that two values do not go together.
+    fn clash(&mut self, a: &'static str, b: &'static str, why: &str) {
+        let said = |key: &'static str| match self.found.get(key) {
+            Some((texts, Source::Default)) => format!("{key} {} (default)", texts.join(",")),
+            Some((texts, source)) => format!("{key} {} ({source})", texts.join(",")),
+            None => key.to_owned(),
+        };
+        let line = format!("{} and {}: {why}", said(a), said(b));
+        self.problems.push(line);
+    }
+}
+
+/// One line: where, and what is wrong. The key is left out where the place says it.
+fn problem(key: &str, source: &Source, why: &str) -> String {
+    match source {
+        Source::Flag(_) | Source::Env(_) => format!("{source}: {why}"),
+        Source::File(..) | Source::Default => format!("{source}: {key}: {why}"),
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("`{text}` is not a port; use a number from 1 to 65535")),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(_) => Err("no time at all is not enough; use something like 10s".to_owned()),
+        Err(_) => Err(format!("`{text}` is not a time; write it like 500ms, 10s or 2m")),
+    }
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an IP address"))
+}
+
+fn vtep(text: &str) -> Result<IpAddr, String> {
+    let ip = ip(text)?;
+    let what = if ip.is_unspecified() {
+        "is no address of a host"
+    } else if ip.is_multicast() || ip == IpAddr::from([255; 4]) {
+        "is not one host's address"
+    } else if ip.is_loopback() {
+        "reaches no other host"
+    } else {
+        return Ok(ip);
+    };
+    Err(format!("`{text}` {what}; give the address of this host on the underlay"))
+}
+
+fn bind(text: &str) -> Result<IpAddr, String> {
+    let ip = ip(text)?;
+    if ip.is_multicast() || ip == IpAddr::from([255; 4]) {
+        return Err(format!("`{text}` is not one host's address; give one of this host's"));
+    }
+    Ok(ip)
+}
+
+fn advertise(text: &str) -> Result<Advertise, String> {
+    let (address, port) = match text.parse::<SocketAddr>() {
+        Ok(addr) => (addr.ip(), Some(addr.port())),
+        Err(_) => match text.trim_start_matches('[').trim_end_matches(']').parse() {
+            Ok(ip) => (ip, None),
+            Err(_) => {
+                return Err(format!(
+                    "`{text}` is not IP or IP:PORT; write 192.0.2.1:7946 or [2001:db8::1]:7946"
+                ));
+            }
+        },
+    };
+    if port == Some(0) {
+        return Err(format!("`{text}` has port 0; use a number from 1 to 65535"));
+    }
+    if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
+        return Err(format!("others cannot reach us at `{text}`; give one address of this host"));
+    }
+    Ok(Advertise { ip: address, port })
+}
+
+/// `HOST:PORT`, or `HOST` with our own gossip port.
+fn peer(text: &str, gossip_port: u16) -> Result<String, String> {
+    let wrong = || {
+        format!("`{text}` is not HOST:PORT; write peer:7946, 192.0.2.1:7946 or [2001:db8::1]:7946")
+    };
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return if addr.port() == 0 { Err(wrong()) } else { Ok(addr.to_string()) };
+    }
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, gossip_port).to_string());
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, text)) => (host, port(text).map_err(|_| wrong())?),
+        None => (text, gossip_port),
+    };
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(good) {
+        return Err(wrong());
+    }
+    Ok(format!("{host}:{port}"))
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("`{text}` depends on where overlayd is started; write the path from / on"))
+    }
+}
+
+fn socket(text: &str) -> Result<PathBuf, String> {
+    /// `sun_path` less its final zero byte (unix(7)).
+    const LONGEST: usize = 107;
+    if text.len() > LONGEST {
+        return Err(format!(
+            "a socket's path has at most {LONGEST} bytes, this has {}",
+            text.len()
+        ));
+    }
+    absolute(text)
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    let wrong = |why: &dyn fmt::Display| {
+        format!(
+            "`{text}` is no log filter ({why}); use error, warn, info, debug or trace, or a filter \
+             like info,overlay_gossip=debug"
+        )
+    };
+    // A word that is no level would be taken for the name of a module, and silence all else.
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain && !levels.contains(&text.to_ascii_lowercase().as_str()) {
+        return Err(wrong(&format!("did you mean {}?", nearest(text, levels.into_iter()))));
+    }
+    tracing_subscriber::EnvFilter::try_new(text).map_err(|err| wrong(&err))?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,86 @@
-//! overlayd
+//! The daemon's entry: settings, log, and which of its few things to do.
+//!
+//! Exit codes: 0 it ended as asked, 1 it could not start or could not do what
+//! was asked, 2 wrong usage.
+
+use std::process::ExitCode;
+
 use clap::Parser;
-fn main() -> std::process::ExitCode {
-    let s = overlayd::config::Settings::parse();
-    tracing_subscriber::fmt().with_env_filter(s.log_level.as_str()).with_writer(std::io::stderr).init();
-    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let r = rt.block_on(async { if s.cmd.as_deref() == Some("teardown") { overlayd::teardown::run(&s.socket).await } else { overlayd::shell::run(s).await } });
-    match r { Ok(()) => std::process::ExitCode::SUCCESS, Err(e) => { eprintln!("overlayd: {e:#}"); std::process::ExitCode::FAILURE } }
+use overlayd::config::{Cli, Command, LogForm, Resolved, Settings};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let resolved = match overlayd::config::resolve(&cli.flags) {
+        Ok(resolved) => resolved,
+        Err(problems) => {
+            for problem in problems.0 {
+                eprintln!("overlayd: {problem}");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    match cli.command() {
+        Command::CheckConfig => {
+            print!("{}", resolved.to_toml());
+            for warning in &resolved.warnings {
+                eprintln!("overlayd: {warning}");
+            }
+            ExitCode::SUCCESS
+        }
+        Command::Teardown => finish(teardown(&resolved.settings)),
+        Command::Run => finish(run(resolved)),
+    }
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            // One line: what was attempted, then each cause that adds something.
+            let mut text = err.to_string();
+            for cause in err.chain().skip(1) {
+                let cause = cause.to_string();
+                if !text.contains(&cause) {
+                    text = format!("{text}: {cause}");
+                }
+            }
+            eprintln!("overlayd: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()?)
+}
+
+fn teardown(settings: &Settings) -> anyhow::Result<()> {
+    runtime(1)?.block_on(overlayd::teardown::run(&settings.socket))
+}
+
+fn run(resolved: Resolved) -> anyhow::Result<()> {
+    start_log(&resolved.settings)?;
+    for warning in &resolved.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime(2)?;
+    let result = runtime.block_on(overlayd::shell::run(resolved.settings));
+    // A name server that does not answer must not hold the end up.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    result
+}
+
+fn start_log(settings: &Settings) -> anyhow::Result<()> {
+    use std::io::IsTerminal;
+    let filter = EnvFilter::try_new(&settings.log_level)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log {
+        LogForm::Json => log.json().init(),
+        LogForm::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    Ok(())
 }

@@ -13,7 +13,6 @@
 //! happens in tasks of their own.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -103,8 +102,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // The socket before anything that changes the world: a second daemon ends here.
     let listener = control_socket::bind(&settings.socket)?;
 
-    let advertise = settings.advertise_or(underlay.addr);
-    let listen = SocketAddr::new(settings.gossip_bind.unwrap_or(underlay.addr), settings.gossip_port);
+    let advertise = settings.gossip_advertise(underlay.addr);
+    let listen = settings.gossip_listen(underlay.addr);
     let clock = Clock { start: Instant::now() };
     let config = Config {
         host: found.host,
