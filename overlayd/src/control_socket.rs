@@ -159,9 +159,18 @@ pub async fn serve(
         .route("/v1/networks/{net}", get(network).delete(remove_network))
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
-        .route("/v1/hosts", get(|State(door): State<Door>| async move { ok(door.ask(Request::Hosts).await) }))
-        .route("/v1/status", get(|State(door): State<Door>| async move { ok(door.ask(Request::Status).await) }))
-        .route("/v1/plan", get(|State(door): State<Door>| async move { ok(door.ask(Request::Plan).await) }))
+        .route(
+            "/v1/hosts",
+            get(|State(door): State<Door>| async move { ok(door.ask(Request::Hosts).await) }),
+        )
+        .route(
+            "/v1/status",
+            get(|State(door): State<Door>| async move { ok(door.ask(Request::Status).await) }),
+        )
+        .route(
+            "/v1/plan",
+            get(|State(door): State<Door>| async move { ok(door.ask(Request::Plan).await) }),
+        )
         .route("/v1/fdb", get(fdb))
         .route("/v1/neigh", get(neigh))
         .route("/v1/leave", post(leave))
@@ -190,8 +199,11 @@ async fn wrong_method(method: Method, uri: Uri) -> Answered {
 }
 
 async fn openapi() -> Answered {
-    ok(serde_json::to_vec(&overlay_api::openapi::document())
-        .map_err(|err| v1::Error { code: v1::ErrorCode::Internal, message: err.to_string(), hint: None }))
+    ok(serde_json::to_vec(&overlay_api::openapi::document()).map_err(|err| v1::Error {
+        code: v1::ErrorCode::Internal,
+        message: err.to_string(),
+        hint: None,
+    }))
 }
 
 async fn networks(State(door): State<Door>) -> Answered {

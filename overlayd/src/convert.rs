@@ -131,9 +131,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
     };
     let ep = view.endpoint;
     let (ifname, netns) = match view.place {
-        Some((ifname, netns)) => {
-            (Some(ifname.to_string()), Some(netns.path.display().to_string()))
-        }
+        Some((ifname, netns)) => (Some(ifname.to_string()), Some(netns.path.display().to_string())),
         None => (None, None),
     };
     v1::Endpoint {
@@ -247,9 +245,7 @@ pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Resu
         Reply::Endpoints(views) => {
             serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
         }
-        Reply::Hosts(views) => {
-            serde_json::to_vec(&views.into_iter().map(host).collect::<Vec<_>>())
-        }
+        Reply::Hosts(views) => serde_json::to_vec(&views.into_iter().map(host).collect::<Vec<_>>()),
         Reply::Status(view) => serde_json::to_vec(&status(*view, counters)),
         Reply::Entries(views) => {
             serde_json::to_vec(&views.into_iter().map(entry).collect::<Vec<_>>())

@@ -52,10 +52,7 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?)
 }
 
 fn teardown(settings: &Settings) -> anyhow::Result<()> {

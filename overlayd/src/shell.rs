@@ -13,6 +13,7 @@
 //! happens in tasks of their own.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -35,6 +36,9 @@ use crate::{control_socket, convert};
 
 /// How long the cluster is given to hear that this host stops or leaves.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How often the peers of now are noted, for a start when none of `--join` is up.
+const NOTE_PEERS: Duration = Duration::from_secs(10);
 
 /// Where a request's answer goes.
 pub type Answer = oneshot::Sender<Result<Vec<u8>, v1::Error>>;
@@ -121,11 +125,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
     };
-    let restored = Restored {
-        networks: found.networks,
-        endpoints: found.endpoints,
-        ring: found.ring,
-    };
+    let restored =
+        Restored { networks: found.networks, endpoints: found.endpoints, ring: found.ring };
     info!(
         host = %config.host,
         name = %config.name,
@@ -177,6 +178,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         inputs,
         answers: BTreeMap::new(),
         last_token: 0,
+        noted_peers: found.peers,
         leaving: false,
         ready: false,
     };
@@ -225,6 +227,7 @@ struct Shell {
     inputs: mpsc::UnboundedSender<Input>,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
+    noted_peers: Vec<SocketAddr>,
     leaving: bool,
     ready: bool,
 }
@@ -237,6 +240,7 @@ impl Shell {
     ) -> anyhow::Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
+        let mut note_peers = tokio::time::interval(NOTE_PEERS);
         loop {
             let deadline = self.engine.next_deadline().map(|at| self.clock.start + at);
             let timer = async {
@@ -257,6 +261,7 @@ impl Shell {
                     self.step(Event::Cluster(event)).await;
                 }
                 () = timer => self.step(Event::Tick).await,
+                _ = note_peers.tick() => self.note_peers(),
                 _ = term.recv() => {
                     let effects = self.engine.stop(self.clock.now());
                     self.perform(effects).await;
@@ -271,6 +276,18 @@ impl Shell {
             if self.leaving {
                 return Ok(());
             }
+        }
+    }
+
+    fn note_peers(&mut self) {
+        let peers = self.gossip.peers();
+        // Alone is no news: it is then that the former peers are needed.
+        if peers.is_empty() || peers == self.noted_peers {
+            return;
+        }
+        match self.state.commit(&[StateChange::Peers(peers.clone())]) {
+            Ok(()) => self.noted_peers = peers,
+            Err(err) => warn!("cannot note the peers: {err}"),
         }
     }
 
