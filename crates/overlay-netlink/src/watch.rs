@@ -187,10 +187,7 @@ impl Watch {
             }
         }
         if touched.firewall && !self.resync {
-            match firewall::read().await {
-                Ok(object) => self.tell(ObjectKey::Firewall, object),
-                Err(err) => self.lost(&err.to_string()),
-            }
+            self.tell(ObjectKey::Firewall, firewall::read().await);
         }
         if self.resync {
             self.snapshot().await;
