@@ -33,10 +33,6 @@ pub enum KernelError {
         /// How often it was tried.
         tries: u32,
     },
-
-    /// `nft` could not say what the nftables table holds.
-    #[error("cannot read nftables table inet overlayd: {0}")]
-    Firewall(String),
 }
 
 /// The kernel's answer to one netlink request.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::error::{Failure, KernelError};
+use crate::error::Failure;
 
 /// Stands for "not as we wrote it" in a set of bridges that was read.
 pub const ALTERED: &str = "altered-by-hand";
@@ -43,28 +43,35 @@ pub(crate) async fn del() -> Result<(), Failure> {
     run_script(&format!("add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")).await
 }
 
-/// The table as an object; `None` if there is none, or no `nft` to have made it.
-pub(crate) async fn read() -> Result<Option<Object>, KernelError> {
+/// The table as an object; `None` if there is none.
+///
+/// One that cannot be read (no `nft`, or a kernel without nftables) counts as
+/// none: it is wanted, so it is put, and the refusal of that says what is
+/// missing. The rest of a dump must not depend on it.
+pub(crate) async fn read() -> Option<Object> {
     let mut command = Command::new("nft");
     command.args(["-j", "list", "table", "inet", NFT_TABLE]).stdin(Stdio::null());
     let output = match command.kill_on_drop(true).output().await {
         Ok(output) => output,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(KernelError::Firewall(err.to_string())),
+        Err(err) => {
+            if err.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(%err, "cannot run nft");
+            }
+            return None;
+        }
     };
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        if text.contains("No such file or directory") {
-            return Ok(None);
+        if !text.contains("No such file or directory") {
+            tracing::warn!(why = first_line(&text), "cannot read nftables table inet {NFT_TABLE}");
         }
-        return Err(KernelError::Firewall(first_line(&text)));
+        return None;
     }
-    let listing: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|err| KernelError::Firewall(err.to_string()))?;
+    let listing = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     let bridges = bridges_of(&listing).unwrap_or_else(|| {
         BTreeSet::from([IfName::new(ALTERED).expect("15 printable bytes without / and :")])
     });
-    Ok(Some(Object::Firewall { bridges }))
+    Some(Object::Firewall { bridges })
 }
 
 fn plain(name: &IfName) -> bool {

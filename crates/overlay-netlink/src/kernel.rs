@@ -1,6 +1,6 @@
 //! The handle of a kernel: what the rest of the daemon holds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::entries::BATCH;
 use crate::error::{Failure, KernelError, NlError};
-use crate::watch::{self, Command};
+use crate::watch::{self, Command, Touched};
 use crate::wire::Conn;
 use crate::{firewall, holder, netns, read};
 
@@ -101,16 +101,18 @@ impl Kernel {
     /// When it returns, every change that they caused is in the receiver.
     pub async fn apply(&self, ops: Vec<KernelOp>) -> ApplyReport {
         let mut report = ApplyReport::default();
-        let mut links = BTreeSet::new();
-        let mut firewall = false;
+        let mut touched = Touched::default();
         {
             let mut writer = self.0.writer.lock().await;
             let mut batch = Vec::new();
             for op in ops {
                 match op.key() {
-                    ObjectKey::Link(name) => drop(links.insert(name)),
-                    ObjectKey::Firewall => firewall = true,
-                    _ => {
+                    ObjectKey::Link(name) => drop(touched.links.insert(name)),
+                    ObjectKey::Firewall => touched.firewall = true,
+                    key => {
+                        if matches!(key, ObjectKey::Address(..)) {
+                            touched.addresses.insert(key);
+                        }
                         batch.push(op);
                         if batch.len() == BATCH {
                             writer.entries(std::mem::take(&mut batch), &mut report).await;
@@ -129,8 +131,7 @@ impl Kernel {
             writer.entries(batch, &mut report).await;
         }
         let (done, told) = oneshot::channel();
-        let settle = Command::Settle { links, firewall, done };
-        if self.0.watch.send(settle).is_err() || told.await.is_err() {
+        if self.0.watch.send(Command::Settle(touched, done)).is_err() || told.await.is_err() {
             tracing::error!("the watch of the kernel has ended: its changes go unseen");
         }
         report

@@ -472,7 +472,7 @@ pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), Kerne
             }
         }
     }
-    if let Some(object) = firewall::read().await? {
+    if let Some(object) = firewall::read().await {
         objects.insert(ObjectKey::Firewall, object);
     }
     let foreign = foreign(conn, &links).await?;

@@ -5,9 +5,12 @@
 //!
 //! 1. **Same words as a dump.** Both go through [`crate::read`].
 //! 2. **A link is told whole.** Some changes come as fragments (`AF_BRIDGE`
-//!    messages about ports) or not at all (an alias set on a link that is
-//!    down): then the link is read again.
+//!    messages about ports) or not at all (see [`Touched`]): then the link is
+//!    read again.
 //! 3. **Lost notifications are made good** by a snapshot.
+//!
+//! What it cannot know: an alias that another hand changes on a link that is
+//! down. The kernel says nothing; the next dump does.
 //!
 //! Notifications are queued on the socket before the kernel acknowledges the
 //! request that caused them. So when [`Command::Settle`] has read the socket
@@ -46,9 +49,20 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the watch is asked for.
 pub(crate) enum Command {
-    /// Tell of everything that has happened so far, of these links in
-    /// particular; then say so.
-    Settle { links: BTreeSet<IfName>, firewall: bool, done: oneshot::Sender<()> },
+    /// Tell of everything that has happened so far, then say so.
+    Settle(Touched, oneshot::Sender<()>),
+}
+
+/// What was changed in ways of which the kernel does not tell, or not at once.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Links: an alias set on a link that is down.
+    pub(crate) links: BTreeSet<IfName>,
+    /// Addresses: one of IPv6 without duplicate detection is told by a work
+    /// queue, some time after it was acknowledged.
+    pub(crate) addresses: BTreeSet<ObjectKey>,
+    /// The nftables table is not watched at all.
+    pub(crate) firewall: bool,
 }
 
 struct Watch {
@@ -125,8 +139,8 @@ impl Watch {
             }
             tokio::select! {
                 command = inbox.recv() => match command {
-                    Some(Command::Settle { links, firewall, done }) => {
-                        self.settle(links, firewall).await;
+                    Some(Command::Settle(touched, done)) => {
+                        self.settle(touched).await;
                         // Whoever asked may have been cancelled.
                         let _ = done.send(());
                     }
@@ -148,9 +162,9 @@ impl Watch {
         }
     }
 
-    async fn settle(&mut self, links: BTreeSet<IfName>, firewall: bool) {
+    async fn settle(&mut self, touched: Touched) {
         while !self.read(usize::MAX) {}
-        for name in links {
+        for name in touched.links {
             match read::link_by_name(&mut self.conn, &name).await {
                 Ok(Some(row)) => self.see(row),
                 // It is gone, or going: its RTM_DELLINK says so.
@@ -159,11 +173,21 @@ impl Watch {
             }
         }
         self.reread().await;
-        if firewall && !self.resync {
-            match firewall::read().await {
-                Ok(object) => self.tell(ObjectKey::Firewall, object),
+        if !touched.addresses.is_empty() && !self.resync {
+            match read::addresses(&mut self.conn).await {
+                Ok(all) => {
+                    let there: BTreeSet<ObjectKey> =
+                        all.iter().filter_map(|m| read::address(m, &self.links)).collect();
+                    for key in touched.addresses {
+                        let object = there.contains(&key).then_some(Object::Address);
+                        self.tell(key, object);
+                    }
+                }
                 Err(err) => self.lost(&err.to_string()),
             }
+        }
+        if touched.firewall && !self.resync {
+            self.tell(ObjectKey::Firewall, firewall::read().await);
         }
         if self.resync {
             self.snapshot().await;

@@ -9,7 +9,7 @@ mod lab;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lab::{Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan};
 use overlay_model::{
@@ -148,12 +148,8 @@ fn a_moved_endpoint_is_replaced_in_place() {
         host.apply(vec![
             put(fdb(7, 6, "192.0.2.3")),
             put(neigh(7, "10.9.0.6", 9)),
-            // From another host to this one, and the other way.
+            // From another host to this one.
             put(local_fdb(7, 1, 7)),
-            put((
-                ObjectKey::BridgeFdb(name("ovb7"), mac(5)),
-                Object::BridgeFdb { port: name("ovx7"), extern_learn: true },
-            )),
         ])
         .await;
         let objects = host.kernel.dump().await.unwrap().objects;
@@ -161,11 +157,14 @@ fn a_moved_endpoint_is_replaced_in_place() {
         assert_eq!(vxlan_fdb, Some(&Object::VxlanFdb { dst: "192.0.2.3".parse().unwrap() }));
         let neigh = objects.get(&ObjectKey::Neigh(name("ovb7"), "10.9.0.6".parse().unwrap()));
         assert_eq!(neigh, Some(&Object::Neigh { mac: mac(9) }));
-        let came = objects.get(&ObjectKey::BridgeFdb(name("ovb7"), mac(7)));
-        let port = lab::veth_name(1);
-        assert_eq!(came, Some(&Object::BridgeFdb { port, extern_learn: false }));
-        let went = objects.get(&ObjectKey::BridgeFdb(name("ovb7"), mac(5)));
-        assert_eq!(went, Some(&Object::BridgeFdb { port: name("ovx7"), extern_learn: true }));
+        let (key, here) = local_fdb(7, 1, 7);
+        assert_eq!(objects.get(&key), Some(&here));
+        host.mirror_equals_dump().await;
+
+        // And away again.
+        let there = Object::BridgeFdb { port: name("ovx7"), extern_learn: true };
+        host.apply(vec![put((key.clone(), there.clone()))]).await;
+        assert_eq!(host.kernel.dump().await.unwrap().objects.get(&key), Some(&there));
         host.mirror_equals_dump().await;
     });
 }
@@ -616,6 +615,20 @@ fn the_firewall_isolates_bridges_and_knows_when_it_was_altered() {
 }
 
 #[test]
+fn a_missing_nft_is_named_and_stops_nothing_else() {
+    lab(async {
+        let mut host = Host::open().await;
+        run("mount -t tmpfs tmpfs \"$(dirname \"$(realpath \"$(command -v nft)\")\")\"");
+        let report = host.kernel.apply(vec![put(firewall(&["ovb7"])), bridge(7)]).await;
+        let [failure] = report.failed.as_slice() else { panic!("{report:?}") };
+        assert_eq!(failure.refusal, Refusal::Other);
+        assert_eq!(failure.text, "nft is not installed: apt-get install nftables");
+        assert_eq!(report.done, 1);
+        host.mirror_equals_dump().await;
+    });
+}
+
+#[test]
 fn netns_of_says_what_is_wrong() {
     lab(async {
         run("ip netns add c1");
@@ -724,6 +737,12 @@ fn a_refused_operation_among_many_is_the_only_one_that_fails() {
     });
 }
 
+/// What the calling thread has used of a CPU.
+fn cpu_time() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    Duration::from(nix::time::clock_gettime(clock).unwrap())
+}
+
 #[test]
 fn ten_thousand_endpoints_are_applied_quickly() {
     const ENDPOINTS: u32 = 10_000;
@@ -735,9 +754,9 @@ fn ten_thousand_endpoints_are_applied_quickly() {
             .collect();
         let count = entries.len();
         let puts: Vec<KernelOp> = entries.iter().cloned().map(put).collect();
-        let start = Instant::now();
+        let (start, cpu_before) = (Instant::now(), cpu_time());
         let report = host.kernel.apply(puts).await;
-        let took = start.elapsed();
+        let (took, cpu) = (start.elapsed(), cpu_time() - cpu_before);
         println!(
             "{count} entries put and told in {took:?}: {:.0} a second ({})",
             count as f64 / took.as_secs_f64(),
@@ -747,8 +766,11 @@ fn ten_thousand_endpoints_are_applied_quickly() {
         host.drain();
         host.mirror_equals_dump().await;
         assert_eq!(host.mirror.len(), count + 2);
-        // 23,000 a second is what one message per system call reaches.
-        assert!(took.as_secs_f64() < count as f64 / 25_000.0, "not in batches? {took:?}");
+
+        // Of this thread's own time, because others share the machine. One
+        // message per system call would be several times the limit.
+        println!("of which {:?} an entry on the CPU", cpu / count as u32);
+        assert!(cpu / (count as u32) < Duration::from_micros(50), "not in batches? {cpu:?}");
 
         let start = Instant::now();
         host.apply(entries.into_iter().map(del).collect()).await;
@@ -759,28 +781,34 @@ fn ten_thousand_endpoints_are_applied_quickly() {
 }
 
 #[test]
-fn an_attach_takes_about_a_millisecond() {
+fn an_attach_does_not_wait_as_a_detach_does() {
     lab(async {
         let host = Host::open().await;
         host.kernel.apply(vec![bridge(7)]).await;
-        let mut times = Vec::new();
-        for n in 1..=40 {
-            let container = lab::Container::new();
-            let op = veth(7, n, &container, &[&format!("10.9.0.{}/24", n + 10)], &["10.9.0.1"]);
+        let timed = async |op: KernelOp| {
             let start = Instant::now();
             let report = host.kernel.apply(vec![op]).await;
-            times.push(start.elapsed());
             assert_eq!(report.failed, []);
+            start.elapsed()
+        };
+        let containers: Vec<_> = (0..40).map(|_| lab::Container::new()).collect();
+        let mut attach = Vec::new();
+        let mut detach = Vec::new();
+        for (n, container) in (1..).zip(&containers) {
+            let address = format!("10.9.0.{}/24", n + 10);
+            attach.push(timed(veth(7, n, container, &[&address], &["10.9.0.1"])).await);
         }
-        times.sort();
-        println!(
-            "attach: p50 {:?}, p95 {:?}",
-            times[times.len() / 2],
-            times[times.len() * 95 / 100]
-        );
-        // Ten times what it should be: this is no benchmark, but deleting
-        // anything on this path (16 ms a veth) would show.
-        assert!(times[times.len() / 2].as_millis() < 12, "{times:?}");
+        for n in 1..=10 {
+            detach.push(timed(KernelOp::DelLink(lab::veth_name(n))).await);
+        }
+        attach.sort();
+        detach.sort();
+        let (p50, p95) = (attach[attach.len() / 2], attach[attach.len() * 95 / 100]);
+        println!("attach: p50 {p50:?}, p95 {p95:?}; detach: p50 {:?}", detach[detach.len() / 2]);
+        // Tearing a veth down waits for all CPUs (RCU), 16 ms here. Nothing of
+        // that kind may be on the way of an attach, which takes about 1 ms. The
+        // fastest of each, because other tests hold the kernel's lock as well.
+        assert!(attach[0] < detach[0] / 2, "{attach:?} {detach:?}");
     });
 }
 
@@ -899,7 +927,8 @@ fn any_step() -> impl Strategy<Value = Step> {
             ),
             6 => format!("bridge fdb replace 02:42:00:00:00:07 dev ovx{vni} master dynamic"),
             7 => format!("ip neigh flush dev ovb{vni} nud all"),
-            8 => format!("ip link set ovx{vni} alias foreign"),
+            // Of an alias that changes on a link that is down, the kernel says nothing.
+            8 => format!("ip link set ovx{vni} up && ip link set ovx{vni} alias foreign"),
             _ => format!("ip link set ovb{vni} address 02:00:00:00:00:0{vni}"),
         })
     });
