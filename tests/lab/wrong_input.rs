@@ -33,6 +33,11 @@ impl Scene {
         let c1 = host.attach("demo", "c1")?;
         let victim = host.container("victim")?;
         host.at_rest()?;
+        eventually("the container's link-local address has settled", || {
+            let tentative = c1.exec("ip -6 addr show tentative")?;
+            ensure!(tentative.is_empty(), "{tentative}");
+            Ok(())
+        })?;
         Ok(Self { host, c1, victim })
     }
 

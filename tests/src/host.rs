@@ -120,10 +120,15 @@ impl Host {
         let (netns, ul, port) = (self.netns(), self.0.shared.underlay_netns(), self.port());
         let mtu = self.0.shared.underlay.mtu;
         let n = self.0.number;
+        // A network card keeps its address over a reboot, and peers remember it. No link-local
+        // address: it would come a second late, in the middle of somebody's snapshot.
         for line in [
             format!(
-                "ip -n {ul} link add dev {port} mtu {mtu} type veth peer name eth0 netns {netns} mtu {mtu}"
+                "ip -n {ul} link add dev {port} mtu {mtu} type veth \
+                 peer name eth0 netns {netns} mtu {mtu} address 02:00:00:00:02:{n:02x}"
             ),
+            format!("ip -n {netns} link set dev eth0 addrgenmode none"),
+            format!("ip -n {ul} link set dev {port} addrgenmode none"),
             format!("ip -n {ul} link set dev {port} master br0 up"),
             format!("ip -n {netns} addr add 192.0.2.{n}/24 dev eth0"),
             format!("ip -n {netns} addr add 2001:db8::{n:x}/64 dev eth0 nodad"),
