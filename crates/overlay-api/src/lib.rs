@@ -15,12 +15,23 @@
 //! | `DELETE /v1/endpoints/{name or id}?net=…` | - | [`v1::Endpoint`] as it was |
 //! | `GET /v1/hosts` | - | [`v1::Host`], a list |
 //! | `GET /v1/status` | - | [`v1::Status`] |
-//! | `GET /v1/fdb`, `GET /v1/neigh` | - | [`v1::Entry`], a list |
+//! | `GET /v1/fdb?net=…` | - | [`v1::Entry`], a list |
+//! | `GET /v1/neigh?net=…` | - | [`v1::Entry`], a list |
 //! | `GET /v1/plan` | - | [`v1::Plan`] |
 //! | `POST /v1/leave` | [`v1::Leave`] | [`v1::Left`] |
 //! | `GET /v1/openapi.json` | - | OpenAPI 3.1 |
 //!
-//! Every failure is a [`v1::Error`] with a status of 4xx or 5xx.
+//! Every success has status 200, every failure is a [`v1::Error`] with a status
+//! of 4xx or 5xx. What is in `{}` and in the query is percent-encoded; the
+//! query may be left out.
+//!
+//! [`Client`] asks these questions; [`openapi::document`] describes them.
 
 pub mod client;
+pub mod openapi;
 pub mod v1;
+
+pub use client::{Client, ClientError};
+
+/// Where overlayd listens and overlayctl calls, unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/overlayd/overlayd.sock";

@@ -2,10 +2,13 @@
 //!
 //! Addresses, ids, names and MACs are text, as people write them. Times are
 //! milliseconds since 1970, and durations milliseconds. Unknown fields in a
-//! request are an error: a misspelt option must not be silently ignored.
+//! request are an error: a misspelt option must not be silently ignored. What is
+//! not asked for is therefore not sent, so that an older daemon takes all
+//! requests of a newer client that it can serve.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Not;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,8 @@ use utoipa::ToSchema;
 pub enum ErrorCode {
     /// The request makes no sense as it stands: 400.
     InvalidRequest,
+    /// The caller may not use this socket, or not in this way: 403.
+    Forbidden,
     /// No such network, endpoint, namespace or path: 404.
     NotFound,
     /// A name, VNI, address, MAC or interface name is taken: 409.
@@ -40,6 +45,7 @@ impl ErrorCode {
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Taken | Self::InUse | Self::Exhausted => 409,
             Self::Unsupported => 422,
@@ -67,22 +73,30 @@ pub struct Error {
 #[serde(deny_unknown_fields, default)]
 pub struct CreateNetwork {
     /// DNS label; `net-<vni>` when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// 1 to 16777215; a free one from 4097 upward when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
     /// At most one a family; a free 10.x.y.0/24 when empty.
     #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<IpNet>,
     /// In one of the subnets; its first address when left out.
     #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
     /// Bytes of inner IP packet, 1280 to 65465; 1450 when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// No gateway, no way out.
+    #[serde(skip_serializing_if = "Not::not")]
     pub internal: bool,
     /// Do not replicate broadcast and multicast to other hosts.
+    #[serde(skip_serializing_if = "Not::not")]
     pub no_flood: bool,
     /// Free text for people and tools.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -137,23 +151,32 @@ pub struct Attach {
     /// Name or id of the network.
     pub net: String,
     /// A path (has a `/`), or a name under `/run/netns`. This or `pid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
     /// A process in the namespace. This or `netns`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// At most one a family; chosen when left out.
     #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpAddr>,
     /// Derived from the IPv4 address when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// DNS label, unique in the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Further DNS labels, which other endpoints may share.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// Free text.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The interface inside the namespace; the first free `eth<n>` when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
     /// Do not set a default route, even on a network that has a gateway.
+    #[serde(skip_serializing_if = "Not::not")]
     pub no_default_route: bool,
 }
 
@@ -324,6 +347,7 @@ pub struct Plan {
 #[serde(deny_unknown_fields, default)]
 pub struct Leave {
     /// Leave although endpoints are attached here: they lose the other hosts.
+    #[serde(skip_serializing_if = "Not::not")]
     pub force: bool,
 }
 

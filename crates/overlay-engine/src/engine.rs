@@ -226,8 +226,10 @@ impl Engine {
     pub fn own_records(&mut self) -> Vec<(RecordKey, Record)> {
         self.publish_networks();
         let mut records: Vec<(RecordKey, Record)> = Vec::new();
+        // Ranges of others too: one that was given away just before a crash may
+        // have reached nobody yet.
         for ((net, family), pool) in &self.pools {
-            for (offset, token) in pool.tokens_of(self.config.host) {
+            for (offset, token) in pool.tokens().clone() {
                 records.push((RecordKey::Ring(*net, *family, offset), Record::Ring(token)));
             }
         }
@@ -555,10 +557,9 @@ impl Engine {
         self.make_pools(&network);
         for subnet in &network.subnets {
             let family = Family::of(&subnet.gateway);
-            let (offset, founding) = Pool::founding_token(me);
-            if let Some(pool) = self.pools.get_mut(&(id, family)) {
-                pool.merge(offset, founding);
-            }
+            let Some(pool) = self.pools.get_mut(&(id, family)) else { continue };
+            let (offset, founding) = pool.founding_token(me);
+            pool.merge(offset, founding);
             changes.push(StateChange::Ring(id, family, offset, founding));
         }
         self.networks.merge(network);

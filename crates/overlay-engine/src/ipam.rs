@@ -1,18 +1,24 @@
 //! Who may give out which address.
 //!
-//! The address space of a subnet is a ring of ranges: a token says where a
-//! range begins and whose it is until the next token. The argument for "no
-//! address is ever given twice" is short:
+//! The address space of a subnet is cut into ranges; each has one owner and a
+//! version. The argument for "no address is ever given twice":
 //!
-//! 1. At first one token covers everything, and the creator owns it.
-//! 2. Only the owner of a range puts tokens into it or changes its token, and
-//!    writes that to its state file before anybody is told.
-//! 3. A token's version grows with every change; merging takes the higher one.
-//!    Tokens are never removed. So for every address at most one host can
-//!    believe to be the owner: the one that the newest token names, or, before
-//!    it has heard of it, nobody, since the giver stopped first.
-//! 4. Only the owner leases an address, and only while no endpoint of its own
-//!    has it; it gives away only what it has not leased.
+//! 1. At first one range covers everything, and the creator owns it.
+//! 2. Only the owner of a range changes it, and writes that to its state file
+//!    before anybody is told. All that can happen to a range is that it is
+//!    split, and that pieces get another owner; every piece of a split has a
+//!    higher version, also the piece that keeps the old beginning.
+//! 3. So the truth is a partition that only gets finer, and under one beginning
+//!    versions only grow. Merging takes the higher version of each beginning.
+//! 4. A host leases only what a range in its own memory names it the owner of.
+//!    Such a range is there from when the giver gave it, and is replaced when
+//!    the host itself gives it on; a late copy of it has a lower version than
+//!    what then stands under that beginning. So while one host may lease an
+//!    address, no other may, whatever is lost, repeated, delayed or reordered.
+//!
+//! A range carries its end: with beginnings alone, a host that heard of its own
+//! piece but not of the one behind it would take its piece for larger. A
+//! property test found that.
 //!
 //! Addresses are reused as late as possible: allocation goes on from where it
 //! last was (next-fit). The network address, the broadcast address of IPv4
@@ -46,7 +52,7 @@ pub enum NoAddress {
 #[derive(Debug, Clone)]
 pub struct Pool {
     subnet: Subnet,
-    /// By offset from the network address.
+    /// By the offset of their beginning from the network address.
     tokens: BTreeMap<u128, RingToken>,
     leased: BTreeSet<u128>,
     /// Where the next search begins.
@@ -59,9 +65,9 @@ impl Pool {
         Self { subnet, tokens: BTreeMap::new(), leased: BTreeSet::new(), next: 0 }
     }
 
-    /// The token that makes `host`, the creator, own all of it.
-    pub fn founding_token(host: HostId) -> (u128, RingToken) {
-        (0, RingToken { owner: host, version: 1 })
+    /// The range that makes `host`, the creator, own all of it.
+    pub fn founding_token(&self, host: HostId) -> (u128, RingToken) {
+        (0, RingToken { owner: host, version: 1, until: self.size() })
     }
 
     /// The subnet.
@@ -69,17 +75,17 @@ impl Pool {
         &self.subnet
     }
 
-    /// All tokens known, by offset.
+    /// All ranges known, by the offset of their beginning.
     pub fn tokens(&self) -> &BTreeMap<u128, RingToken> {
         &self.tokens
     }
 
-    /// Takes a token over if it is newer than what is known.
+    /// Takes a range over if it is newer than what is known of its beginning.
     ///
-    /// Returns true if something changed. A token outside the subnet changes
+    /// Returns true if something changed. A range outside the subnet changes
     /// nothing.
     pub fn merge(&mut self, offset: u128, token: RingToken) -> bool {
-        if offset >= self.size() {
+        if offset >= token.until || token.until > self.size() {
             return false;
         }
         match self.tokens.get(&offset) {
@@ -156,17 +162,13 @@ impl Pool {
     /// Gives the upper half of the largest free run that `me` owns to `to`.
     ///
     /// Returns the tokens that changed, to be written down before they are
-    /// published, with the number of addresses; nothing if no two free
-    /// addresses are left.
+    /// published, with the number of addresses; nothing if none is free.
     pub fn donate_half(
         &mut self,
         me: HostId,
         to: HostId,
     ) -> Option<(Vec<(u128, RingToken)>, u128)> {
         let (from, until) = self.largest_free_run(me)?;
-        if until - from < 2 {
-            return None;
-        }
         let middle = from + (until - from) / 2;
         Some((self.give(me, to, middle, until), until - middle))
     }
@@ -193,8 +195,8 @@ impl Pool {
     /// Owners with how many addresses each has, the largest first.
     pub fn owners(&self) -> Vec<(HostId, u128)> {
         let mut sums: BTreeMap<HostId, u128> = BTreeMap::new();
-        for (from, until, owner) in self.ranges() {
-            *sums.entry(owner).or_default() += until - from;
+        for (from, token) in &self.tokens {
+            *sums.entry(token.owner).or_default() += token.until - from;
         }
         let mut list: Vec<_> = sums.into_iter().collect();
         list.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -212,19 +214,28 @@ impl Pool {
         self.size().saturating_sub(reserved)
     }
 
-    /// Every token owned by `me`.
+    /// Every range owned by `me`.
     pub fn tokens_of(&self, me: HostId) -> Vec<(u128, RingToken)> {
         self.tokens.iter().filter(|(_, t)| t.owner == me).map(|(o, t)| (*o, *t)).collect()
     }
 
+    /// Splits the range of `me` that covers `from..until` and gives that part
+    /// to `to`. What changed has `to`'s piece last.
     fn give(&mut self, me: HostId, to: HostId, from: u128, until: u128) -> Vec<(u128, RingToken)> {
-        let covering = self.tokens.range(..=from).next_back().map_or(0, |(_, t)| t.version);
+        let covering = self.tokens.range(..=from).next_back().map(|(start, t)| (*start, *t));
+        let Some((start, range)) = covering.filter(|(_, t)| t.owner == me && t.until >= until)
+        else {
+            return Vec::new();
+        };
+        let version = range.version + 1;
         let mut changed = Vec::new();
-        if until < self.size() && !self.tokens.contains_key(&until) {
-            changed.push((until, RingToken { owner: me, version: covering + 1 }));
+        if until < range.until {
+            changed.push((until, RingToken { owner: me, version, until: range.until }));
         }
-        let own = self.tokens.get(&from).map_or(covering, |t| t.version);
-        changed.push((from, RingToken { owner: to, version: own + 1 }));
+        if start < from {
+            changed.push((start, RingToken { owner: me, version, until: from }));
+        }
+        changed.push((from, RingToken { owner: to, version, until }));
         for (offset, token) in &changed {
             self.tokens.insert(*offset, *token);
         }
@@ -236,17 +247,15 @@ impl Pool {
         1u128.checked_shl(bits).unwrap_or(u128::MAX)
     }
 
-    fn ranges(&self) -> impl Iterator<Item = (u128, u128, HostId)> {
-        let ends = self.tokens.keys().skip(1).copied().chain([self.size()]);
-        self.tokens.iter().zip(ends).map(|((from, token), until)| (*from, until, token.owner))
-    }
-
     fn owned(&self, me: HostId) -> Vec<(u128, u128)> {
-        self.ranges().filter(|(_, _, owner)| *owner == me).map(|(a, b, _)| (a, b)).collect()
+        let own = self.tokens.iter().filter(|(_, token)| token.owner == me);
+        own.map(|(from, token)| (*from, token.until)).collect()
     }
 
+    /// The finest range that covers `offset`: what is split is older.
     fn owner_of(&self, offset: u128) -> Option<HostId> {
-        self.tokens.range(..=offset).next_back().map(|(_, token)| token.owner)
+        let before = self.tokens.range(..=offset).rev();
+        before.into_iter().find(|(_, t)| t.until > offset).map(|(_, token)| token.owner)
     }
 
     fn largest_free_run(&self, me: HostId) -> Option<(u128, u128)> {

@@ -54,3 +54,6 @@ pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PlanView,
     StatusView, Table,
 };
+
+#[cfg(test)]
+mod tests;

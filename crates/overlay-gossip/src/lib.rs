@@ -1,1 +1,324 @@
-//! Not written yet.
+//! Gossip between hosts: chitchat, and what it needs around it.
+//!
+//! A host publishes records under keys; every other host is told of each as a
+//! [`ClusterEvent`], whatever was lost, repeated or reordered on the way. What
+//! records mean is somebody else's business.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `driver` | the one task that owns chitchat: writes, kicks, catches up, restarts it |
+//! | `view` | from chitchat's state to an exact stream of events; liveness |
+//! | `codec` | records as text, in frozen formats; hostile bytes end here |
+//! | `transport` | chitchat's messages over a socket of ours; where sealing goes |
+//! | `join` | from `--join` names to addresses, for ever |
+//!
+//! Promises:
+//!
+//! 1. Records of one (host, incarnation) are told in the order in which they
+//!    were written, the host's own [`RecordKey::Host`] first when all else is
+//!    here (see `view`).
+//! 2. A change leaves at once, by a gossip round to every live peer, and not at
+//!    the next tick; changes within about a millisecond share a round.
+//! 3. What cannot be read is counted, passed on to other hosts, and otherwise
+//!    ignored. It never panics and never allocates by a length it claims.
+//! 4. No peer that is down, no name that does not resolve and no death of
+//!    chitchat's task stops us; all are tried again for ever.
+//!
+//! How chitchat is used (each point measured, the reasons stand where it
+//! happens): compressed digests, node ids of 10 characters, a sampling window
+//! of 100, values of at most 1 kB, withdrawals as empty values with a time to
+//! live and never as deletions (which raise no event), a generation that grows
+//! with every life.
+//!
+//! Absent: sealing. Whoever reaches the port can write any record of any host.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_model::{ClusterEvent, HostId, Record, RecordKey};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+mod codec;
+mod driver;
+mod join;
+mod stats;
+mod transport;
+mod view;
+
+pub use codec::{MAX_VALUE, TooLong};
+pub use stats::GossipStats;
+
+use driver::{Command, Driver};
+use stats::Counters;
+
+/// Gives the incarnation of the next life: larger than all before, and
+/// persisted before it is returned.
+pub type NextIncarnation = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Who we are to the cluster, and where it is.
+#[derive(Clone)]
+pub struct GossipConfig {
+    /// Our identity.
+    pub host: HostId,
+    /// Which life of it: larger than all before, persisted already. A life that
+    /// repeats an old incarnation gets its old records back from its peers and
+    /// loses the new ones.
+    pub incarnation: u64,
+    /// For the case that chitchat's task dies and has to begin a new life.
+    pub next_incarnation: NextIncarnation,
+    /// Where we receive.
+    pub listen: SocketAddr,
+    /// Where others reach us.
+    pub advertise: SocketAddr,
+    /// Peers to find the cluster by, `HOST:PORT`. Names are resolved again and
+    /// again, peers that are down are tried for ever.
+    pub join: Vec<String>,
+    /// Name of the cluster; hosts of another one are refused. `overlayd`.
+    pub cluster: String,
+    /// Time between rounds of gossip. 500 ms.
+    pub interval: Duration,
+    /// How long a dead host's records are kept. 15 min: every host known, dead
+    /// or alive, is named in every message.
+    pub dead_grace: Duration,
+}
+
+impl GossipConfig {
+    /// The usual cluster name and times, no peers, and `incarnation` growing
+    /// from the given one in memory only.
+    pub fn new(host: HostId, incarnation: u64, addr: SocketAddr) -> Self {
+        let next = std::sync::atomic::AtomicU64::new(incarnation + 1);
+        Self {
+            host,
+            incarnation,
+            next_incarnation: Arc::new(move || {
+                next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+            }),
+            listen: addr,
+            advertise: addr,
+            join: Vec::new(),
+            cluster: "overlayd".to_owned(),
+            interval: Duration::from_millis(500),
+            dead_grace: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl fmt::Debug for GossipConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GossipConfig")
+            .field("host", &self.host)
+            .field("incarnation", &self.incarnation)
+            .field("listen", &self.listen)
+            .field("advertise", &self.advertise)
+            .field("join", &self.join)
+            .field("cluster", &self.cluster)
+            .field("interval", &self.interval)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why gossip did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum GossipError {
+    /// The port cannot be had.
+    #[error(
+        "cannot listen for gossip on {addr} (UDP); {}",
+        if err.kind() == std::io::ErrorKind::AddrInUse {
+            "another program has the port (`ss -ulnp` says which): stop it, or choose another with --gossip-port"
+        } else {
+            "choose an address of this host with --gossip-bind"
+        }
+    )]
+    Listen {
+        /// Which one.
+        addr: SocketAddr,
+        /// The cause.
+        #[source]
+        err: std::io::Error,
+    },
+    /// Chitchat did not start: its messages pass through the loopback device.
+    #[error("cannot start gossip ({0}); is the loopback device up? try: ip link set lo up")]
+    Start(String),
+}
+
+/// Why a record was not published. The others of the same call were.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Records that gossip cannot carry; what stood under their keys before
+    /// still stands.
+    #[error("cannot publish {}", list(.0))]
+    Refused(Vec<(RecordKey, RefusedBecause)>),
+    /// Gossip has ended.
+    #[error("cannot publish: gossip has stopped")]
+    Stopped,
+}
+
+/// Why gossip cannot carry a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedBecause {
+    /// It does not fit.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// The record says another id than its key, or is of another kind.
+    #[error("it does not belong under this key")]
+    Misplaced,
+}
+
+fn list(refused: &[(RecordKey, RefusedBecause)]) -> String {
+    let texts: Vec<_> = refused.iter().map(|(key, why)| format!("{key}: {why}")).collect();
+    texts.join("; ")
+}
+
+/// Says whether `record` fits into gossip, so that it can be refused where a
+/// person still hears of it.
+///
+/// # Errors
+/// [`TooLong`], with the size that it would have.
+pub fn check(record: &Record) -> Result<(), TooLong> {
+    codec::encode(record).map(drop)
+}
+
+/// Our part in the cluster's gossip.
+pub struct Gossip {
+    host: HostId,
+    commands: mpsc::UnboundedSender<Command>,
+    live: watch::Receiver<Vec<SocketAddr>>,
+    counters: Arc<Counters>,
+    task: JoinHandle<()>,
+}
+
+impl Gossip {
+    /// Joins the cluster with these records standing from the first message on.
+    ///
+    /// They are written in their order, [`RecordKey::Host`] last. One that is
+    /// too long is left out, logged and counted: a restart must not fail for it.
+    ///
+    /// # Errors
+    /// [`GossipError`] if the port cannot be had. Peers that are down and names
+    /// that do not resolve are no errors.
+    pub async fn start(
+        config: GossipConfig,
+        initial: Vec<(RecordKey, Record)>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
+        let addr = config.listen;
+        let wire = transport::Wire::bind(addr).map_err(|err| GossipError::Listen { addr, err })?;
+        Self::start_on(config, initial, Arc::new(wire)).await
+    }
+
+    /// The same over any transport: the sealed one, or one of a test.
+    async fn start_on(
+        config: GossipConfig,
+        mut initial: Vec<(RecordKey, Record)>,
+        transport: Arc<dyn chitchat::transport::Transport>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
+        let counters = Arc::new(Counters::default());
+        initial.sort_by_key(|(key, _)| *key == RecordKey::Host);
+        let changes = initial.into_iter().map(|(key, record)| (key, Some(record))).collect();
+        let (initial, refused) = encode(config.host, changes);
+        for (key, why) in refused {
+            counters.add("refused", 1);
+            tracing::error!(%key, %why, "a record cannot be published");
+        }
+        let host = config.host;
+        let (events, events_rx) = mpsc::unbounded_channel();
+        let (commands, commands_rx) = mpsc::unbounded_channel();
+        let (live_tx, live) = watch::channel(Vec::new());
+        let resolver = join::Resolver {
+            names: config.join.clone(),
+            own: [config.listen, config.advertise],
+            live: live.clone(),
+            commands: commands.downgrade(),
+            lookup: join::system_lookup(),
+        };
+        let driver =
+            Driver::start(config, initial, transport, counters.clone(), events, live_tx).await?;
+        let resolver = tokio::spawn(resolver.run());
+        let task = tokio::spawn(async move {
+            driver.run(commands_rx).await;
+            // It may be waiting for a name server.
+            resolver.abort();
+        });
+        Ok((Self { host, commands, live, counters, task }, events_rx))
+    }
+
+    /// Writes (`Some`) and withdraws (`None`) records of ours.
+    ///
+    /// Returns when they stand here; a round of gossip to every live peer
+    /// follows within about a millisecond.
+    ///
+    /// # Errors
+    /// [`PublishError::Refused`] names the records that gossip cannot carry; all
+    /// others are published.
+    pub async fn publish(
+        &self,
+        changes: Vec<(RecordKey, Option<Record>)>,
+    ) -> Result<(), PublishError> {
+        let (changes, refused) = encode(self.host, changes);
+        let (done, wait) = oneshot::channel();
+        if !changes.is_empty() {
+            self.commands
+                .send(Command::Publish { changes, done })
+                .map_err(|_| PublishError::Stopped)?;
+            wait.await.map_err(|_| PublishError::Stopped)?;
+        }
+        if refused.is_empty() {
+            Ok(())
+        } else {
+            self.counters.add("refused", refused.len() as u64);
+            Err(PublishError::Refused(refused))
+        }
+    }
+
+    /// Gossip addresses of the peers that are alive, in order.
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.live.borrow().clone()
+    }
+
+    /// Tells live peers what they may lack, for at most `flush`, and ends.
+    ///
+    /// Returns how many were told. The records stay with the peers.
+    pub async fn stop(self, flush: Duration) -> usize {
+        let (done, wait) = oneshot::channel();
+        let told = match self.commands.send(Command::Stop { flush, done }) {
+            Ok(()) => wait.await.unwrap_or(0),
+            Err(_) => 0,
+        };
+        let _ = self.task.await;
+        told
+    }
+
+    /// What happened so far, in numbers.
+    pub fn stats(&self) -> GossipStats {
+        self.counters.read()
+    }
+}
+
+/// A record as it goes to chitchat; `None` withdraws it.
+type Change = (RecordKey, Option<String>);
+
+fn encode(
+    owner: HostId,
+    changes: Vec<(RecordKey, Option<Record>)>,
+) -> (Vec<Change>, Vec<(RecordKey, RefusedBecause)>) {
+    let mut good = Vec::with_capacity(changes.len());
+    let mut refused = Vec::new();
+    for (key, record) in changes {
+        match record {
+            None => good.push((key, None)),
+            Some(record) if !codec::fits(owner, key, &record) => {
+                refused.push((key, RefusedBecause::Misplaced));
+            }
+            Some(record) => match codec::encode(&record) {
+                Ok(value) => good.push((key, Some(value))),
+                Err(err) => refused.push((key, err.into())),
+            },
+        }
+    }
+    (good, refused)
+}
+
+#[cfg(test)]
+mod tests;

@@ -144,17 +144,20 @@ impl fmt::Display for Family {
     }
 }
 
-/// Where a range of addresses begins, and whose it is until the next token.
+/// A range of addresses and whose it is. It begins at the offset in its key.
 ///
 /// Only the owner may change its range; each change raises the version; merging
-/// takes the higher version. That is the whole safety argument: an address has
-/// one owner, and only its owner gives it out.
+/// takes the higher version of a key. Ranges are only ever split, so a range
+/// says where it ends: whoever hears one piece of a split and not the other
+/// must not take the first for larger than it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingToken {
     /// Who may give these addresses out.
     pub owner: HostId,
-    /// How often this token has changed.
+    /// How often the range that begins here has changed.
     pub version: u64,
+    /// Offset of the first address after the range.
+    pub until: u128,
 }
 
 /// What a host that has run out of addresses asks of an owner.

@@ -1,1 +1,55 @@
-//! Not written yet.
+//! Talks to the kernel: reads it, watches it, changes it.
+//!
+//! It speaks `KernelState`, `KernelOp` and `KernelChange` and knows nothing of
+//! why anything is wanted. All of it goes through one [`Kernel`]:
+//!
+//! ```text
+//!  dump()  ──► KernelState      what is ours, and what we must keep clear of
+//!  apply() ──► ApplyReport      all operations are tried, in order
+//!  watch   ──► KernelChange     what is ours has changed, by whose hand ever
+//! ```
+//!
+//! Promises, checked in `tests/kernel.rs` on the kernel that runs it:
+//!
+//! 1. **What was put is what is read**, by a dump as by the watch.
+//! 2. **Nothing foreign is touched or told.** Ours is what bears our name and
+//!    our alias; a link is looked at afresh before it is changed or deleted.
+//! 3. **A link is made whole or not at all**: no half-made veth stays.
+//! 4. **Present already and gone already are success.**
+//! 5. **After `apply`, its changes are in the receiver.**
+//!
+//! Missing on purpose: retries (the caller sees the next state and plans
+//! again), and any memory of what was written.
+//!
+//! | module | what |
+//! |---|---|
+//! | `kernel` | [`Kernel`], the handle |
+//! | `wire` | one netlink connection; batches, dumps, the kernel's words |
+//! | `read` | from messages to objects: for dumps and notifications alike |
+//! | `watch` | notifications, lost ones made good |
+//! | `links`, `veth`, `entries`, `firewall` | operations |
+//! | `holder` | who holds a VNI |
+//! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
+//! | `underlay` | the VTEP's address: [`underlay_for`] |
+//!
+//! `rtnetlink` and its packet crates have broken five times in a year; they do
+//! not show in any public name here.
+
+mod entries;
+mod error;
+mod firewall;
+mod holder;
+mod kernel;
+mod links;
+mod netns;
+mod read;
+mod underlay;
+mod veth;
+mod watch;
+mod wire;
+
+pub use error::{KernelError, NlError};
+pub use firewall::ALTERED;
+pub use kernel::Kernel;
+pub use netns::{NetnsError, netns_of, peer_ifnames};
+pub use underlay::{Underlay, UnderlayError, underlay_for};

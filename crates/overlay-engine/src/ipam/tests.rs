@@ -1,1 +1,190 @@
+use std::collections::BTreeMap;
 
+use overlay_model::Family;
+use proptest::prelude::*;
+
+use super::*;
+
+fn host(n: u128) -> HostId {
+    HostId(uuid::Uuid::from_u128(n))
+}
+
+fn pool(cidr: &str) -> Pool {
+    let cidr: IpNet = cidr.parse().unwrap();
+    Pool::new(Subnet { cidr, gateway: first_address(cidr) })
+}
+
+fn founded(cidr: &str, owner: HostId) -> Pool {
+    let mut pool = pool(cidr);
+    let (offset, token) = pool.founding_token(owner);
+    pool.merge(offset, token);
+    pool
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_founder_gives_out_all_but_network_gateway_and_broadcast() {
+    let mut pool = founded("10.9.0.0/29", host(1));
+    let got: Vec<String> = (0..5).map(|_| pool.allocate(host(1)).unwrap().to_string()).collect();
+    assert_eq!(got, ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]);
+    assert_eq!(pool.allocate(host(1)), Err(NoAddress::Exhausted));
+    assert_eq!(pool.capacity(), 5);
+}
+
+#[test]
+fn an_address_is_reused_as_late_as_possible() {
+    let mut pool = founded("10.9.0.0/29", host(1));
+    let first = pool.allocate(host(1)).unwrap();
+    pool.release(first);
+    let rest: Vec<IpAddr> = (0..4).map(|_| pool.allocate(host(1)).unwrap()).collect();
+    assert!(!rest.contains(&first));
+    assert_eq!(pool.allocate(host(1)), Ok(first));
+}
+
+#[test]
+fn who_owns_nothing_gives_out_nothing() {
+    let mut pool = founded("10.9.0.0/24", host(1));
+    assert_eq!(pool.allocate(host(2)), Err(NoAddress::Exhausted));
+    assert_eq!(pool.allocate_exact(host(2), ip("10.9.0.9")), Err(NoAddress::OwnedBy(host(1))));
+    let mut unknown = super::tests::pool("10.9.0.0/24");
+    assert_eq!(unknown.allocate_exact(host(2), ip("10.9.0.9")), Err(NoAddress::NoOwner));
+}
+
+#[test]
+fn an_address_can_be_chosen_once() {
+    let mut pool = founded("10.9.0.0/24", host(1));
+    assert_eq!(pool.allocate_exact(host(1), ip("10.9.0.9")), Ok(()));
+    assert_eq!(pool.allocate_exact(host(1), ip("10.9.0.9")), Err(NoAddress::Leased));
+    for bad in ["10.9.0.0", "10.9.0.1", "10.9.0.255", "10.9.1.9"] {
+        assert_eq!(pool.allocate_exact(host(1), ip(bad)), Err(NoAddress::NotLeasable), "{bad}");
+    }
+}
+
+#[test]
+fn half_of_the_largest_free_run_is_given_and_both_go_on() {
+    let mut a = founded("10.9.0.0/24", host(1));
+    let mut b = founded("10.9.0.0/24", host(1));
+    let (tokens, count) = a.donate_half(host(1), host(2)).unwrap();
+    assert_eq!(count, 127);
+    for (offset, token) in &tokens {
+        assert!(b.merge(*offset, *token));
+    }
+    let from_b = b.allocate(host(2)).unwrap();
+    assert_eq!(a.owner(from_b), Some(host(2)));
+    let from_a = a.allocate(host(1)).unwrap();
+    assert_eq!(b.owner(from_a), Some(host(1)));
+}
+
+#[test]
+fn one_address_can_be_given() {
+    let mut a = founded("10.9.0.0/24", host(1));
+    let tokens = a.donate_exact(host(1), host(2), ip("10.9.0.77")).unwrap();
+    let mut b = founded("10.9.0.0/24", host(1));
+    for (offset, token) in tokens {
+        b.merge(offset, token);
+    }
+    assert_eq!(b.allocate_exact(host(2), ip("10.9.0.77")), Ok(()));
+    assert_eq!(b.owner(ip("10.9.0.78")), Some(host(1)));
+    assert!(a.donate_exact(host(1), host(3), ip("10.9.0.77")).is_none());
+}
+
+#[test]
+fn a_token_outside_the_subnet_changes_nothing() {
+    let mut pool = founded("10.9.0.0/24", host(1));
+    for (from, until) in [(256, 300), (200, 257), (9, 9), (9, 3), (u128::MAX, 1)] {
+        assert!(!pool.merge(from, RingToken { owner: host(2), version: 9, until }), "{from}");
+    }
+}
+
+#[test]
+fn a_64_bit_subnet_is_no_trouble() {
+    let mut pool = founded("2001:db8::/64", host(1));
+    assert_eq!(pool.allocate(host(1)).unwrap(), ip("2001:db8::2"));
+    let (_, count) = pool.donate_half(host(1), host(2)).unwrap();
+    assert!(count > 1 << 62);
+    assert_eq!(Family::of(&pool.subnet().gateway), Family::V6);
+}
+
+/// What can happen between hosts: the network may lose, repeat and reorder.
+#[derive(Debug, Clone)]
+enum Op {
+    Allocate(usize),
+    Release(usize, usize),
+    DonateHalf(usize, usize),
+    DonateOne(usize, usize, u8),
+    /// One host hears one token of another.
+    Hear(usize, usize, usize),
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let h = 0usize..4;
+    prop_oneof![
+        4 => h.clone().prop_map(Op::Allocate),
+        2 => (h.clone(), any::<usize>()).prop_map(|(a, n)| Op::Release(a, n)),
+        2 => (h.clone(), h.clone()).prop_map(|(a, b)| Op::DonateHalf(a, b)),
+        2 => (h.clone(), h.clone(), any::<u8>()).prop_map(|(a, b, o)| Op::DonateOne(a, b, o)),
+        6 => (h.clone(), h, any::<usize>()).prop_map(|(a, b, n)| Op::Hear(a, b, n)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn no_address_is_leased_twice_and_none_is_lost(ops in prop::collection::vec(any_op(), 0..200)) {
+        let cidr = "10.9.0.0/27";
+        let mut pools: Vec<Pool> = (0..4).map(|_| pool(cidr)).collect();
+        let (offset, token) = pools[0].founding_token(host(0));
+        pools[0].merge(offset, token);
+        let mut leased: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for op in ops {
+            match op {
+                Op::Allocate(a) => {
+                    if let Ok(ip) = pools[a].allocate(host(a as u128)) {
+                        prop_assert_eq!(leased.insert(ip, a), None, "{} twice", ip);
+                    }
+                }
+                Op::Release(a, n) => {
+                    let own: Vec<IpAddr> =
+                        leased.iter().filter(|(_, h)| **h == a).map(|(ip, _)| *ip).collect();
+                    if !own.is_empty() {
+                        let ip = own[n % own.len()];
+                        leased.remove(&ip);
+                        pools[a].release(ip);
+                    }
+                }
+                Op::DonateHalf(a, b) if a != b => {
+                    pools[a].donate_half(host(a as u128), host(b as u128));
+                }
+                Op::DonateOne(a, b, octet) if a != b => {
+                    let ip = IpAddr::from([10, 9, 0, octet % 32]);
+                    pools[a].donate_exact(host(a as u128), host(b as u128), ip);
+                }
+                Op::Hear(a, b, n) => {
+                    let tokens: Vec<_> = pools[b].tokens().iter().map(|(o, t)| (*o, *t)).collect();
+                    if !tokens.is_empty() {
+                        let (offset, token) = tokens[n % tokens.len()];
+                        pools[a].merge(offset, token);
+                    }
+                }
+                _ => {}
+            }
+        }
+        // Everybody hears everything: one ring, and every address has an owner.
+        let tokens: Vec<_> = pools
+            .iter()
+            .flat_map(|p| p.tokens().iter().map(|(o, t)| (*o, *t)).collect::<Vec<_>>())
+            .collect();
+        for pool in &mut pools {
+            for (offset, token) in &tokens {
+                pool.merge(*offset, *token);
+            }
+        }
+        for pool in &pools {
+            prop_assert_eq!(pool.tokens(), pools[0].tokens());
+            prop_assert_eq!(pool.owners().iter().map(|(_, n)| n).sum::<u128>(), 32);
+        }
+    }
+}

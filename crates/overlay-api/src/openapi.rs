@@ -1,0 +1,182 @@
+//! The contract as an OpenAPI 3.1 document: what `GET /v1/openapi.json` answers.
+//!
+//! The operations stand here, as empty functions that only their annotations
+//! matter of, and not in the daemon: the contract can then be read, and tested
+//! against the table in the crate's header, without a daemon.
+
+use utoipa::OpenApi as _;
+
+/// The document, made afresh at each call.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Contract::openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "overlayd",
+        description = "The local contract of overlayd: HTTP/1.1 over a Unix socket. Fields may be \
+                       added to replies; none is removed or changes its meaning within v1.",
+    ),
+    servers((url = "http://overlayd", description = "The Unix socket, /run/overlayd/overlayd.sock unless told otherwise")),
+    tags(
+        (name = "networks", description = "Ethernet segments across hosts"),
+        (name = "endpoints", description = "Attached network namespaces"),
+        (name = "host", description = "This daemon, its kernel, and the cluster it sees"),
+    ),
+    // Replies that succeed bring their schemas along; those that fail do not.
+    components(schemas(crate::v1::Error)),
+    paths(
+        operations::create_network,
+        operations::list_networks,
+        operations::get_network,
+        operations::delete_network,
+        operations::attach,
+        operations::list_endpoints,
+        operations::detach,
+        operations::list_hosts,
+        operations::get_status,
+        operations::list_fdb,
+        operations::list_neigh,
+        operations::get_plan,
+        operations::leave,
+        operations::get_openapi,
+    ),
+)]
+struct Contract;
+
+/// The ways to fail, one a status, so that each operation lists those that it has.
+mod failures {
+    use utoipa::IntoResponses;
+
+    use crate::v1::Error;
+
+    macro_rules! failure {
+        ($name:ident, $status:literal, $description:literal) => {
+            #[derive(IntoResponses)]
+            #[response(status = $status, description = $description)]
+            #[expect(dead_code, reason = "only its description is used")]
+            pub(super) struct $name(Error);
+        };
+    }
+    failure!(Invalid, 400, "`invalid_request`: the request makes no sense as it stands");
+    failure!(Forbidden, 403, "`forbidden`: the caller may not do this");
+    failure!(NotFound, 404, "`not_found`: no such network, endpoint or namespace");
+    failure!(Conflict, 409, "`taken`, `in_use` or `exhausted`: something else has it");
+    failure!(Unsupported, 422, "`unsupported`: the underlay or the kernel of this host cannot");
+    failure!(Failed, 500, "`kernel_refused`, or `internal`: a bug of ours");
+    failure!(Unavailable, 503, "`unavailable`: try again soon");
+}
+
+/// One empty function an operation.
+#[expect(dead_code, reason = "only their annotations are used")]
+mod operations {
+    use super::failures::*;
+    use crate::v1::*;
+
+    /// Creates a network.
+    ///
+    /// Everything may be left out: a name, a VNI and a subnet are then chosen.
+    #[utoipa::path(post, path = "/v1/networks", tag = "networks",
+        request_body = CreateNetwork,
+        responses((status = 200, description = "As created", body = Network),
+            Invalid, Forbidden, Conflict, Unsupported, Failed, Unavailable))]
+    fn create_network() {}
+
+    /// Lists the networks known here.
+    #[utoipa::path(get, path = "/v1/networks", tag = "networks",
+        responses((status = 200, description = "All of them", body = Vec<Network>),
+            Forbidden, Failed, Unavailable))]
+    fn list_networks() {}
+
+    /// Shows one network.
+    #[utoipa::path(get, path = "/v1/networks/{net}", tag = "networks",
+        params(("net" = String, Path, description = "Its name or id")),
+        responses((status = 200, description = "The network", body = Network),
+            Forbidden, NotFound, Failed, Unavailable))]
+    fn get_network() {}
+
+    /// Deletes a network that has no endpoints.
+    #[utoipa::path(delete, path = "/v1/networks/{net}", tag = "networks",
+        params(("net" = String, Path, description = "Its name or id")),
+        responses((status = 200, description = "As it was", body = Network),
+            Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn delete_network() {}
+
+    /// Attaches a network namespace to a network.
+    ///
+    /// When this answers, the interface is up and addressed.
+    #[utoipa::path(post, path = "/v1/endpoints", tag = "endpoints",
+        request_body = Attach,
+        responses((status = 200, description = "As attached", body = Endpoint),
+            Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
+    fn attach() {}
+
+    /// Lists the endpoints known here, on all hosts.
+    #[utoipa::path(get, path = "/v1/endpoints", tag = "endpoints",
+        params(
+            ("net" = Option<String>, Query, description = "Only those of this network, by name or id"),
+            ("local" = Option<bool>, Query, description = "Only those on this host"),
+        ),
+        responses((status = 200, description = "Those asked for", body = Vec<Endpoint>),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn list_endpoints() {}
+
+    /// Detaches an endpoint of this host.
+    #[utoipa::path(delete, path = "/v1/endpoints/{endpoint}", tag = "endpoints",
+        params(
+            ("endpoint" = String, Path, description = "Its name or id"),
+            ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
+        ),
+        responses((status = 200, description = "As it was", body = Endpoint),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn detach() {}
+
+    /// Lists the hosts of the cluster.
+    #[utoipa::path(get, path = "/v1/hosts", tag = "host",
+        responses((status = 200, description = "All that are known here", body = Vec<Host>),
+            Forbidden, Failed, Unavailable))]
+    fn list_hosts() {}
+
+    /// Tells how this daemon is.
+    #[utoipa::path(get, path = "/v1/status", tag = "host",
+        responses((status = 200, description = "How it is", body = Status),
+            Forbidden, Failed, Unavailable))]
+    fn get_status() {}
+
+    /// Lists FDB entries: as they should be, beside as they are.
+    #[utoipa::path(get, path = "/v1/fdb", tag = "host",
+        params(("net" = Option<String>, Query, description = "Only those of this network, by name or id")),
+        responses((status = 200, description = "Those asked for", body = Vec<Entry>),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn list_fdb() {}
+
+    /// Lists ARP and ND entries: as they should be, beside as they are.
+    #[utoipa::path(get, path = "/v1/neigh", tag = "host",
+        params(("net" = Option<String>, Query, description = "Only those of this network, by name or id")),
+        responses((status = 200, description = "Those asked for", body = Vec<Entry>),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn list_neigh() {}
+
+    /// Tells what the reconciler would do now, without doing it.
+    #[utoipa::path(get, path = "/v1/plan", tag = "host",
+        responses((status = 200, description = "The commands, in order", body = Plan),
+            Forbidden, Failed, Unavailable))]
+    fn get_plan() {}
+
+    /// Leaves the cluster; the daemon then ends.
+    #[utoipa::path(post, path = "/v1/leave", tag = "host",
+        request_body = Leave,
+        responses((status = 200, description = "Whom it told", body = Left),
+            Invalid, Forbidden, Conflict, Failed, Unavailable))]
+    fn leave() {}
+
+    /// This document.
+    #[utoipa::path(get, path = "/v1/openapi.json", tag = "host",
+        responses((status = 200, description = "OpenAPI 3.1", body = Object),
+            Forbidden, Failed, Unavailable))]
+    fn get_openapi() {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,560 @@
+//! The engine through its door: several of them, each with a kernel, joined by
+//! gossip that delivers at once. Time moves only when a test says so.
+
+mod world;
+
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+use overlay_model::{IfName, KernelChange, Object, ObjectKey, Refusal, Vni};
+use proptest::prelude::*;
+
+use crate::event::{Effect, ErrorKind, Event, Reply, Request};
+use crate::views::{EndpointState, Table};
+use world::{World, attach, create};
+
+fn vni(n: u32) -> Vni {
+    Vni::new(n).unwrap()
+}
+
+#[track_caller]
+fn check(ops: &[String], text: Expect) {
+    text.assert_eq(&ops.iter().map(|op| format!("{op}\n")).collect::<String>());
+}
+
+/// Two hosts, a network, c1 on a and c2 on b.
+fn pair() -> World {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.attach(0, attach("demo", "c1")).unwrap();
+    w.attach(1, attach("demo", "c2")).unwrap();
+    w
+}
+
+#[test]
+fn the_first_endpoint_brings_the_network_into_the_kernel() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    assert_eq!(w.applied(0), Vec::<String>::new(), "nobody uses it yet");
+    w.attach(0, attach("demo", "c1")).unwrap();
+    check(
+        &w.applied(0),
+        expect![[r#"
+            nft replace table inet overlayd # isolates ovb7
+            ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias overlayd:0000000000000001 up type bridge mcast_snooping 0
+            ip link add ove000000000002 address 06:32:28:1a:36:5f mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type veth peer name eth0 netns /run/netns/c1 address 02:42:0a:09:00:02 mtu 1450 && bridge link set dev ove000000000002 learning on neigh_suppress off && ip -n /run/netns/c1 addr add 10.9.0.2/24 dev eth0 && ip -n /run/netns/c1 link set eth0 up && ip -n /run/netns/c1 route add default via 10.9.0.1 dev eth0
+            ip link add ovx7 address 06:d2:b7:fb:96:53 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type vxlan id 7 dstport 4789 local 192.0.2.1 nolearning && bridge link set dev ovx7 learning off neigh_suppress on
+            ip addr replace 10.9.0.1/24 dev ovb7
+            bridge fdb replace 02:42:0a:09:00:02 dev ove000000000002 master static
+            ip neigh replace 10.9.0.2 lladdr 02:42:0a:09:00:02 dev ovb7 nud permanent extern_learn
+        "#]],
+    );
+    assert_eq!(w.applied(1), Vec::<String>::new(), "b does not use it");
+}
+
+#[test]
+fn a_remote_endpoint_is_two_fdb_entries_a_neighbour_and_a_flood_entry() {
+    let mut w = pair();
+    w.applied(0);
+    w.attach(1, attach("demo", "c3")).unwrap();
+    check(
+        &w.applied(0),
+        expect![[r#"
+            bridge fdb replace 02:42:0a:09:00:82 dev ovx7 dst 192.0.2.2 self permanent
+            bridge fdb replace 02:42:0a:09:00:82 dev ovx7 master static extern_learn
+            ip neigh replace 10.9.0.130 lladdr 02:42:0a:09:00:82 dev ovb7 nud permanent extern_learn
+        "#]],
+    );
+    w.detach(1, "c3").unwrap();
+    check(
+        &w.applied(0),
+        expect![[r#"
+            ip neigh del 10.9.0.130 dev ovb7
+            bridge fdb del 02:42:0a:09:00:82 dev ovx7 master
+            bridge fdb del 02:42:0a:09:00:82 dev ovx7 dst 192.0.2.2 self
+        "#]],
+    );
+    w.detach(1, "c2").unwrap();
+    let ops = w.applied(0);
+    assert_eq!(
+        ops.last().unwrap(),
+        "bridge fdb del 00:00:00:00:00:00 dev ovx7 dst 192.0.2.2 self permanent"
+    );
+}
+
+#[test]
+fn the_last_endpoint_takes_the_network_out_of_the_kernel() {
+    let mut w = pair();
+    w.applied(0);
+    w.detach(0, "c1").unwrap();
+    check(
+        &w.applied(0),
+        expect![[r#"
+            ip link del ovx7
+            ip link del ove000000000002
+            ip link del ovb7
+            nft delete table inet overlayd
+        "#]],
+    );
+    assert_eq!(w.kernel(0).objects().len(), 0);
+}
+
+#[test]
+fn an_address_is_given_by_its_owner_to_a_host_that_has_none() {
+    let mut w = pair();
+    let views = w.endpoints(0);
+    let ips: Vec<String> = views.iter().map(|v| v.ips[0].to_string()).collect();
+    assert_eq!(ips, ["10.9.0.2/24", "10.9.0.129/24"]);
+    // A chosen address that another host owns is given too; a taken one is not.
+    let mut chosen = attach("demo", "c3");
+    chosen.ips = vec!["10.9.0.99".parse().unwrap()];
+    let view = w.attach(1, chosen.clone()).unwrap();
+    assert_eq!(view.ips[0].to_string(), "10.9.0.99/24");
+    let refused = w.attach(0, chosen).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Taken);
+    assert!(refused.message.contains("10.9.0.99 is taken by endpoint"), "{refused}");
+}
+
+#[test]
+fn exhaustion_says_how_many_are_leased() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/29")).unwrap();
+    for n in 0..5 {
+        w.attach(n % 2, attach("demo", &format!("c{n}"))).unwrap();
+    }
+    let refused = w.attach(1, attach("demo", "c5")).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Exhausted);
+    assert_eq!(refused.message, "no free address in 10.9.0.0/29 (5 endpoints on 5 addresses)");
+    w.detach(0, "c0").unwrap();
+    w.attach(1, attach("demo", "c5")).unwrap();
+}
+
+#[test]
+fn a_refusal_of_the_kernel_leaves_nothing_behind() {
+    let mut w = World::new(1);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.refuse(0, ObjectKey::Link(vni(7).vxlan()), Some(Refusal::Taken));
+    let refused = w.attach(0, attach("demo", "c1")).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Taken);
+    assert_eq!(w.kernel(0).objects().len(), 0, "{:?}", w.kernel(0).objects());
+    assert_eq!(w.endpoints(0), vec![]);
+    w.refuse(0, ObjectKey::Link(vni(7).vxlan()), None);
+    let view = w.attach(0, attach("demo", "c1")).unwrap();
+    assert_eq!(view.state, EndpointState::Ready);
+}
+
+#[test]
+fn a_namespace_that_is_gone_is_refused_and_later_released() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.kernel(0).netns.remove(std::path::Path::new("/run/netns/c1"));
+    let mut gone = attach("demo", "c1");
+    gone.netns.path = "/run/netns/gone".into();
+    assert_eq!(w.attach_at(0, gone).unwrap_err().kind, ErrorKind::NotFound);
+
+    w.attach(0, attach("demo", "c1")).unwrap();
+    w.kernel(0).netns.clear();
+    let veth = w
+        .kernel(0)
+        .objects()
+        .keys()
+        .find(|k| matches!(k, ObjectKey::Link(n) if n.as_str().starts_with("ove")))
+        .cloned()
+        .unwrap();
+    w.meddle(0, veth, None);
+    assert_eq!(w.endpoints(0), vec![], "released");
+    assert_eq!(w.endpoints(1), vec![], "and withdrawn");
+    assert_eq!(w.kernel(0).objects().len(), 0);
+}
+
+#[test]
+fn nothing_is_acknowledged_that_the_state_file_does_not_have() {
+    let mut w = World::new(1);
+    w.disk_full(0, true);
+    let refused = w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap_err();
+    assert!(refused.message.contains("cannot write the state file"), "{refused}");
+    w.disk_full(0, false);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.disk_full(0, true);
+    assert_eq!(w.attach(0, attach("demo", "c1")).unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(w.kernel(0).objects().len(), 0);
+    w.disk_full(0, false);
+    w.attach(0, attach("demo", "c1")).unwrap();
+    w.disk_full(0, true);
+    assert_eq!(w.detach(0, "c1").unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(w.endpoints(0)[0].state, EndpointState::Ready);
+    assert!(w.remove(0, "demo").unwrap_err().message.contains("still has 1 endpoints"));
+}
+
+#[test]
+fn a_restart_adopts_everything_and_writes_nothing() {
+    let mut w = pair();
+    let before = w.kernel(0).objects().clone();
+    let operations = w.kernel(0).operations;
+    w.restart(0);
+    w.pass(Duration::from_secs(60));
+    assert_eq!(w.kernel(0).objects(), &before);
+    let written = w.kernel(0).operations - operations;
+    assert_eq!(written, 0, "{:?}", w.applied(0));
+    assert_eq!(w.endpoints(0).len(), 2);
+}
+
+#[test]
+fn a_reboot_restores_networks_and_drops_endpoints() {
+    let mut w = pair();
+    w.reboot(0);
+    w.pass(Duration::from_secs(60));
+    assert_eq!(w.networks(0).len(), 1);
+    assert_eq!(w.kernel(0).objects().len(), 0);
+    assert_eq!(w.endpoints(1).len(), 1, "withdrawn at b too");
+    w.attach(0, attach("demo", "c1")).unwrap();
+}
+
+#[test]
+fn while_the_view_is_partial_a_stale_entry_stays_and_then_goes() {
+    let mut w = pair();
+    // b dies with its records; a restarts and hears nobody.
+    w.kill(1);
+    w.restart(0);
+    w.pass(Duration::from_secs(14));
+    let stale =
+        |w: &mut World| w.kernel(0).objects().keys().any(|k| matches!(k, ObjectKey::VxlanFdb(..)));
+    assert!(stale(&mut w));
+    w.pass(Duration::from_secs(2));
+    assert!(!stale(&mut w));
+}
+
+#[test]
+fn a_dead_host_keeps_its_entries_through_the_grace_and_has_them_back_at_once() {
+    let mut w = pair();
+    let before = w.kernel(0).objects().clone();
+    w.fall_silent(1);
+    w.pass(Duration::from_secs(9));
+    assert_eq!(w.kernel(0).objects(), &before, "suspect and down within the grace");
+    w.pass(Duration::from_secs(3));
+    assert_ne!(w.kernel(0).objects(), &before);
+    w.be_heard(1);
+    assert_eq!(w.kernel(0).objects(), &before);
+}
+
+#[test]
+fn a_host_that_leaves_takes_its_entries_along() {
+    let mut w = pair();
+    let refused = w.request(1, Request::Leave { force: false }).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::InUse);
+    w.request(1, Request::Leave { force: true }).unwrap();
+    assert!(!w.kernel(0).objects().keys().any(|k| matches!(k, ObjectKey::VxlanFdb(..))));
+    assert_eq!(w.endpoints(0).len(), 1);
+}
+
+#[test]
+fn what_somebody_deletes_is_put_back_and_counted() {
+    let mut w = pair();
+    let all = w.kernel(0).objects().clone();
+    for key in all.keys().cloned().collect::<Vec<_>>() {
+        w.meddle(0, key.clone(), None);
+        assert_eq!(w.kernel(0).objects(), &all, "{key:?} was not put back");
+    }
+    let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("a status") };
+    assert!(status.counters["kernel_repairs"] >= all.len() as u64);
+    assert_eq!(status.desired_revision, status.applied_revision);
+}
+
+#[test]
+fn a_vxlan_device_of_another_with_our_vni_is_named() {
+    let mut w = World::new(1);
+    let mut request = create("demo", 7, "10.9.0.0/24");
+    request.foreign.vxlans.push(overlay_model::ForeignVxlan {
+        name: IfName::new("flannel.7").unwrap(),
+        vni: Some(vni(7)),
+        port: 4789,
+        netns: None,
+    });
+    let refused = w.create(0, request.clone()).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "VNI 7 is taken on this host by the VXLAN device flannel.7 (UDP port 4789)"
+    );
+    request.foreign.vxlans[0].port = 8472;
+    w.create(0, request).unwrap();
+}
+
+#[test]
+fn wrong_networks_are_refused_with_what_to_do() {
+    let mut w = World::new(1);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    let mut routed = create("r", 8, "10.8.0.0/24");
+    routed.foreign.routes.push(("10.0.0.0/8".parse().unwrap(), IfName::new("tun0").unwrap()));
+    let mut stray = create("g", 9, "10.7.0.0/24");
+    stray.gateways = vec!["10.6.0.1".parse().unwrap()];
+    let mut small = create("m", 9, "10.7.0.0/24");
+    small.mtu = Some(1000);
+    let cases = [
+        (
+            create("demo", 9, "10.7.0.0/24"),
+            "the name demo is taken by network 0000000000000001 (VNI 7)",
+        ),
+        (create("x", 7, "10.7.0.0/24"), "VNI 7 is taken by network demo"),
+        (create("x", 9, "10.9.0.128/25"), "10.9.0.128/25 overlaps 10.9.0.0/24 of network demo"),
+        (create("x", 9, "10.9.0.0/24"), "10.9.0.0/24 overlaps 10.9.0.0/24 of network demo"),
+        (create("x", 9, "10.7.0.5/24"), "10.7.0.5/24 has host bits set"),
+        (create("x", 9, "10.7.0.0/31"), "the prefix length of 10.7.0.0/31 is out of range"),
+        (create("x", 9, "127.0.0.0/8"), "127.0.0.0/8 is not a range for stations"),
+        (routed, "10.8.0.0/24 overlaps this host's route 10.0.0.0/8 dev tun0"),
+        (stray, "the gateway 10.6.0.1 is in no subnet of the network"),
+        (small, "an MTU of 1000 is out of range"),
+    ];
+    for (request, message) in cases {
+        assert_eq!(w.create(0, request).unwrap_err().message, message);
+    }
+    assert_eq!(w.networks(0).len(), 1);
+}
+
+#[test]
+fn wrong_attachments_are_refused_with_what_to_do() {
+    let mut w = pair();
+    let with = |f: fn(&mut crate::Attach)| {
+        let mut request = attach("demo", "c9");
+        f(&mut request);
+        request
+    };
+    let cases = [
+        (attach("nope", "c9"), "no network `nope`"),
+        (
+            with(|a| a.ips = vec!["10.8.0.5".parse().unwrap()]),
+            "10.8.0.5 is outside network demo (10.9.0.0/24)",
+        ),
+        (
+            with(|a| a.ips = vec!["10.9.0.1".parse().unwrap()]),
+            "10.9.0.1 is the gateway of network demo",
+        ),
+        (
+            with(|a| a.ips = vec!["10.9.0.255".parse().unwrap()]),
+            "10.9.0.255 is the network or broadcast address of 10.9.0.0/24",
+        ),
+        (
+            with(|a| a.ips = vec!["10.9.0.2".parse().unwrap()]),
+            "10.9.0.2 is taken by endpoint c1 on host h0",
+        ),
+        (
+            with(|a| a.ips = vec!["10.9.0.129".parse().unwrap()]),
+            "10.9.0.129 is taken by endpoint c2 on host h1",
+        ),
+        (
+            with(|a| a.mac = Some("01:00:5e:00:00:01".parse().unwrap())),
+            "01:00:5e:00:00:01 is not the address of one station",
+        ),
+        (
+            with(|a| a.mac = Some("02:42:0a:09:00:02".parse().unwrap())),
+            "02:42:0a:09:00:02 is taken by endpoint c1 on host h0",
+        ),
+        (
+            with(|a| a.name = Some("c2".parse().unwrap())),
+            "the name c2 is taken by endpoint c2 on host h1",
+        ),
+        (
+            with(|a| a.ifname = Some(IfName::new("lo").unwrap())),
+            "an interface lo exists in /run/netns/c9",
+        ),
+        (
+            with(|a| {
+                a.labels.insert("k".into(), "v".repeat(500));
+            }),
+            "the labels have 501 bytes together; at most 400 are carried",
+        ),
+    ];
+    let before = w.kernel(0).objects().clone();
+    for (request, message) in cases {
+        assert_eq!(w.attach(0, request).unwrap_err().message, message);
+    }
+    assert_eq!(w.kernel(0).objects(), &before);
+}
+
+#[test]
+fn an_underlay_that_is_too_small_is_refused_with_both_figures() {
+    let mut w = World::new(1);
+    let mut jumbo = create("jumbo", 7, "10.9.0.0/24");
+    jumbo.mtu = Some(8950);
+    w.create(0, jumbo).unwrap();
+    let refused = w.attach(0, attach("jumbo", "c1")).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "an MTU of 8950 needs an underlay MTU of 9000 (8950 + 50 for VXLAN), but the underlay \
+         has 1500 (eth0, 192.0.2.1)"
+    );
+    assert_eq!(
+        refused.hint.unwrap(),
+        "raise the MTU of eth0 to 9000, or make a network with --mtu 1450"
+    );
+}
+
+#[test]
+fn two_networks_of_one_vni_from_a_partition_are_one_that_works_and_one_that_says_why_not() {
+    let mut w = World::new(2);
+    w.partition(true);
+    w.create(0, create("left", 7, "10.1.0.0/24")).unwrap();
+    w.pass(Duration::from_millis(10));
+    w.create(1, create("right", 7, "10.2.0.0/24")).unwrap();
+    w.attach(1, attach("right", "c2")).unwrap();
+    assert!(w.kernel(1).objects().contains_key(&ObjectKey::Link(vni(7).vxlan())));
+    w.partition(false);
+    for host in [0, 1] {
+        let views = w.networks(host);
+        assert_eq!(views[0].conflict, None);
+        assert!(views[1].conflict.as_ref().unwrap().starts_with("VNI 7 is held by"), "{host}");
+    }
+    assert!(!w.kernel(1).objects().contains_key(&ObjectKey::Link(vni(7).vxlan())));
+    w.attach(1, attach("left", "c3")).unwrap();
+    let veths = |w: &mut World| w.kernel(1).objects().len();
+    assert!(veths(&mut w) > 0);
+}
+
+#[test]
+fn the_loss_of_its_creator_loses_no_network() {
+    let mut w = World::new(3);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.kill(0);
+    w.wipe(1);
+    assert_eq!(w.networks(1).len(), 1, "host 2 keeps it");
+}
+
+#[test]
+fn entries_show_desired_beside_kernel() {
+    let mut w = pair();
+    let tables = vec![Table::Vxlan, Table::Flood, Table::Neigh];
+    let Reply::Entries(entries) = w.request(0, Request::Entries { tables, net: None }).unwrap()
+    else {
+        panic!("entries")
+    };
+    let text: String = entries
+        .iter()
+        .map(|e| format!("{} {} {:?} {:?} {:?}\n", e.dev, e.key, e.desired, e.kernel, e.host))
+        .collect();
+    expect![[r#"
+        ovx7 192.0.2.2 Some("192.0.2.2") Some("192.0.2.2") Some("h1")
+        ovx7 02:42:0a:09:00:81 Some("192.0.2.2") Some("192.0.2.2") Some("h1")
+        ovb7 10.9.0.2 Some("02:42:0a:09:00:02") Some("02:42:0a:09:00:02") Some("h0")
+        ovb7 10.9.0.129 Some("02:42:0a:09:00:81") Some("02:42:0a:09:00:81") Some("h1")
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn a_report_of_an_old_plan_updates_nothing() {
+    let mut w = pair();
+    let now = w.now();
+    let report = overlay_model::ApplyReport::default();
+    let effects = w.engine(0).step(Event::Applied { plan: 1, report }, now);
+    assert_eq!(effects, Vec::<Effect>::new());
+}
+
+#[test]
+fn foreign_changes_are_no_business_of_ours() {
+    let mut w = pair();
+    let now = w.now();
+    // The kernel crate tells only of what is ours; a snapshot with foreign
+    // devices in it plans nothing.
+    let mut state = overlay_model::KernelState {
+        objects: w.kernel(0).objects().clone(),
+        ..overlay_model::KernelState::default()
+    };
+    state.foreign.squatters.insert(vni(9).bridge());
+    let event = Event::Kernel(KernelChange::Snapshot(Box::new(state)));
+    let effects = w.engine(0).step(event, now);
+    assert_eq!(effects, Vec::<Effect>::new());
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Create(usize, u32),
+    Remove(usize, u32),
+    Attach(usize, u32, u8),
+    Detach(usize, u8),
+    Restart(usize),
+    Silent(usize),
+    Heard(usize),
+    Partition(bool),
+    Meddle(usize, usize),
+    Pass(u64),
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let h = 0usize..3;
+    prop_oneof![
+        2 => (h.clone(), 1u32..4).prop_map(|(h, v)| Op::Create(h, v)),
+        1 => (h.clone(), 1u32..4).prop_map(|(h, v)| Op::Remove(h, v)),
+        6 => (h.clone(), 1u32..4, 0u8..6).prop_map(|(h, v, c)| Op::Attach(h, v, c)),
+        3 => (h.clone(), 0u8..6).prop_map(|(h, c)| Op::Detach(h, c)),
+        1 => h.clone().prop_map(Op::Restart),
+        1 => h.clone().prop_map(Op::Silent),
+        1 => h.clone().prop_map(Op::Heard),
+        1 => any::<bool>().prop_map(Op::Partition),
+        2 => (h, any::<usize>()).prop_map(|(h, n)| Op::Meddle(h, n)),
+        2 => (0u64..20).prop_map(Op::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+    /// Whatever happens, once everybody hears everybody each kernel holds
+    /// exactly what it should, and nobody has an address twice.
+    #[test]
+    fn whatever_happens_every_kernel_ends_as_it_should(ops in prop::collection::vec(any_op(), 1..60)) {
+        let mut w = World::new(3);
+        for op in ops {
+            match op {
+                Op::Create(h, v) => {
+                    let _ = w.create(h, create(&format!("n{v}"), v, &format!("10.{v}.0.0/28")));
+                }
+                Op::Remove(h, v) => {
+                    let _ = w.remove(h, &format!("n{v}"));
+                }
+                Op::Attach(h, v, c) => {
+                    let _ = w.attach(h, attach(&format!("n{v}"), &format!("c{c}")));
+                }
+                Op::Detach(h, c) => {
+                    let _ = w.detach(h, &format!("c{c}"));
+                }
+                Op::Restart(h) => w.restart(h),
+                Op::Silent(h) => w.fall_silent(h),
+                Op::Heard(h) => w.be_heard(h),
+                Op::Partition(cut) => w.partition(cut),
+                Op::Meddle(h, n) => {
+                    let keys: Vec<ObjectKey> = w.kernel(h).objects().keys().cloned().collect();
+                    if !keys.is_empty() {
+                        w.meddle(h, keys[n % keys.len()].clone(), None);
+                    }
+                }
+                Op::Pass(s) => w.pass(Duration::from_secs(s)),
+            }
+            w.assert_no_address_twice();
+        }
+        w.partition(false);
+        for h in 0..3 {
+            w.be_heard(h);
+        }
+        w.pass(Duration::from_secs(60));
+        for h in 0..3 {
+            let Reply::Plan(plan) = w.request(h, Request::Plan).unwrap() else { panic!("a plan") };
+            prop_assert_eq!(plan.commands, Vec::<String>::new(), "host {}", h);
+            let views: Vec<_> = w.endpoints(h).into_iter().map(|v| (v.endpoint, v.host)).collect();
+            let first: Vec<_> = w.endpoints(0).into_iter().map(|v| (v.endpoint, v.host)).collect();
+            prop_assert_eq!(views, first, "host {} sees what host 0 sees", h);
+        }
+        w.assert_kernels_match_the_cluster();
+    }
+}
+
+#[test]
+fn objects_of_the_fake_kernel_are_compared_whole() {
+    // The world's check must be able to fail.
+    let mut w = pair();
+    let key = ObjectKey::VxlanFdb(vni(7).vxlan(), "02:42:0a:09:00:81".parse().unwrap());
+    assert!(w.kernel(0).objects().contains_key(&key));
+    let wrong = Object::VxlanFdb { dst: "192.0.2.9".parse().unwrap() };
+    w.kernel(0).meddle(key, Some(wrong));
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        w.assert_kernels_match_the_cluster();
+    }));
+    assert!(found.is_err());
+}

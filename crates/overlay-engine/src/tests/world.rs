@@ -1,0 +1,512 @@
+//! Engines, kernels and a gossip that delivers at once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use overlay_model::{
+    ClusterEvent, Family, Foreign, HostId, IfName, KernelChange, KernelState, Name, NetnsRef,
+    Network, NetworkId, Object, ObjectKey, Record, RecordKey, Refusal, RingToken, Vni,
+};
+
+use crate::engine::{Config, Engine, Restored};
+use crate::event::{
+    Attach, CreateNetwork, Effect, Event, LocalEndpoint, Now, Refused, Reply, Request, StateChange,
+};
+use crate::fake_kernel::FakeKernel;
+use crate::views::{EndpointState, EndpointView, NetworkView};
+
+pub(super) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
+    CreateNetwork {
+        name: Some(Name::new(name).unwrap()),
+        vni: Some(Vni::new(vni).unwrap()),
+        subnets: vec![cidr.parse().unwrap()],
+        ..CreateNetwork::default()
+    }
+}
+
+pub(super) fn attach(net: &str, name: &str) -> Attach {
+    Attach {
+        net: net.into(),
+        netns: NetnsRef { path: format!("/run/netns/{name}").into(), cookie: 1 },
+        taken_ifnames: [IfName::new("lo").unwrap()].into(),
+        ips: vec![],
+        mac: None,
+        name: Some(Name::new(name).unwrap()),
+        aliases: BTreeSet::new(),
+        labels: BTreeMap::new(),
+        ifname: None,
+        default_route: true,
+        foreign: Foreign::default(),
+    }
+}
+
+/// The state file of a host.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    networks: BTreeMap<NetworkId, Network>,
+    endpoints: BTreeMap<overlay_model::EndpointId, LocalEndpoint>,
+    ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
+    full: bool,
+}
+
+impl Disk {
+    fn write(&mut self, changes: &[StateChange]) -> Result<(), String> {
+        if self.full {
+            return Err("no space left on device".into());
+        }
+        for change in changes {
+            match change.clone() {
+                StateChange::Network(net) => drop(self.networks.insert(net.id, net)),
+                StateChange::Endpoint(ep) => drop(self.endpoints.insert(ep.endpoint.id, *ep)),
+                StateChange::DropEndpoint(id) => drop(self.endpoints.remove(&id)),
+                StateChange::Ring(net, family, offset, token) => {
+                    self.ring.insert((net, family, offset), token);
+                }
+                StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
+                StateChange::Left(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Node {
+    engine: Engine,
+    kernel: FakeKernel,
+    disk: Disk,
+    incarnation: u64,
+    boot: u32,
+    alive: bool,
+    heard: bool,
+    records: Vec<(RecordKey, Option<Record>)>,
+    applied: Vec<String>,
+    replies: BTreeMap<u64, Result<Reply, Refused>>,
+}
+
+pub(super) struct World {
+    nodes: Vec<Node>,
+    now: Duration,
+    cut: bool,
+    last_token: u64,
+    last_fresh: u64,
+}
+
+fn host(i: usize) -> HostId {
+    HostId(uuid::Uuid::from_u128(i as u128 + 1))
+}
+
+fn config(i: usize, incarnation: u64, boot: u32) -> Config {
+    Config {
+        host: host(i),
+        incarnation,
+        name: Name::new(&format!("h{i}")).unwrap(),
+        vteps: vec![IpAddr::from([192, 0, 2, i as u8 + 1])],
+        underlay_dev: IfName::new("eth0").unwrap(),
+        underlay_mtu: 1500,
+        vxlan_port: 4789,
+        gossip: ([192, 0, 2, i as u8 + 1], 7946).into(),
+        version: "0".into(),
+        boot_id: boot.to_string(),
+        suspect_after: Duration::from_secs(1),
+        down_grace: Duration::from_secs(10),
+        stop_grace: Duration::from_secs(600),
+        alone_after: Duration::from_secs(15),
+    }
+}
+
+impl World {
+    /// Hosts that hear each other; their views are complete.
+    pub(super) fn new(n: usize) -> Self {
+        let mut world = Self {
+            nodes: Vec::new(),
+            now: Duration::ZERO,
+            cut: false,
+            last_token: 0,
+            last_fresh: 0,
+        };
+        for i in 0..n {
+            let engine = Engine::new(config(i, 1, 1), Restored::default(), world.now());
+            world.nodes.push(Node {
+                engine,
+                kernel: FakeKernel::default(),
+                disk: Disk::default(),
+                incarnation: 1,
+                boot: 1,
+                alive: true,
+                heard: true,
+                records: Vec::new(),
+                applied: Vec::new(),
+                replies: BTreeMap::new(),
+            });
+        }
+        for i in 0..n {
+            world.start(i);
+        }
+        world.pass(Duration::from_secs(20));
+        world
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { mono: self.now, wall_ms: 1_000_000 + self.now.as_millis() as u64 }
+    }
+
+    pub(super) fn engine(&mut self, i: usize) -> &mut Engine {
+        &mut self.nodes[i].engine
+    }
+
+    pub(super) fn kernel(&mut self, i: usize) -> &mut FakeKernel {
+        &mut self.nodes[i].kernel
+    }
+
+    /// Commands since the last call.
+    pub(super) fn applied(&mut self, i: usize) -> Vec<String> {
+        std::mem::take(&mut self.nodes[i].applied)
+    }
+
+    pub(super) fn request(&mut self, i: usize, request: Request) -> Result<Reply, Refused> {
+        self.last_token += 1;
+        self.last_fresh += 1;
+        let (token, fresh) = (self.last_token, self.last_fresh);
+        self.step(i, Event::Request { token, fresh, request: Box::new(request) });
+        // Owners have their time to answer.
+        for _ in 0..40 {
+            if let Some(result) = self.nodes[i].replies.remove(&token) {
+                return result;
+            }
+            self.pass(Duration::from_millis(100));
+        }
+        panic!("no reply within four seconds");
+    }
+
+    pub(super) fn create(
+        &mut self,
+        i: usize,
+        create: CreateNetwork,
+    ) -> Result<NetworkView, Refused> {
+        match self.request(i, Request::CreateNetwork(create))? {
+            Reply::Network(view) => Ok(view),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn remove(&mut self, i: usize, net: &str) -> Result<Reply, Refused> {
+        self.request(i, Request::RemoveNetwork(net.into()))
+    }
+
+    /// Attaches a namespace that is there.
+    pub(super) fn attach(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+        self.nodes[i].kernel.netns.insert(attach.netns.path.clone());
+        self.attach_at(i, attach)
+    }
+
+    pub(super) fn attach_at(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+        match self.request(i, Request::Attach(attach))? {
+            Reply::Endpoint(view) => Ok(*view),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn detach(&mut self, i: usize, target: &str) -> Result<Reply, Refused> {
+        self.request(i, Request::Detach { target: target.into(), net: None })
+    }
+
+    pub(super) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
+        match self.request(i, Request::Endpoints { net: None, local: false }).unwrap() {
+            Reply::Endpoints(views) => views,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn networks(&mut self, i: usize) -> Vec<NetworkView> {
+        match self.request(i, Request::Networks).unwrap() {
+            Reply::Networks(views) => views,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, i: usize, key: ObjectKey, refusal: Option<Refusal>) {
+        match refusal {
+            Some(refusal) => self.nodes[i].kernel.refuse.insert(key, refusal),
+            None => self.nodes[i].kernel.refuse.remove(&key),
+        };
+    }
+
+    pub(super) fn disk_full(&mut self, i: usize, full: bool) {
+        self.nodes[i].disk.full = full;
+    }
+
+    /// Another hand deletes or sets an object.
+    pub(super) fn meddle(&mut self, i: usize, key: ObjectKey, object: Option<Object>) {
+        let changes = self.nodes[i].kernel.meddle(key, object);
+        for change in changes {
+            self.step(i, Event::Kernel(change));
+        }
+    }
+
+    /// Lets time pass, in the steps that the engines ask for.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        for _ in 0..10_000 {
+            let next = self
+                .nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, node)| node.alive)
+                .filter_map(|(i, node)| node.engine.next_deadline().map(|at| (at, i)))
+                .min();
+            match next {
+                Some((at, i)) if at <= until => {
+                    self.now = self.now.max(at);
+                    self.step(i, Event::Tick);
+                }
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+        panic!("an engine asks for ticks without end");
+    }
+
+    /// kill -9 and start again: the kernel and the disk stay.
+    pub(super) fn restart(&mut self, i: usize) {
+        let disk = self.nodes[i].disk.clone();
+        self.nodes[i].incarnation += 1;
+        let restored = Restored {
+            networks: disk.networks.into_values().collect(),
+            endpoints: disk.endpoints.into_values().collect(),
+            ring: disk.ring.into_iter().collect(),
+        };
+        let config = config(i, self.nodes[i].incarnation, self.nodes[i].boot);
+        let now = self.now();
+        let node = &mut self.nodes[i];
+        node.engine = Engine::new(config, restored, now);
+        node.alive = true;
+        node.heard = true;
+        self.start(i);
+    }
+
+    /// The machine boots: kernel and namespaces are new, the disk stays.
+    pub(super) fn reboot(&mut self, i: usize) {
+        self.nodes[i].kernel = FakeKernel::default();
+        self.nodes[i].boot += 1;
+        self.restart(i);
+    }
+
+    /// Its disk is lost with it: a new start from nothing but the cluster.
+    pub(super) fn wipe(&mut self, i: usize) {
+        self.nodes[i].disk = Disk::default();
+        self.nodes[i].kernel = FakeKernel::default();
+        self.restart(i);
+    }
+
+    /// Gone for good, with everything that gossip had of it.
+    pub(super) fn kill(&mut self, i: usize) {
+        self.fall_silent(i);
+        self.nodes[i].alive = false;
+        self.nodes[i].records.clear();
+    }
+
+    pub(super) fn fall_silent(&mut self, i: usize) {
+        self.nodes[i].heard = false;
+        let incarnation = self.nodes[i].incarnation;
+        self.tell_others(i, &ClusterEvent::Silent { host: host(i), incarnation });
+    }
+
+    pub(super) fn be_heard(&mut self, i: usize) {
+        if !self.nodes[i].alive {
+            return;
+        }
+        self.nodes[i].heard = true;
+        self.tell_all_of(i);
+        // What it missed meanwhile.
+        for other in 0..self.nodes.len() {
+            if other != i && self.nodes[other].alive && self.nodes[other].heard {
+                self.tell_of(other, i);
+            }
+        }
+    }
+
+    pub(super) fn partition(&mut self, cut: bool) {
+        self.cut = cut;
+        let n = self.nodes.len();
+        for i in 0..n {
+            if cut {
+                let incarnation = self.nodes[i].incarnation;
+                for j in 0..n {
+                    if j != i {
+                        let event = ClusterEvent::Silent { host: host(i), incarnation };
+                        self.step(j, Event::Cluster(event));
+                    }
+                }
+            } else if self.nodes[i].alive && self.nodes[i].heard {
+                self.tell_all_of(i);
+            }
+        }
+    }
+
+    pub(super) fn assert_no_address_twice(&self) {
+        let mut seen: BTreeMap<(NetworkId, IpAddr), usize> = BTreeMap::new();
+        for (i, node) in self.nodes.iter().enumerate() {
+            for ep in node.disk.endpoints.values() {
+                for ip in &ep.endpoint.addresses {
+                    let former = seen.insert((ep.endpoint.network, *ip), i);
+                    assert_eq!(former, None, "{ip} is on host {i} too");
+                }
+            }
+        }
+    }
+
+    /// Works out by itself, from the disks, what forwarding each kernel must
+    /// have, and compares.
+    pub(super) fn assert_kernels_match_the_cluster(&mut self) {
+        for i in 0..self.nodes.len() {
+            let programmed: BTreeSet<NetworkId> = self
+                .networks(i)
+                .into_iter()
+                .filter(|v| v.conflict.is_none())
+                .map(|v| v.network.id)
+                .collect();
+            let mut want: BTreeSet<(String, String)> = BTreeSet::new();
+            for (j, node) in self.nodes.iter().enumerate() {
+                for ep in node.disk.endpoints.values() {
+                    let ep = &ep.endpoint;
+                    let used = self.nodes[i]
+                        .disk
+                        .endpoints
+                        .values()
+                        .any(|own| own.endpoint.network == ep.network);
+                    if i == j || !used || !programmed.contains(&ep.network) {
+                        continue;
+                    }
+                    want.insert((ep.mac.to_string(), format!("192.0.2.{}", j + 1)));
+                }
+            }
+            let have: BTreeSet<(String, String)> = self.nodes[i]
+                .kernel
+                .objects()
+                .iter()
+                .filter_map(|(key, object)| match (key, object) {
+                    (ObjectKey::VxlanFdb(_, mac), Object::VxlanFdb { dst }) => {
+                        Some((mac.to_string(), dst.to_string()))
+                    }
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(have, want, "host {i}");
+            let states: Vec<_> = self
+                .endpoints(i)
+                .into_iter()
+                .filter(|v| v.local && programmed.contains(&v.endpoint.network))
+                .map(|v| v.state)
+                .collect();
+            assert!(states.iter().all(|s| *s == EndpointState::Ready), "host {i}: {states:?}");
+        }
+    }
+
+    // ----- the machinery ---------------------------------------------------
+
+    fn start(&mut self, i: usize) {
+        let records = self.nodes[i].engine.own_records();
+        self.nodes[i].records =
+            records.into_iter().map(|(key, record)| (key, Some(record))).collect();
+        let objects = self.nodes[i].kernel.objects().clone();
+        let state = KernelState { objects, ..KernelState::default() };
+        self.step(i, Event::Kernel(KernelChange::Snapshot(Box::new(state))));
+        self.be_heard(i);
+    }
+
+    fn hears(&self, listener: usize, speaker: usize) -> bool {
+        listener != speaker
+            && !self.cut
+            && [listener, speaker].iter().all(|i| self.nodes[*i].alive && self.nodes[*i].heard)
+    }
+
+    /// `listener` gets all records of `speaker`, and hears it.
+    fn tell_of(&mut self, speaker: usize, listener: usize) {
+        if !self.hears(listener, speaker) {
+            return;
+        }
+        let incarnation = self.nodes[speaker].incarnation;
+        let who = host(speaker);
+        for (key, record) in self.nodes[speaker].records.clone() {
+            let record = record.map(Box::new);
+            let event = ClusterEvent::Record { host: who, incarnation, key, record };
+            self.step(listener, Event::Cluster(event));
+        }
+        self.step(listener, Event::Cluster(ClusterEvent::Alive { host: who, incarnation }));
+    }
+
+    fn tell_all_of(&mut self, speaker: usize) {
+        for listener in 0..self.nodes.len() {
+            self.tell_of(speaker, listener);
+        }
+    }
+
+    fn tell_others(&mut self, speaker: usize, event: &ClusterEvent) {
+        for listener in 0..self.nodes.len() {
+            if listener != speaker && self.nodes[listener].alive {
+                self.step(listener, Event::Cluster(event.clone()));
+            }
+        }
+    }
+
+    fn step(&mut self, i: usize, event: Event) {
+        if !self.nodes[i].alive {
+            return;
+        }
+        let now = self.now();
+        let effects = self.nodes[i].engine.step(event, now);
+        self.perform(i, effects);
+    }
+
+    fn perform(&mut self, i: usize, effects: Vec<Effect>) {
+        let mut todo: VecDeque<Effect> = effects.into();
+        while let Some(effect) = todo.pop_front() {
+            match effect {
+                Effect::Persist { id, changes } => {
+                    let result = self.nodes[i].disk.write(&changes);
+                    let now = self.now();
+                    let more = self.nodes[i].engine.step(Event::Persisted { id, result }, now);
+                    for effect in more.into_iter().rev() {
+                        todo.push_front(effect);
+                    }
+                }
+                Effect::Publish(changes) => {
+                    let incarnation = self.nodes[i].incarnation;
+                    for (key, record) in changes {
+                        let records = &mut self.nodes[i].records;
+                        records.retain(|(k, _)| *k != key);
+                        records.push((key, record.clone()));
+                        for j in 0..self.nodes.len() {
+                            if self.hears(j, i) {
+                                let record = record.clone().map(Box::new);
+                                let event = ClusterEvent::Record {
+                                    host: host(i),
+                                    incarnation,
+                                    key,
+                                    record,
+                                };
+                                self.step(j, Event::Cluster(event));
+                            }
+                        }
+                    }
+                }
+                Effect::Apply { plan, ops } => {
+                    let node = &mut self.nodes[i];
+                    node.applied.extend(ops.iter().map(ToString::to_string));
+                    let (changes, report) = node.kernel.apply(&ops);
+                    for change in changes {
+                        self.step(i, Event::Kernel(change));
+                    }
+                    self.step(i, Event::Applied { plan, report });
+                }
+                Effect::Reply { token, result } => {
+                    self.nodes[i].replies.insert(token, result);
+                }
+                Effect::Notice(_) | Effect::Exit => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Records as text that gossip can carry, and back.
+//!
+//! A value is base64 (no padding) of one byte that says the format and the
+//! bytes of that format. Formats live in modules of their own and are frozen
+//! once released; [`v1`] is the only one so far.
+//!
+//! What arrives is hostile until proven otherwise: [`decode`] checks the length
+//! before it looks, never allocates by a length that the bytes claim, accepts
+//! no bytes left over, and never panics.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use overlay_model::{HostId, Record, RecordKey};
+
+mod v1;
+
+/// The longest value, bytes of text. Gossip packs values into datagrams, and
+/// one that does not fit blocks every later record of its host.
+pub const MAX_VALUE: usize = 1024;
+
+/// What a decoder may claim in memory for one record, bytes: more than any
+/// value of [`MAX_VALUE`] needs, too little to hurt.
+const DECODE_LIMIT: usize = 64 * 1024;
+
+/// The format that we write.
+const VERSION: u8 = 1;
+
+/// A record is too long for gossip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it takes {len} bytes of {MAX_VALUE}; shorten its labels or names")]
+pub struct TooLong {
+    /// How long its value would be, bytes of text.
+    pub len: usize,
+}
+
+/// Why a value is no record to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecodeError {
+    #[error("longer than {MAX_VALUE} bytes")]
+    TooLong,
+    #[error("not base64")]
+    NotBase64,
+    #[error("no bytes")]
+    Empty,
+    #[error("format {0}, which this version does not know")]
+    UnknownVersion(u8),
+    #[error("bytes that are no record")]
+    Malformed,
+    #[error("bytes after the record")]
+    Trailing,
+    #[error("{0} out of range")]
+    Invalid(&'static str),
+    #[error("a record that does not belong under this key or to this host")]
+    Misplaced,
+}
+
+impl DecodeError {
+    /// The name of its counter.
+    pub(crate) fn counter(self) -> &'static str {
+        match self {
+            Self::TooLong => "undecodable_too_long",
+            Self::NotBase64 => "undecodable_not_base64",
+            Self::Empty => "undecodable_empty",
+            Self::UnknownVersion(_) => "undecodable_unknown_version",
+            Self::Malformed => "undecodable_malformed",
+            Self::Trailing => "undecodable_trailing",
+            Self::Invalid(_) => "undecodable_invalid",
+            Self::Misplaced => "undecodable_misplaced",
+        }
+    }
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<DECODE_LIMIT>()
+}
+
+/// The value of `record`.
+pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(
+        bincode::encode_to_vec(v1::Record::from(record), bincode::config::standard())
+            .expect("encoding to memory has nothing that can fail"),
+    );
+    let len = (bytes.len() * 4).div_ceil(3);
+    if len > MAX_VALUE {
+        return Err(TooLong { len });
+    }
+    Ok(STANDARD_NO_PAD.encode(bytes))
+}
+
+/// The record that `value` is, under `key`, written by `owner`.
+pub(crate) fn decode(owner: HostId, key: RecordKey, value: &str) -> Result<Record, DecodeError> {
+    let record = decode_value(value)?;
+    if fits(owner, key, &record) { Ok(record) } else { Err(DecodeError::Misplaced) }
+}
+
+fn decode_value(value: &str) -> Result<Record, DecodeError> {
+    if value.len() > MAX_VALUE {
+        return Err(DecodeError::TooLong);
+    }
+    let bytes = STANDARD_NO_PAD.decode(value).map_err(|_| DecodeError::NotBase64)?;
+    let (version, body) = bytes.split_first().ok_or(DecodeError::Empty)?;
+    match version {
+        1 => {
+            let (record, read) = bincode::decode_from_slice::<v1::Record, _>(body, config())
+                .map_err(|_| DecodeError::Malformed)?;
+            if read != body.len() {
+                return Err(DecodeError::Trailing);
+            }
+            record.try_into().map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what))
+        }
+        other => Err(DecodeError::UnknownVersion(*other)),
+    }
+}
+
+/// Says whether `record` may stand under `key` in the records of `owner`: what
+/// key and value both say, they must say alike.
+pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
+    match (key, record) {
+        (RecordKey::Host, Record::Host(host)) => host.id == owner,
+        (RecordKey::Network(id), Record::Network(network)) => network.id == id,
+        (RecordKey::Endpoint(net, id), Record::Endpoint(endpoint)) => {
+            endpoint.network == net && endpoint.id == id
+        }
+        (RecordKey::Ring(..), Record::Ring(_)) | (RecordKey::Want(..), Record::Want(_)) => true,
+        (
+            RecordKey::Host
+            | RecordKey::Network(_)
+            | RecordKey::Endpoint(..)
+            | RecordKey::Ring(..)
+            | RecordKey::Want(..),
+            _,
+        ) => false,
+    }
+}
+
+/// A short description of where a value stood, for one log line.
+pub(crate) struct Place<'a> {
+    pub(crate) host: HostId,
+    pub(crate) key: &'a str,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/", self.host)?;
+        self.key.chars().take(80).try_for_each(|c| write!(f, "{}", c.escape_debug()))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

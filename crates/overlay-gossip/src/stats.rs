@@ -1,0 +1,47 @@
+//! What gossip has done so far, in numbers.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Counters by name, since start.
+///
+/// | name | counts |
+/// |---|---|
+/// | `records_decoded` | records of other hosts that were read |
+/// | `undecodable_<reason>` | values that were left alone: `too_long`, `not_base64`, `empty`, `unknown_version`, `malformed`, `trailing`, `invalid`, `misplaced` |
+/// | `unknown_key` | keys that this version does not know |
+/// | `bad_identity` | nodes whose identity is missing or does not fit their name |
+/// | `conflicts` | other hosts that use our identity |
+/// | `own_repaired` | own records that another host had overwritten |
+/// | `events` | cluster events handed out |
+/// | `kicks` | rounds of gossip that a change started |
+/// | `restarts` | lives of chitchat after the first |
+/// | `refused` | own records too long to publish |
+/// | `messages_sent`, `messages_received`, `bytes_sent`, `bytes_received`, `send_failed` | gossip messages |
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GossipStats(pub BTreeMap<&'static str, u64>);
+
+impl GossipStats {
+    /// The counter called `name`; zero if it never counted.
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// How many values could not be read, whatever the reason.
+    pub fn undecodable(&self) -> u64 {
+        self.0.iter().filter(|(name, _)| name.starts_with("undecodable_")).map(|(_, n)| n).sum()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Counters(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Counters {
+    pub(crate) fn add(&self, name: &'static str, n: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
+    }
+
+    pub(crate) fn read(&self) -> GossipStats {
+        GossipStats(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}

@@ -1,0 +1,277 @@
+//! How gossip reaches the wire.
+//!
+//! ```text
+//!             send ->                                          -> the network
+//!   chitchat ── its own UdpSocket ── relay (127.0.0.1) ── [seal] ── our socket
+//!             <- recv                                          <- the network
+//! ```
+//!
+//! Since 0.12 chitchat keeps its serialisers to itself (its issue 207), so a
+//! transport of ours can hold a message but not write it. [`Wire`] therefore
+//! keeps one of chitchat's own sockets on the loopback device as a serialiser:
+//! what goes in as a message comes out as bytes, and the other way round. The
+//! bytes then travel over a socket that is ours, with a receive buffer of our
+//! size (the default one loses 190 of 200 simultaneous answers), and will be
+//! sealed on the way.
+//! When chitchat opens its serialisers, everything between the brackets of the
+//! drawing goes, and nothing outside this file notices.
+//!
+//! [`Tapped`] wraps any transport: it counts, it keeps a failed send from
+//! filling the log twice a second, and it knows to whom an answer has left.
+//!
+//! Absent: sealing, and TCP for what exceeds the underlay's MTU (such datagrams
+//! travel as IP fragments).
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport, UdpSocket};
+use chitchat::{ChitchatEnvelope, ChitchatMessage};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+
+use crate::stats::Counters;
+
+/// What our socket can hold while we are busy, bytes, if the kernel lets us.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// The largest UDP payload over IPv4.
+const MAX_DATAGRAM: usize = 65_507;
+
+/// How many datagrams may be on their way through chitchat's socket before an
+/// answer could go to the wrong peer (which would waste it, and nothing more).
+const SLOTS: usize = 16;
+
+/// The real thing: UDP, through chitchat's own socket as the serialiser.
+pub(crate) struct Wire {
+    socket: Arc<tokio::net::UdpSocket>,
+}
+
+impl Wire {
+    /// Takes the gossip port. It stays taken when chitchat is restarted.
+    pub(crate) fn bind(listen: SocketAddr) -> io::Result<Self> {
+        let socket = std::net::UdpSocket::bind(listen)?;
+        // `FORCE` passes net.core.rmem_max and needs CAP_NET_ADMIN.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
+        let bytes = getsockopt(&socket, sockopt::RcvBuf).unwrap_or(0);
+        tracing::debug!(%listen, bytes, "gossip receive buffer");
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Arc::new(tokio::net::UdpSocket::from_std(socket)?) })
+    }
+}
+
+#[async_trait]
+impl Transport for Wire {
+    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let inner = UdpSocket::open(loopback).await?;
+        let inner_addr = inner.local_addr()?;
+        let relay = tokio::net::UdpSocket::bind(loopback).await?;
+        relay.connect(inner_addr).await?;
+        let slots = (0..SLOTS)
+            .map(|_| {
+                let socket = std::net::UdpSocket::bind(loopback)?;
+                socket.connect(inner_addr)?;
+                socket.set_nonblocking(true)?;
+                Ok(Slot { addr: socket.local_addr()?, socket, from: None })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Box::new(WireSocket {
+            wire: self.socket.clone(),
+            inner,
+            relay_addr: relay.local_addr()?,
+            relay,
+            slots,
+            next_slot: 0,
+            buf: vec![0; MAX_DATAGRAM],
+            out: vec![0; MAX_DATAGRAM],
+        }))
+    }
+}
+
+/// One way into chitchat's socket. Which one a message came through tells
+/// which peer sent it.
+struct Slot {
+    socket: std::net::UdpSocket,
+    addr: SocketAddr,
+    from: Option<SocketAddr>,
+}
+
+struct WireSocket {
+    wire: Arc<tokio::net::UdpSocket>,
+    inner: UdpSocket,
+    relay: tokio::net::UdpSocket,
+    relay_addr: SocketAddr,
+    slots: Vec<Slot>,
+    next_slot: usize,
+    buf: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl WireSocket {
+    /// Hands the first `len` bytes of `buf` to chitchat's socket. No await in
+    /// here: `recv` may be dropped at any await, and must lose nothing.
+    fn forward(&mut self, len: usize, from: SocketAddr) {
+        let slot = &mut self.slots[self.next_slot];
+        self.next_slot = (self.next_slot + 1) % SLOTS;
+        slot.from = Some(from);
+        if let Err(err) = slot.socket.send(&self.buf[..len]) {
+            tracing::debug!(%from, %err, "gossip datagram dropped on the loopback device");
+        }
+    }
+
+    /// Puts the peer's address in the place of our slot's. `None`: it came from
+    /// another program on this machine that has found the loopback socket.
+    fn attribute(&self, mut outcome: RecvOutcome) -> Option<RecvOutcome> {
+        let slot = self.slots.iter().find(|slot| slot.addr == outcome.from_addr)?;
+        outcome.from_addr = slot.from?;
+        Some(outcome)
+    }
+}
+
+#[async_trait]
+impl Socket for WireSocket {
+    fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.wire.local_addr()?)
+    }
+
+    async fn send(
+        &mut self,
+        to: SocketAddr,
+        envelope: ChitchatEnvelope,
+    ) -> anyhow::Result<SendOutcome> {
+        self.inner.send(self.relay_addr, envelope).await?;
+        let len = self.relay.recv(&mut self.out).await?;
+        let num_bytes_sent = self.wire.send_to(&self.out[..len], to).await?;
+        Ok(SendOutcome { num_bytes_sent })
+    }
+
+    async fn recv(&mut self) -> anyhow::Result<RecvOutcome> {
+        loop {
+            let read = tokio::select! {
+                biased;
+                outcome = self.inner.recv() => match self.attribute(outcome?) {
+                    Some(outcome) => return Ok(outcome),
+                    None => continue,
+                },
+                read = self.wire.recv_from(&mut self.buf) => read,
+            };
+            match read {
+                Ok((len, from)) => self.forward(len, from),
+                // A peer's port is closed, memory is short: the next may do.
+                Err(err) => {
+                    tracing::debug!(%err, "gossip receive");
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            }
+            // The loopback device delivers at once; tokio needs a turn or two to
+            // notice. What is no gossip message never comes out, so no waiting.
+            for _ in 0..4 {
+                tokio::select! {
+                    biased;
+                    outcome = self.inner.recv() => match self.attribute(outcome?) {
+                        Some(outcome) => return Ok(outcome),
+                        None => continue,
+                    },
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        }
+    }
+}
+
+/// What [`Tapped`] has seen go by.
+#[derive(Default)]
+pub(crate) struct Tap {
+    /// While someone watches: to whom the last word of a handshake has left.
+    told: Mutex<Option<HashSet<SocketAddr>>>,
+}
+
+impl Tap {
+    /// Starts to note whom we tell.
+    pub(crate) fn watch(&self) {
+        *self.lock() = Some(HashSet::new());
+    }
+
+    /// Says whether `peer` was told something since [`Tap::watch`].
+    pub(crate) fn has_told(&self, peer: &SocketAddr) -> bool {
+        self.lock().as_ref().is_some_and(|told| told.contains(peer))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<HashSet<SocketAddr>>> {
+        self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A transport with a [`Tap`] in it.
+pub(crate) struct Tapped {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) tap: Arc<Tap>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Transport for Tapped {
+    async fn open(&self, listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        Ok(Box::new(TappedSocket {
+            socket: self.transport.open(listen).await?,
+            tap: self.tap.clone(),
+            counters: self.counters.clone(),
+        }))
+    }
+}
+
+struct TappedSocket {
+    socket: Box<dyn Socket>,
+    tap: Arc<Tap>,
+    counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Socket for TappedSocket {
+    fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    async fn send(
+        &mut self,
+        to: SocketAddr,
+        envelope: ChitchatEnvelope,
+    ) -> anyhow::Result<SendOutcome> {
+        // The third message of a handshake carries what the peer lacks.
+        let tells = matches!(envelope.message, ChitchatMessage::Ack { .. });
+        match self.socket.send(to, envelope).await {
+            Ok(outcome) => {
+                self.counters.add("messages_sent", 1);
+                self.counters.add("bytes_sent", outcome.num_bytes_sent as u64);
+                if tells && let Some(told) = self.tap.lock().as_mut() {
+                    told.insert(to);
+                }
+                Ok(outcome)
+            }
+            // No route, a firewall that says so, a full buffer: each is a lost
+            // datagram, and gossip is made for those. chitchat would warn twice
+            // a second.
+            Err(err) => {
+                self.counters.add("send_failed", 1);
+                tracing::debug!(%to, err = format!("{err:#}"), "gossip not sent");
+                Ok(SendOutcome { num_bytes_sent: 0 })
+            }
+        }
+    }
+
+    async fn recv(&mut self) -> anyhow::Result<RecvOutcome> {
+        let outcome = self.socket.recv().await?;
+        self.counters.add("messages_received", 1);
+        self.counters.add("bytes_received", outcome.num_bytes_received as u64);
+        Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,455 @@
+//! Turns what chitchat holds into an exact stream of [`ClusterEvent`]s.
+//!
+//! ```text
+//!   chitchat's node states ──► View::read(states, now) ──► events
+//!                                 what was told before
+//! ```
+//!
+//! It reads states, never change notices: a notice says only "look again". So a
+//! record that vanishes without one (chitchat's resets do that), a notice that
+//! comes twice or late, and a restart of chitchat itself all end in the same
+//! stream. For each (host, incarnation), and checked in `view/tests.rs`:
+//!
+//! 1. **Every record that stands is told once**, in the order of its versions,
+//!    and again only when its owner writes it anew.
+//! 2. **[`RecordKey::Host`] is first told when all else is**: that is, when
+//!    [`END`] is here, which the owner always writes last. Without this, a host
+//!    that wrote records after its own description would look complete too
+//!    early, and a restarted daemon would remove what it has not heard of yet.
+//! 3. **A told record that stands no longer is told as gone**, once; a record
+//!    is never taken for gone while its owner's state is only half here.
+//! 4. **Nothing that we cannot read is told**, nor does it take back what was
+//!    told under its key before.
+//!
+//! Liveness is ours, not chitchat's: its phi accrual takes heartbeats as often
+//! as messages come, and every change sends messages. A burst of changes fills
+//! its window with gaps of milliseconds; then the ordinary interval of 500 ms
+//! looks like death (measured with three hosts and phi 6: patience falls from
+//! 1.36 s to 0.17 s after 400 changes, and everybody flaps). We ask only whether
+//! the heartbeat has moved within [`View::silent_after`].
+//!
+//! There is no I/O and no clock here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chitchat::{ChitchatId, NodeState};
+use overlay_model::{ClusterEvent, HostId, Record, RecordKey};
+use tokio::time::Instant;
+
+use crate::codec;
+use crate::stats::Counters;
+
+/// The key of a node's full [`HostId`]; written first, never changed.
+pub(crate) const ID: &str = "id";
+
+/// The key that is always written last: who has it has everything before it.
+pub(crate) const END: &str = "end";
+
+/// So many silent intervals say that a host is gone.
+const SILENT_INTERVALS: f64 = 5.0;
+
+/// Warnings about undecodable values come no faster than this.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// How many times a heartbeat must move before we believe it: the first values
+/// of a newcomer may be old ones, told by others.
+const BELIEVED_AFTER: u32 = 2;
+
+pub(crate) struct View {
+    own_host: HostId,
+    own_id: ChitchatId,
+    interval: Duration,
+    dead_grace: Duration,
+    nodes: BTreeMap<ChitchatId, Node>,
+    counters: Arc<Counters>,
+    /// Grows when chitchat is restarted and begins with an empty state.
+    life_of_chitchat: u64,
+    last_read: Option<Instant>,
+    last_warning: Option<Instant>,
+}
+
+/// One node of chitchat: one life of one host.
+struct Node {
+    /// Known once [`ID`] has come.
+    host: Option<HostId>,
+    /// A second node with this name and generation: somebody is confused.
+    doubled: bool,
+    /// Last read of chitchat's (max version, last garbage-collected version).
+    seen: (u64, u64),
+    /// All records of versions up to this have been told or found unreadable.
+    told_up_to: u64,
+    /// What stands, as far as told.
+    told: BTreeSet<RecordKey>,
+    /// The host's own record, until all else is here.
+    held: Option<Box<Record>>,
+    /// A reset may have removed records; look for them once all is here again.
+    may_lack: bool,
+    /// [`END`] is here.
+    complete: bool,
+    pulse: Pulse,
+    /// What was said of its life: alive or silent.
+    said_alive: Option<bool>,
+    life_of_chitchat: u64,
+    warned: bool,
+}
+
+/// The heartbeat of one node, and when it last moved.
+struct Pulse {
+    beat: u64,
+    moves: u32,
+    moved: Instant,
+    alive: bool,
+}
+
+impl Pulse {
+    fn read(&mut self, beat: u64, now: Instant, silent_after: Duration) {
+        if beat > self.beat {
+            // From zero to something is no movement: nobody has spoken yet.
+            if self.beat != 0 {
+                self.moves += 1;
+                self.moved = now;
+            }
+            self.beat = beat;
+        }
+        if now.duration_since(self.moved) > silent_after {
+            self.alive = false;
+            self.moves = 0;
+        } else if self.moves >= BELIEVED_AFTER {
+            self.alive = true;
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn new(
+        own_host: HostId,
+        own_id: ChitchatId,
+        interval: Duration,
+        dead_grace: Duration,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            own_host,
+            own_id,
+            interval,
+            dead_grace,
+            nodes: BTreeMap::new(),
+            counters,
+            life_of_chitchat: 0,
+            last_read: None,
+            last_warning: None,
+        }
+    }
+
+    /// Chitchat begins anew, as `own_id`, and knows nobody: what it does not
+    /// hold is not forgotten before the grace is over.
+    pub(crate) fn restarted(&mut self, own_id: ChitchatId) {
+        self.own_id = own_id;
+        self.life_of_chitchat += 1;
+    }
+
+    /// How long a heartbeat may stand still. It grows beyond a hundred hosts
+    /// as news takes longer to get around (3.6 intervals at a thousand).
+    pub(crate) fn silent_after(&self) -> Duration {
+        let hosts = self.nodes.len().max(1) as f64;
+        self.interval.mul_f64(SILENT_INTERVALS * (hosts.log2() / 7.0).max(1.0))
+    }
+
+    /// Gossip addresses of the nodes that are alive, without ours.
+    pub(crate) fn live_peers(&self) -> BTreeSet<SocketAddr> {
+        self.peers(|node, _| node.pulse.alive)
+    }
+
+    /// Gossip addresses of the nodes that may well listen: alive, or too new
+    /// to tell.
+    pub(crate) fn hopeful_peers(&self, now: Instant) -> BTreeSet<SocketAddr> {
+        self.peers(|node, silent_after| {
+            node.pulse.alive || now.duration_since(node.pulse.moved) <= silent_after
+        })
+    }
+
+    fn peers(&self, choose: impl Fn(&Node, Duration) -> bool) -> BTreeSet<SocketAddr> {
+        let silent_after = self.silent_after();
+        self.nodes
+            .iter()
+            .filter(|(id, node)| {
+                choose(node, silent_after)
+                    && id.gossip_advertise_addr != self.own_id.gossip_advertise_addr
+            })
+            .map(|(id, _)| id.gossip_advertise_addr)
+            .collect()
+    }
+
+    /// Says whether a live node has records that have not come yet.
+    pub(crate) fn lacks_records(&self) -> bool {
+        self.nodes.values().any(|node| node.pulse.alive && !node.complete && !node.doubled)
+    }
+
+    /// A figure that grows with everything learnt.
+    pub(crate) fn learnt(&self) -> u64 {
+        self.nodes.values().map(|node| 1 + node.seen.0).sum()
+    }
+
+    /// Compares with what was told, and tells the difference. `suspicious`
+    /// looks for vanished records too, which otherwise waits for a reason.
+    pub(crate) fn read(
+        &mut self,
+        states: &BTreeMap<ChitchatId, NodeState>,
+        now: Instant,
+        suspicious: bool,
+    ) -> Vec<ClusterEvent> {
+        let mut events = Vec::new();
+        self.forgive_our_own_absence(now);
+        let silent_after = self.silent_after();
+        for (id, state) in states {
+            if *id == self.own_id {
+                continue;
+            }
+            if !self.nodes.contains_key(id) {
+                let node = self.meet(id, state, now);
+                self.nodes.insert(id.clone(), node);
+            }
+            let Some(node) = self.nodes.get_mut(id) else { continue };
+            node.life_of_chitchat = self.life_of_chitchat;
+            node.pulse.read(state.heartbeat().into(), now, silent_after);
+            if node.doubled {
+                continue;
+            }
+            node.may_lack |= suspicious;
+            if node.may_lack || node.seen != (state.max_version(), state.last_gc_version()) {
+                self.read_records(id, state, now, &mut events);
+            }
+            self.tell_life(id, now, silent_after, &mut events);
+        }
+        self.forget_missing(states, now, silent_after, &mut events);
+        self.counters.add("events", events.len() as u64);
+        events
+    }
+
+    /// A pause of ours (a suspended machine, a starved one) is no silence of
+    /// everybody else: what we slept through does not count.
+    fn forgive_our_own_absence(&mut self, now: Instant) {
+        if let Some(last) = self.last_read.replace(now) {
+            let gap = now.duration_since(last);
+            if gap > self.interval * 2 {
+                for node in self.nodes.values_mut() {
+                    node.pulse.moved += gap;
+                }
+            }
+        }
+    }
+
+    fn meet(&self, id: &ChitchatId, state: &NodeState, now: Instant) -> Node {
+        let doubled = self.nodes.keys().any(|other| {
+            other.node_id == id.node_id
+                && other.generation_id == id.generation_id
+                && other.gossip_advertise_addr != id.gossip_advertise_addr
+        });
+        let ours_too =
+            id.node_id == self.own_id.node_id && id.generation_id == self.own_id.generation_id;
+        if doubled || ours_too {
+            self.counters.add("conflicts", 1);
+            tracing::error!(
+                node = %id.node_id, incarnation = id.generation_id, addr = %id.gossip_advertise_addr,
+                "two hosts claim one identity and one incarnation; is the state directory a copy? \
+                 delete it on one of them",
+            );
+        }
+        Node {
+            host: None,
+            doubled: doubled || ours_too,
+            seen: (0, 0),
+            told_up_to: 0,
+            told: BTreeSet::new(),
+            held: None,
+            may_lack: false,
+            complete: false,
+            pulse: Pulse { beat: state.heartbeat().into(), moves: 0, moved: now, alive: false },
+            said_alive: None,
+            life_of_chitchat: self.life_of_chitchat,
+            warned: false,
+        }
+    }
+
+    fn read_records(
+        &mut self,
+        id: &ChitchatId,
+        state: &NodeState,
+        now: Instant,
+        events: &mut Vec<ClusterEvent>,
+    ) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let reset = state.last_gc_version() != node.seen.1 || state.max_version() < node.seen.0;
+        node.may_lack |= reset;
+        node.seen = (state.max_version(), state.last_gc_version());
+        let host = match node.host {
+            Some(host) => host,
+            None => match identity(id, state) {
+                Ok(Some(host)) => {
+                    node.host = Some(host);
+                    self.check_identity(id, host);
+                    host
+                }
+                // Not here yet; its arrival raises the version.
+                Ok(None) => return,
+                Err(()) => {
+                    self.counters.add("bad_identity", 1);
+                    return;
+                }
+            },
+        };
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let incarnation = id.generation_id;
+        let event = |key, record| ClusterEvent::Record { host, incarnation, key, record };
+        node.complete = state.get(END).is_some();
+
+        let mut news: Vec<_> = state
+            .key_values_including_deleted()
+            .filter(|(key, value)| value.version > node.told_up_to && *key != ID && *key != END)
+            .collect();
+        news.sort_unstable_by_key(|(_, value)| value.version);
+        for (text, value) in news {
+            let Ok(key) = text.parse::<RecordKey>() else {
+                self.counters.add("unknown_key", 1);
+                continue;
+            };
+            if value.value.is_empty() || value.is_deleted() {
+                if key == RecordKey::Host {
+                    node.held = None;
+                }
+                if node.told.remove(&key) {
+                    events.push(event(key, None));
+                }
+                continue;
+            }
+            match codec::decode(host, key, &value.value) {
+                Ok(record) => {
+                    self.counters.add("records_decoded", 1);
+                    if key == RecordKey::Host && !node.told.contains(&key) {
+                        node.held = Some(Box::new(record));
+                    } else {
+                        node.told.insert(key);
+                        events.push(event(key, Some(Box::new(record))));
+                    }
+                }
+                Err(err) => {
+                    self.counters.add(err.counter(), 1);
+                    let quiet = self.last_warning.is_none_or(|last| now - last > WARN_EVERY);
+                    if !node.warned && quiet {
+                        node.warned = true;
+                        self.last_warning = Some(now);
+                        tracing::warn!(
+                            host = %host, %err, record = %codec::Place { host, key: text },
+                            "a host publishes a record that cannot be read; it is passed on and \
+                             otherwise ignored (further ones of this host are only counted)",
+                        );
+                    }
+                }
+            }
+        }
+        node.told_up_to = node.told_up_to.max(state.max_version());
+
+        if node.complete {
+            if node.may_lack {
+                node.may_lack = false;
+                let gone: Vec<_> = node
+                    .told
+                    .iter()
+                    .filter(|key| state.get(&key.to_string()).is_none_or(str::is_empty))
+                    .copied()
+                    .collect();
+                for key in gone {
+                    node.told.remove(&key);
+                    events.push(event(key, None));
+                }
+            }
+            if let Some(record) = node.held.take() {
+                node.told.insert(RecordKey::Host);
+                events.push(event(RecordKey::Host, Some(record)));
+            }
+        }
+    }
+
+    /// Says, loudly, when another host uses our identity.
+    fn check_identity(&self, id: &ChitchatId, host: HostId) {
+        if id.node_id != self.own_id.node_id {
+            return;
+        }
+        if host != self.own_host {
+            self.counters.add("conflicts", 1);
+            tracing::error!(
+                ours = %self.own_host, theirs = %host, addr = %id.gossip_advertise_addr,
+                "another host's id begins like ours, which gossip cannot tell apart; delete the \
+                 state directory on one of the two",
+            );
+        } else if id.generation_id > self.own_id.generation_id {
+            self.counters.add("conflicts", 1);
+            tracing::error!(
+                host = %host, addr = %id.gossip_advertise_addr, incarnation = id.generation_id,
+                ours = self.own_id.generation_id,
+                "another host uses our id with a later incarnation; is the state directory a copy? \
+                 delete it on one of them",
+            );
+        }
+    }
+
+    fn tell_life(
+        &mut self,
+        id: &ChitchatId,
+        now: Instant,
+        silent_after: Duration,
+        events: &mut Vec<ClusterEvent>,
+    ) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let Some(host) = node.host else { return };
+        let incarnation = id.generation_id;
+        // A node that never spoke is silent once it had the time to.
+        let undecided = !node.pulse.alive && now.duration_since(node.pulse.moved) <= silent_after;
+        if (undecided && node.said_alive.is_none()) || node.said_alive == Some(node.pulse.alive) {
+            return;
+        }
+        node.said_alive = Some(node.pulse.alive);
+        events.push(if node.pulse.alive {
+            ClusterEvent::Alive { host, incarnation }
+        } else {
+            ClusterEvent::Silent { host, incarnation }
+        });
+    }
+
+    fn forget_missing(
+        &mut self,
+        states: &BTreeMap<ChitchatId, NodeState>,
+        now: Instant,
+        silent_after: Duration,
+        events: &mut Vec<ClusterEvent>,
+    ) {
+        let missing: Vec<_> =
+            self.nodes.keys().filter(|id| !states.contains_key(*id)).cloned().collect();
+        for id in missing {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let beat = node.pulse.beat;
+            node.pulse.read(beat, now, silent_after);
+            // Chitchat of an earlier life knew it, this one has not met it yet.
+            let waits = node.life_of_chitchat != self.life_of_chitchat
+                && now.duration_since(node.pulse.moved) < self.dead_grace;
+            if waits {
+                self.tell_life(&id, now, silent_after, events);
+            } else if let Some(Node { host: Some(host), .. }) = self.nodes.remove(&id) {
+                events.push(ClusterEvent::Forgotten { host, incarnation: id.generation_id });
+            }
+        }
+    }
+}
+
+/// The host that `state` says it is of. `Ok(None)`: it has not said so yet.
+fn identity(id: &ChitchatId, state: &NodeState) -> Result<Option<HostId>, ()> {
+    let Some(text) = state.get(ID) else { return Ok(None) };
+    let host: HostId = text.parse().map_err(|_| ())?;
+    if host.short() == *id.node_id { Ok(Some(host)) } else { Err(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! The handle of a kernel: what the rest of the daemon holds.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use overlay_model::{
+    ApplyReport, Foreign, IfName, KernelChange, KernelOp, KernelState, Object, ObjectKey,
+    OpFailure, Refusal,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::entries::BATCH;
+use crate::error::{Failure, KernelError, NlError};
+use crate::watch::{self, Command};
+use crate::wire::Conn;
+use crate::{firewall, holder, netns, read};
+
+/// The kernel of one network namespace. Clones are the same.
+#[derive(Clone)]
+pub struct Kernel(Arc<Inner>);
+
+struct Inner {
+    writer: tokio::sync::Mutex<Writer>,
+    reader: tokio::sync::Mutex<Conn>,
+    watch: mpsc::UnboundedSender<Command>,
+    own_netns: Arc<File>,
+}
+
+/// The indices of our links by name, kept by the watch and by whoever makes
+/// one.
+pub(crate) type Indices = Arc<Mutex<HashMap<IfName, u32>>>;
+
+/// Performs operations, one at a time.
+pub(crate) struct Writer {
+    pub(crate) conn: Conn,
+    pub(crate) own_netns: Arc<File>,
+    indices: Indices,
+    next_index: u32,
+}
+
+impl Kernel {
+    /// Opens the kernel of the calling thread's network namespace and starts
+    /// to watch it.
+    ///
+    /// Every change of what is ours, from before the first [`Kernel::dump`] on,
+    /// is queued into the receiver. Should the kernel have lost notifications
+    /// (it keeps 32 MiB of them), a [`KernelChange::Snapshot`] follows. An
+    /// object may be told more than once, and `None` may be told of one that
+    /// never was.
+    ///
+    /// # Errors
+    /// [`KernelError`] if a socket cannot be opened or the links cannot be read.
+    pub async fn open() -> Result<(Self, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
+        let own_netns = Arc::new(netns::own().map_err(KernelError::Open)?);
+        let conn = || Conn::open().map_err(KernelError::Open);
+        let indices = Indices::default();
+        let (watch, changes) = watch::start(conn()?, Arc::clone(&indices)).await?;
+        let writer = Writer {
+            conn: conn()?,
+            own_netns: Arc::clone(&own_netns),
+            indices,
+            next_index: first_index(),
+        };
+        let inner = Inner {
+            writer: tokio::sync::Mutex::new(writer),
+            reader: tokio::sync::Mutex::new(conn()?),
+            watch,
+            own_netns,
+        };
+        Ok((Self(Arc::new(inner)), changes))
+    }
+
+    /// Reads everything that is ours, and what is foreign in this namespace.
+    ///
+    /// # Errors
+    /// [`KernelError`]; nothing has changed.
+    pub async fn dump(&self) -> Result<KernelState, KernelError> {
+        let mut conn = self.0.reader.lock().await;
+        Ok(read::state(&mut conn).await?.0)
+    }
+
+    /// Reads what is foreign; besides [`Kernel::dump`], this looks into the
+    /// namespaces that have a name for VXLAN devices that hold a VNI here.
+    ///
+    /// # Errors
+    /// [`KernelError`]; nothing has changed.
+    pub async fn foreign(&self) -> Result<Foreign, KernelError> {
+        let mut foreign = {
+            let mut conn = self.0.reader.lock().await;
+            let links = read::links(&mut conn).await?;
+            read::foreign(&mut conn, &links).await?
+        };
+        foreign.vxlans.extend(holder::foreign_elsewhere(&self.0.own_netns).await);
+        Ok(foreign)
+    }
+
+    /// Tries all of `ops` in their order.
+    ///
+    /// When it returns, every change that they caused is in the receiver.
+    pub async fn apply(&self, ops: Vec<KernelOp>) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let mut links = BTreeSet::new();
+        let mut firewall = false;
+        {
+            let mut writer = self.0.writer.lock().await;
+            let mut batch = Vec::new();
+            for op in ops {
+                match op.key() {
+                    ObjectKey::Link(name) => drop(links.insert(name)),
+                    ObjectKey::Firewall => firewall = true,
+                    _ => {
+                        batch.push(op);
+                        if batch.len() == BATCH {
+                            writer.entries(std::mem::take(&mut batch), &mut report).await;
+                        }
+                        continue;
+                    }
+                }
+                writer.entries(std::mem::take(&mut batch), &mut report).await;
+                match writer.single(&op).await {
+                    Ok(()) => report.done += 1,
+                    Err(Failure { refusal, text }) => {
+                        report.failed.push(OpFailure { op, refusal, text });
+                    }
+                }
+            }
+            writer.entries(batch, &mut report).await;
+        }
+        let (done, told) = oneshot::channel();
+        let settle = Command::Settle { links, firewall, done };
+        if self.0.watch.send(settle).is_err() || told.await.is_err() {
+            tracing::error!("the watch of the kernel has ended: its changes go unseen");
+        }
+        report
+    }
+}
+
+impl Writer {
+    /// Performs an operation on a link or the firewall.
+    async fn single(&mut self, op: &KernelOp) -> Result<(), Failure> {
+        match op {
+            KernelOp::AddLink(name, link) => self.add_link(name, link).await,
+            KernelOp::SetLink(name, change) => self.set_link(name, change).await,
+            KernelOp::DelLink(name) => self.del_link(name).await,
+            KernelOp::Put(ObjectKey::Firewall, Object::Firewall { bridges }) => {
+                firewall::put(bridges).await
+            }
+            KernelOp::Del(ObjectKey::Firewall, _) => firewall::del().await,
+            KernelOp::Put(..) | KernelOp::Del(..) => {
+                Err(Failure::new(Refusal::Other, format!("`{op}` is no operation on an entry")))
+            }
+        }
+    }
+
+    /// The index of a link of ours; `fresh` asks the kernel even if we know one.
+    pub(crate) async fn index_of(
+        &mut self,
+        name: &IfName,
+        fresh: bool,
+    ) -> Result<Option<u32>, NlError> {
+        if !fresh && let Some(index) = lock(&self.indices).get(name) {
+            return Ok(Some(*index));
+        }
+        match read::link_by_name(&mut self.conn, name).await? {
+            Some(row) if row.ours() => {
+                self.remember(name, row.index);
+                Ok(Some(row.index))
+            }
+            _ => {
+                self.forget(name);
+                Ok(None)
+            }
+        }
+    }
+
+    pub(crate) fn remember(&mut self, name: &IfName, index: u32) {
+        lock(&self.indices).insert(name.clone(), index);
+    }
+
+    pub(crate) fn forget(&mut self, name: &IfName) {
+        lock(&self.indices).remove(name);
+    }
+
+    pub(crate) fn next_index(&mut self) -> u32 {
+        let index = self.next_index;
+        self.next_index = if index >= LAST_INDEX { FIRST_INDEX } else { index + 1 };
+        index
+    }
+}
+
+pub(crate) fn lock(indices: &Indices) -> std::sync::MutexGuard<'_, HashMap<IfName, u32>> {
+    // A map of numbers is whole whatever its holder died of.
+    indices.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The indices that we choose from: above what the kernel gives in any life
+/// of a host (it counts up from 1), and below what a reader cannot remember.
+const FIRST_INDEX: u32 = 1 << 20;
+const LAST_INDEX: u32 = (1 << 24) - 1;
+
+/// Where this process begins to count: anywhere, so that two of us (a daemon
+/// and `overlayd teardown`) do not choose the same index at the same moment.
+fn first_index() -> u32 {
+    let random = RandomState::new().hash_one(std::process::id());
+    FIRST_INDEX + (random % u64::from(LAST_INDEX - FIRST_INDEX)) as u32
+}

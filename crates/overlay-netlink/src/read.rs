@@ -1,0 +1,525 @@
+//! From netlink messages to the words of the model.
+//!
+//! A dump and a notification go through the same functions, so that the two
+//! cannot disagree about what an entry is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours};
+use overlay_model::{
+    Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr, NetworkId, Object,
+    ObjectKey, PortFlags, Vni,
+};
+
+use crate::error::{KernelError, NlError};
+use crate::firewall;
+use crate::wire::Conn;
+
+/// `NUD_NOARP` and `NUD_PERMANENT` of `linux/neighbour.h`. The crate's enum has
+/// no combinations, so states are compared as the numbers that they are.
+pub(crate) const NUD_NOARP: u16 = 0x40;
+pub(crate) const NUD_PERMANENT: u16 = 0x80;
+
+/// Every link of a network namespace by its index.
+pub(crate) type Links = HashMap<u32, LinkRow>;
+
+/// A link, ours or not, as far as anything here asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LinkRow {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) alias: Option<String>,
+    pub(crate) mtu: u32,
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) up: bool,
+    pub(crate) loopback: bool,
+    pub(crate) master: Option<u32>,
+    pub(crate) port: Option<PortFlags>,
+    /// Index of the other end of a veth pair, in its own namespace.
+    pub(crate) other_end: Option<u32>,
+    /// Set when the link's socket or other end is in another namespace.
+    pub(crate) link_netnsid: Option<i32>,
+    pub(crate) kind: RowKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RowKind {
+    Bridge,
+    Vxlan(VxlanRow),
+    Veth,
+    Other,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct VxlanRow {
+    pub(crate) vni: u32,
+    pub(crate) port: u16,
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) external: bool,
+    pub(crate) vnifilter: bool,
+}
+
+impl LinkRow {
+    /// Reads a complete link message; `None` if it names no link.
+    pub(crate) fn parse(message: &LinkMessage) -> Option<Self> {
+        let mut row = Self {
+            index: message.header.index,
+            name: String::new(),
+            alias: None,
+            mtu: 0,
+            mac: None,
+            up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            master: None,
+            port: None,
+            other_end: None,
+            link_netnsid: None,
+            kind: RowKind::Other,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => row.name.clone_from(name),
+                LinkAttribute::IfAlias(alias) => row.alias = Some(alias.clone()),
+                LinkAttribute::Mtu(mtu) => row.mtu = *mtu,
+                LinkAttribute::Address(bytes) => row.mac = mac_of(bytes),
+                LinkAttribute::Controller(master) if *master != 0 => row.master = Some(*master),
+                LinkAttribute::Link(index) => row.other_end = Some(*index),
+                LinkAttribute::LinkNetNsId(id) => row.link_netnsid = Some(*id),
+                LinkAttribute::LinkInfo(infos) => row.read_info(infos),
+                _ => {}
+            }
+        }
+        (!row.name.is_empty()).then_some(row)
+    }
+
+    fn read_info(&mut self, infos: &[LinkInfo]) {
+        for info in infos {
+            match info {
+                LinkInfo::Kind(InfoKind::Bridge) => self.kind = RowKind::Bridge,
+                LinkInfo::Kind(InfoKind::Veth) => self.kind = RowKind::Veth,
+                LinkInfo::Kind(InfoKind::Vxlan) => {
+                    self.kind = RowKind::Vxlan(VxlanRow::default());
+                }
+                LinkInfo::Data(InfoData::Vxlan(data)) => {
+                    self.kind = RowKind::Vxlan(vxlan_of(data));
+                }
+                LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                    self.port = Some(port_of(data));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Named and marked as ours, and of a shape that we make.
+    pub(crate) fn ours(&self) -> bool {
+        self.own().is_some()
+    }
+
+    /// Named like ours.
+    pub(crate) fn looks_like_ours(&self) -> bool {
+        LINK_PREFIXES.iter().any(|prefix| self.name.starts_with(prefix))
+    }
+
+    fn own(&self) -> Option<(NetworkId, LinkKind)> {
+        let alias = self.alias.as_deref();
+        if !is_ours(&self.name, alias) {
+            return None;
+        }
+        let network = alias?.strip_prefix(ALIAS_PREFIX)?.parse().ok()?;
+        let kind = match &self.kind {
+            RowKind::Bridge => LinkKind::Bridge,
+            RowKind::Veth => LinkKind::Veth { peer: None },
+            RowKind::Vxlan(vxlan) => LinkKind::Vxlan {
+                vni: Vni::new(vxlan.vni).ok()?,
+                port: vxlan.port,
+                local: vxlan.local.unwrap_or(IpAddr::from([0; 4])),
+            },
+            RowKind::Other => return None,
+        };
+        Some((network, kind))
+    }
+
+    /// The link as an object, if it is ours; `links` knows its master.
+    pub(crate) fn to_link(&self, links: &Links) -> Option<(IfName, Link)> {
+        let (network, kind) = self.own()?;
+        let name = self.ifname()?;
+        let master = self.master.and_then(|index| links.get(&index)).and_then(LinkRow::ifname);
+        let link = Link {
+            network,
+            mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
+            mac: self.mac.unwrap_or(MacAddr::ZERO),
+            up: self.up,
+            port: master.as_ref().and(self.port),
+            master,
+            kind,
+        };
+        Some((name, link))
+    }
+
+    pub(crate) fn ifname(&self) -> Option<IfName> {
+        IfName::new(&self.name).ok()
+    }
+}
+
+fn vxlan_of(data: &[InfoVxlan]) -> VxlanRow {
+    let mut row = VxlanRow::default();
+    for info in data {
+        match info {
+            InfoVxlan::Id(vni) => row.vni = *vni,
+            InfoVxlan::Port(port) => row.port = *port,
+            InfoVxlan::Local(local) => row.local = Some((*local).into()),
+            InfoVxlan::Local6(local) => row.local = Some((*local).into()),
+            InfoVxlan::CollectMetadata(on) => row.external = *on,
+            InfoVxlan::Vnifilter(on) => row.vnifilter = *on,
+            _ => {}
+        }
+    }
+    row
+}
+
+fn port_of(data: &[InfoBridgePort]) -> PortFlags {
+    let mut port = PortFlags { learning: false, neigh_suppress: false };
+    for info in data {
+        match info {
+            InfoBridgePort::Learning(on) => port.learning = *on,
+            InfoBridgePort::NeighSupress(on) => port.neigh_suppress = *on,
+            _ => {}
+        }
+    }
+    port
+}
+
+pub(crate) fn mac_of(bytes: &[u8]) -> Option<MacAddr> {
+    <[u8; 6]>::try_from(bytes).ok().map(MacAddr)
+}
+
+fn ip_of(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(ip) => Some((*ip).into()),
+        NeighbourAddress::Inet6(ip) => Some((*ip).into()),
+        // The family of an FDB entry is AF_BRIDGE; only the length tells.
+        NeighbourAddress::Other(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            16 => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What an FDB, ARP or ND entry is about, and what it says: `None` if it is
+/// not one that we would write (learnt, resolved, or the kernel's own), though
+/// it stands where one of ours might. `None` altogether if it stands on no
+/// link of ours.
+pub(crate) fn neighbour(
+    message: &NeighbourMessage,
+    links: &Links,
+) -> Option<(ObjectKey, Option<Object>)> {
+    let dev = links.get(&message.header.ifindex)?;
+    let mut dst = None;
+    let mut mac = None;
+    let mut master = None;
+    let mut vlan = false;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(address) => dst = ip_of(address),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
+            NeighbourAttribute::Controller(index) => master = Some(*index),
+            NeighbourAttribute::Vlan(id) => vlan = *id != 0,
+            _ => {}
+        }
+    }
+    let state = u16::from(message.header.state);
+    let flags = message.header.flags;
+    let permanent = state & NUD_PERMANENT != 0;
+    let marked = flags.contains(NeighbourFlags::ExtLearned);
+
+    match message.header.family {
+        AddressFamily::Bridge => {
+            let mac = mac?;
+            if let Some(bridge) = master.and_then(|index| links.get(&index)) {
+                // The bridge's own table: it names its bridge in NDA_MASTER.
+                if vlan || mac.0[0] & 1 == 1 || !bridge.ours() {
+                    return None;
+                }
+                let key = ObjectKey::BridgeFdb(bridge.ifname()?, mac);
+                // What extern_learn puts is neither static nor permanent in the
+                // kernel's words; the flag is what says that it is not learnt.
+                let put = (marked || state & NUD_NOARP != 0) && !permanent && dev.ours();
+                let object = put.then(|| dev.ifname()).flatten();
+                Some((key, object.map(|port| Object::BridgeFdb { port, extern_learn: marked })))
+            } else if matches!(dev.kind, RowKind::Vxlan(_)) && dev.ours() {
+                let name = dev.ifname()?;
+                if mac == MacAddr::ZERO {
+                    let key = ObjectKey::Flood(name, dst?);
+                    return Some((key, permanent.then_some(Object::Flood)));
+                }
+                if mac.0[0] & 1 == 1 {
+                    return None;
+                }
+                let object = dst.filter(|_| permanent).map(|dst| Object::VxlanFdb { dst });
+                Some((ObjectKey::VxlanFdb(name, mac), object))
+            } else {
+                None
+            }
+        }
+        AddressFamily::Inet | AddressFamily::Inet6 => {
+            let ip = dst?;
+            let ours = matches!(dev.kind, RowKind::Bridge) && dev.ours();
+            if !ours || ip.is_multicast() || flags.contains(NeighbourFlags::Proxy) {
+                return None;
+            }
+            let put = permanent && marked;
+            let object = mac.filter(|_| put).map(|mac| Object::Neigh { mac });
+            Some((ObjectKey::Neigh(dev.ifname()?, ip), object))
+        }
+        _ => None,
+    }
+}
+
+/// An address of one of our bridges; link-local ones are the kernel's.
+pub(crate) fn address(message: &AddressMessage, links: &Links) -> Option<ObjectKey> {
+    let dev = links.get(&message.header.index)?;
+    if !matches!(dev.kind, RowKind::Bridge) || !dev.ours() {
+        return None;
+    }
+    let ip = local_address(message)?;
+    if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None;
+    }
+    let net = IpNet::new(ip, message.header.prefix_len).ok()?;
+    Some(ObjectKey::Address(dev.ifname()?, net))
+}
+
+/// `IFA_LOCAL`, or `IFA_ADDRESS` where there is none (IPv6 without peer).
+pub(crate) fn local_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => return Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    address
+}
+
+/// Destination, devices, priority and preferred source of a route.
+#[derive(Debug, Clone)]
+pub(crate) struct RouteRow {
+    pub(crate) destination: IpNet,
+    pub(crate) devices: Vec<u32>,
+    pub(crate) priority: u32,
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) main_table: bool,
+}
+
+impl RouteRow {
+    /// Reads a route that forwards packets (not local, broadcast, blackhole).
+    pub(crate) fn parse(message: &RouteMessage) -> Option<Self> {
+        if message.header.kind != RouteType::Unicast {
+            return None;
+        }
+        let unspecified = match message.header.address_family {
+            AddressFamily::Inet => IpAddr::from([0; 4]),
+            AddressFamily::Inet6 => IpAddr::from([0; 16]),
+            _ => return None,
+        };
+        let mut destination = unspecified;
+        let mut row = Self {
+            destination: IpNet::from(unspecified),
+            devices: Vec::new(),
+            priority: 0,
+            source: None,
+            main_table: message.header.table == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => destination = route_ip(address)?,
+                RouteAttribute::PrefSource(address) => row.source = route_ip(address),
+                RouteAttribute::Oif(index) => row.devices.push(*index),
+                RouteAttribute::Priority(priority) => row.priority = *priority,
+                RouteAttribute::MultiPath(hops) => {
+                    row.devices.extend(hops.iter().map(|hop| hop.interface_index));
+                }
+                _ => {}
+            }
+        }
+        row.destination =
+            IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+        Some(row)
+    }
+}
+
+fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+/// All links.
+pub(crate) async fn links(conn: &mut Conn) -> Result<Links, KernelError> {
+    let rows = conn.dump("link", RouteNetlinkMessage::GetLink(link_request())).await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| match row {
+            RouteNetlinkMessage::NewLink(message) => LinkRow::parse(message),
+            _ => None,
+        })
+        .map(|row| (row.index, row))
+        .collect())
+}
+
+/// One link by name, as it is now.
+pub(crate) async fn link_by_name(
+    conn: &mut Conn,
+    name: &IfName,
+) -> Result<Option<LinkRow>, NlError> {
+    let mut message = link_request();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)
+}
+
+/// One link by index, as it is now.
+pub(crate) async fn link_by_index(
+    conn: &mut Conn,
+    index: u32,
+) -> Result<Option<LinkRow>, NlError> {
+    let mut message = link_request();
+    message.header.index = index;
+    link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)
+}
+
+/// Statistics would be half of each answer.
+fn link_request() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
+fn link_row(
+    answer: Result<Option<RouteNetlinkMessage>, NlError>,
+) -> Result<Option<LinkRow>, NlError> {
+    match answer {
+        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(LinkRow::parse(&message)),
+        Ok(_) => Ok(None),
+        Err(err) if err.is(nix::errno::Errno::ENODEV) => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// All addresses, as the kernel's messages.
+pub(crate) async fn addresses(conn: &mut Conn) -> Result<Vec<AddressMessage>, KernelError> {
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    Ok(conn
+        .dump("address", request)
+        .await?
+        .into_iter()
+        .filter_map(|row| match row {
+            RouteNetlinkMessage::NewAddress(message) => Some(message),
+            _ => None,
+        })
+        .collect())
+}
+
+/// All routes of both families that forward packets.
+pub(crate) async fn routes(conn: &mut Conn) -> Result<Vec<RouteRow>, KernelError> {
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        for row in conn.dump("route", RouteNetlinkMessage::GetRoute(request)).await? {
+            if let RouteNetlinkMessage::NewRoute(message) = row {
+                found.extend(RouteRow::parse(&message));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Everything that is ours, what is foreign, and the links that both were read
+/// with.
+pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), KernelError> {
+    let links = links(conn).await?;
+    let mut objects = BTreeMap::new();
+    for (name, link) in links.values().filter_map(|row| row.to_link(&links)) {
+        objects.insert(ObjectKey::Link(name), Object::Link(link));
+    }
+    for message in addresses(conn).await? {
+        if let Some(key) = address(&message, &links) {
+            objects.insert(key, Object::Address);
+        }
+    }
+    for (table, family) in [("FDB", AddressFamily::Bridge), ("neighbour", AddressFamily::Unspec)] {
+        let mut request = NeighbourMessage::default();
+        request.header.family = family;
+        for row in conn.dump(table, RouteNetlinkMessage::GetNeighbour(request)).await? {
+            let RouteNetlinkMessage::NewNeighbour(message) = row else { continue };
+            if let Some((key, Some(object))) = neighbour(&message, &links) {
+                objects.insert(key, object);
+            }
+        }
+    }
+    if let Some(object) = firewall::read().await? {
+        objects.insert(ObjectKey::Firewall, object);
+    }
+    let foreign = foreign(conn, &links).await?;
+    Ok((KernelState { objects, foreign }, links))
+}
+
+/// What is not ours in this namespace.
+pub(crate) async fn foreign(conn: &mut Conn, links: &Links) -> Result<Foreign, KernelError> {
+    let mut vxlans: Vec<ForeignVxlan> = links.values().filter_map(foreign_vxlan).collect();
+    vxlans.sort_by(|a, b| a.name.cmp(&b.name));
+    let squatters = links
+        .values()
+        .filter(|row| row.looks_like_ours() && !row.ours())
+        .filter_map(LinkRow::ifname)
+        .collect();
+    let mut routes = Vec::new();
+    for route in self::routes(conn).await? {
+        let to = route.destination;
+        let link_local = matches!(to.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if to.prefix_len() == 0 || link_local || to.addr().is_multicast() {
+            continue;
+        }
+        for row in route.devices.iter().filter_map(|index| links.get(index)) {
+            if row.ours() || row.loopback {
+                continue;
+            }
+            routes.extend(row.ifname().map(|dev| (to, dev)));
+        }
+    }
+    routes.sort();
+    routes.dedup();
+    Ok(Foreign { vxlans, squatters, routes })
+}
+
+/// A VXLAN device that is not ours. One with a `vnifilter` holds the VNIs of
+/// its filter, which no message of `netlink-packet-route` can ask for: it is
+/// left out, and its VNIs are found taken when a device is made.
+pub(crate) fn foreign_vxlan(row: &LinkRow) -> Option<ForeignVxlan> {
+    let RowKind::Vxlan(vxlan) = &row.kind else { return None };
+    if row.ours() || vxlan.vnifilter {
+        return None;
+    }
+    let vni = if vxlan.external { None } else { Some(Vni::new(vxlan.vni).ok()?) };
+    Some(ForeignVxlan { name: row.ifname()?, vni, port: vxlan.port, netns: None })
+}

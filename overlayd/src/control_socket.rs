@@ -1,0 +1,293 @@
+//! The Unix socket that `overlayctl`, the plugins and `curl` talk to.
+//!
+//! A request is checked here as far as that needs no state, its namespace is
+//! looked up, and then it goes into the one loop; the reply comes back the same
+//! way. Nothing is decided here. Bodies are bounded; whatever is wrong with a
+//! request is answered with a [`v1::Error`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use overlay_api::v1;
+use overlay_engine::{Request, Table};
+use overlay_netlink::NetnsError;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::convert::{self, invalid};
+use crate::shell::Input;
+
+/// Longest body that is read, bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// How long a request may take before the daemon says that it is stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why the socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another daemon answers on it.
+    #[error(
+        "another overlayd answers on {0}; stop it first, or give this one another --socket and \
+         --state-dir"
+    )]
+    InUse(PathBuf),
+    /// Something else is in its place.
+    #[error("{0} exists and is not a socket; remove it or choose another --socket")]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("cannot listen on {path}; is its directory writable?")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        err: std::io::Error,
+    },
+}
+
+/// Takes the socket: `0660 root:overlayd` if there is such a group, else
+/// `0600`. One that a dead daemon left is replaced.
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let io = |err| SocketError::Io { path: path.to_owned(), err };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(io)?;
+    }
+    if let Ok(meta) = std::fs::symlink_metadata(path) {
+        if !meta.file_type().is_socket() {
+            return Err(SocketError::NotASocket(path.to_owned()));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(SocketError::InUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(io)?;
+    }
+    // Nobody else may come in between bind and chmod.
+    let former = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    nix::sys::stat::umask(former);
+    let listener = bound.map_err(io)?;
+    let group = nix::unistd::Group::from_name("overlayd").ok().flatten();
+    if let Some(group) = group {
+        let chowned = nix::unistd::chown(path, None, Some(group.gid));
+        chowned.map_err(|errno| io(errno.into()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
+    }
+    Ok(listener)
+}
+
+type Answer = Result<Vec<u8>, v1::Error>;
+
+#[derive(Clone)]
+struct Door {
+    inputs: mpsc::UnboundedSender<Input>,
+}
+
+impl Door {
+    async fn ask(&self, request: Request) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || v1::Error {
+            code: v1::ErrorCode::Unavailable,
+            message: "overlayd is stopping".into(),
+            hint: None,
+        };
+        self.inputs
+            .send(Input::Request { request: Box::new(request), looked: false, reply })
+            .map_err(|_| stopping())?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(stopping())),
+            Err(_) => Err(v1::Error {
+                code: v1::ErrorCode::Unavailable,
+                message: format!("no answer within {} s", PATIENCE.as_secs()),
+                hint: Some("see what it waits for with: overlayctl status".into()),
+            }),
+        }
+    }
+}
+
+struct Answered(StatusCode, Answer);
+
+impl IntoResponse for Answered {
+    fn into_response(self) -> Response {
+        let (status, body) = match self.1 {
+            Ok(body) => (self.0, body),
+            Err(error) => {
+                let status = StatusCode::from_u16(error.code.status())
+                    .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                (status, serde_json::to_vec(&error).unwrap_or_default())
+            }
+        };
+        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+fn ok(answer: Answer) -> Answered {
+    Answered(StatusCode::OK, answer)
+}
+
+fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, v1::Error> {
+    let bytes = bytes.map_err(|_| invalid(format!("the body is larger than {MAX_BODY} bytes")))?;
+    let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(bytes).map_err(|err| invalid(format!("the body is wrong: {err}")))
+}
+
+#[derive(Deserialize)]
+struct NetQuery {
+    net: Option<String>,
+    local: Option<bool>,
+}
+
+/// Answers requests until `stopped` resolves.
+pub async fn serve(
+    listener: UnixListener,
+    inputs: mpsc::UnboundedSender<Input>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let door = Door { inputs };
+    let router = Router::new()
+        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks/{net}", get(network).delete(remove_network))
+        .route("/v1/endpoints", get(endpoints).post(attach))
+        .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
+        .route("/v1/hosts", get(|State(door): State<Door>| async move { ok(door.ask(Request::Hosts).await) }))
+        .route("/v1/status", get(|State(door): State<Door>| async move { ok(door.ask(Request::Status).await) }))
+        .route("/v1/plan", get(|State(door): State<Door>| async move { ok(door.ask(Request::Plan).await) }))
+        .route("/v1/fdb", get(fdb))
+        .route("/v1/neigh", get(neigh))
+        .route("/v1/leave", post(leave))
+        .route("/v1/openapi.json", get(openapi))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(door);
+    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+}
+
+async fn unknown(uri: Uri) -> Answered {
+    ok(Err(v1::Error {
+        code: v1::ErrorCode::NotFound,
+        message: format!("no such path: {}", uri.path()),
+        hint: Some("the paths are listed at /v1/openapi.json".into()),
+    }))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Answered {
+    ok(Err(v1::Error {
+        code: v1::ErrorCode::InvalidRequest,
+        message: format!("{method} is not answered at {}", uri.path()),
+        hint: Some("the paths and methods are listed at /v1/openapi.json".into()),
+    }))
+}
+
+async fn openapi() -> Answered {
+    ok(serde_json::to_vec(&overlay_api::openapi())
+        .map_err(|err| v1::Error { code: v1::ErrorCode::Internal, message: err.to_string(), hint: None }))
+}
+
+async fn networks(State(door): State<Door>) -> Answered {
+    ok(door.ask(Request::Networks).await)
+}
+
+async fn network(State(door): State<Door>, UrlPath(net): UrlPath<String>) -> Answered {
+    ok(door.ask(Request::Network(net)).await)
+}
+
+async fn create_network(
+    State(door): State<Door>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    let answer = match body(bytes).and_then(convert::create_network) {
+        Ok(request) => door.ask(Request::CreateNetwork(request)).await,
+        Err(error) => Err(error),
+    };
+    Answered(StatusCode::CREATED, answer)
+}
+
+async fn remove_network(State(door): State<Door>, UrlPath(net): UrlPath<String>) -> Answered {
+    ok(door.ask(Request::RemoveNetwork(net)).await)
+}
+
+async fn endpoints(State(door): State<Door>, Query(query): Query<NetQuery>) -> Answered {
+    let local = query.local.unwrap_or(false);
+    ok(door.ask(Request::Endpoints { net: query.net, local }).await)
+}
+
+async fn attach(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
+    let answer = match look_up(bytes).await {
+        Ok(request) => door.ask(request).await,
+        Err(error) => Err(error),
+    };
+    Answered(StatusCode::CREATED, answer)
+}
+
+/// Finds the namespace, on a thread of its own: opening one can block.
+async fn look_up(bytes: Result<Bytes, BytesRejection>) -> Result<Request, v1::Error> {
+    let body: v1::Attach = body(bytes)?;
+    let path = convert::netns_path(&body)?;
+    let asked = body.netns.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let netns = overlay_netlink::netns_of(&path)?;
+        let taken = overlay_netlink::peer_ifnames(&netns)?;
+        Ok::<_, NetnsError>((netns, taken))
+    })
+    .await;
+    let (netns, taken) = match looked {
+        Ok(Ok(found)) => found,
+        Ok(Err(err)) => return Err(netns_error(&err, asked.as_deref())),
+        Err(err) => {
+            let message = format!("looking into the namespace failed: {err}");
+            return Err(v1::Error { code: v1::ErrorCode::Internal, message, hint: None });
+        }
+    };
+    Ok(Request::Attach(convert::attach(body, netns, taken)?))
+}
+
+fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
+    let (code, hint) = match err {
+        NetnsError::NotFound { .. } => {
+            let hint = match asked {
+                Some(name) if !name.contains('/') => {
+                    format!("list them with: ip netns; make it with: ip netns add {name}")
+                }
+                _ => "is the container running?".to_owned(),
+            };
+            (v1::ErrorCode::NotFound, Some(hint))
+        }
+        _ => (v1::ErrorCode::InvalidRequest, None),
+    };
+    v1::Error { code, message: err.to_string(), hint }
+}
+
+async fn detach(
+    State(door): State<Door>,
+    UrlPath(target): UrlPath<String>,
+    Query(query): Query<NetQuery>,
+) -> Answered {
+    ok(door.ask(Request::Detach { target, net: query.net }).await)
+}
+
+async fn fdb(State(door): State<Door>, Query(query): Query<NetQuery>) -> Answered {
+    let tables = vec![Table::Vxlan, Table::Bridge, Table::Flood];
+    ok(door.ask(Request::Entries { tables, net: query.net }).await)
+}
+
+async fn neigh(State(door): State<Door>, Query(query): Query<NetQuery>) -> Answered {
+    ok(door.ask(Request::Entries { tables: vec![Table::Neigh], net: query.net }).await)
+}
+
+async fn leave(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
+    ok(match body::<v1::Leave>(bytes) {
+        Ok(leave) => door.ask(Request::Leave { force: leave.force }).await,
+        Err(error) => Err(error),
+    })
+}

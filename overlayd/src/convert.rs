@@ -1,0 +1,268 @@
+//! Between the API's words and the engine's: by hand, so that either may
+//! change without the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use overlay_api::v1;
+use overlay_engine::{
+    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView,
+    NetworkView, Refused, Reply, StatusView, Table,
+};
+use overlay_model::{Foreign, IfName, InvalidName, Name, NetnsRef, Vni};
+
+/// A request that makes no sense as it stands.
+pub fn invalid(message: impl ToString) -> v1::Error {
+    v1::Error { code: v1::ErrorCode::InvalidRequest, message: message.to_string(), hint: None }
+}
+
+/// A refusal of the engine, for the wire.
+pub fn error(refused: Refused) -> v1::Error {
+    let code = match refused.kind {
+        ErrorKind::Invalid => v1::ErrorCode::InvalidRequest,
+        ErrorKind::NotFound => v1::ErrorCode::NotFound,
+        ErrorKind::Taken => v1::ErrorCode::Taken,
+        ErrorKind::InUse => v1::ErrorCode::InUse,
+        ErrorKind::Exhausted => v1::ErrorCode::Exhausted,
+        ErrorKind::Unsupported => v1::ErrorCode::Unsupported,
+        ErrorKind::Kernel => v1::ErrorCode::KernelRefused,
+        ErrorKind::Unavailable => v1::ErrorCode::Unavailable,
+    };
+    v1::Error { code, message: refused.message, hint: refused.hint }
+}
+
+/// What to create; what the kernel holds is filled in later.
+pub fn create_network(body: v1::CreateNetwork) -> Result<CreateNetwork, v1::Error> {
+    Ok(CreateNetwork {
+        name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
+        vni: body.vni.map(Vni::new).transpose().map_err(invalid)?,
+        subnets: body.subnets,
+        gateways: body.gateways,
+        mtu: body.mtu,
+        internal: body.internal,
+        no_flood: body.no_flood,
+        labels: body.labels,
+        foreign: Foreign::default(),
+    })
+}
+
+/// Where the namespace to attach is found.
+pub fn netns_path(body: &v1::Attach) -> Result<PathBuf, v1::Error> {
+    match (&body.netns, body.pid) {
+        (Some(netns), None) if netns.is_empty() => Err(invalid("the netns is empty")),
+        (Some(netns), None) if netns.contains('/') => {
+            let path = Path::new(netns);
+            if path.is_absolute() {
+                Ok(path.to_owned())
+            } else {
+                Err(invalid(format!("the netns path {netns} is relative; give it from the root")))
+            }
+        }
+        (Some(netns), None) if netns == "." || netns == ".." => {
+            Err(invalid(format!("`{netns}` is not the name of a network namespace")))
+        }
+        (Some(netns), None) => Ok(Path::new("/run/netns").join(netns)),
+        (None, Some(pid)) => Ok(PathBuf::from(format!("/proc/{pid}/ns/net"))),
+        (Some(_), Some(_)) => Err(invalid("netns and pid are both given; give one of them")),
+        (None, None) => Err(invalid("neither netns nor pid is given; give one of them")),
+    }
+}
+
+/// What to attach, once its namespace has been found.
+pub fn attach(
+    body: v1::Attach,
+    netns: NetnsRef,
+    taken_ifnames: BTreeSet<IfName>,
+) -> Result<Attach, v1::Error> {
+    let aliases: Result<BTreeSet<Name>, InvalidName> =
+        body.aliases.iter().map(|a| Name::new(a)).collect();
+    Ok(Attach {
+        net: body.net,
+        netns,
+        taken_ifnames,
+        ips: body.ips,
+        mac: body.mac.map(|mac| mac.parse()).transpose().map_err(invalid)?,
+        name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
+        aliases: aliases.map_err(invalid)?,
+        labels: body.labels,
+        ifname: body.ifname.as_deref().map(IfName::new).transpose().map_err(invalid)?,
+        default_route: !body.no_default_route,
+        foreign: Foreign::default(),
+    })
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A network, for the wire.
+pub fn network(view: NetworkView) -> v1::Network {
+    let net = view.network;
+    v1::Network {
+        id: net.id.to_string(),
+        name: net.name.to_string(),
+        vni: net.vni.get(),
+        subnets: net
+            .subnets
+            .into_iter()
+            .map(|s| v1::Subnet { cidr: s.cidr, gateway: s.gateway })
+            .collect(),
+        mtu: net.mtu,
+        internal: net.internal,
+        flood: net.flood,
+        labels: net.labels,
+        created_ms: net.created.wall_ms,
+        created_by: view.created_by,
+        endpoints: view.endpoints,
+        local_endpoints: view.local_endpoints,
+        conflict: view.conflict,
+    }
+}
+
+/// An endpoint, for the wire.
+pub fn endpoint(view: EndpointView) -> v1::Endpoint {
+    let (state, reason) = match view.state {
+        EndpointState::Ready => ("ready", None),
+        EndpointState::Pending => ("pending", None),
+        EndpointState::Failed(why) => ("failed", Some(why)),
+        EndpointState::HostDown => ("host-down", None),
+        EndpointState::Conflict(why) => ("conflict", Some(why)),
+    };
+    let ep = view.endpoint;
+    let (ifname, netns) = match view.place {
+        Some((ifname, netns)) => {
+            (Some(ifname.to_string()), Some(netns.path.display().to_string()))
+        }
+        None => (None, None),
+    };
+    v1::Endpoint {
+        id: ep.id.to_string(),
+        name: ep.name.map(String::from),
+        net: view.network.as_ref().map_or_else(|| ep.network.to_string(), |n| n.name.to_string()),
+        vni: view.network.as_ref().map_or(0, |n| n.vni.get()),
+        mac: ep.mac.to_string(),
+        ips: view.ips,
+        aliases: ep.aliases.into_iter().map(String::from).collect(),
+        labels: ep.labels,
+        host: view.host,
+        local: view.local,
+        vtep: view.vtep,
+        attached_ms: ep.attached_ms,
+        state: state.to_owned(),
+        reason,
+        host_ifname: view.local.then(|| ep.id.ifname().to_string()),
+        ifname,
+        netns,
+    }
+}
+
+/// A host, for the wire.
+pub fn host(view: HostView) -> v1::Host {
+    let host = view.host;
+    let of = |f: fn(&overlay_model::Host) -> String| host.as_ref().map(f).unwrap_or_default();
+    v1::Host {
+        id: view.id.to_string(),
+        name: host.as_ref().map_or_else(|| view.id.short(), |h| h.name.to_string()),
+        local: view.local,
+        state: view.state.as_str().to_owned(),
+        since_ms: ms(view.since),
+        entries_in_use: view.in_use,
+        vteps: host.as_ref().map(|h| h.vteps.clone()).unwrap_or_default(),
+        vxlan_port: host.as_ref().map_or(0, |h| h.vxlan_port),
+        gossip: of(|h| h.gossip.to_string()),
+        underlay_mtu: host.as_ref().map_or(0, |h| h.underlay_mtu),
+        endpoints: view.endpoints,
+        version: of(|h| h.version.clone()),
+        incarnation: view.incarnation,
+    }
+}
+
+/// The daemon's state, for the wire. `more` are counters of other parts.
+pub fn status(view: StatusView, more: &BTreeMap<String, u64>) -> v1::Status {
+    let mut counters: BTreeMap<String, u64> =
+        view.counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+    counters.extend(more.iter().map(|(name, n)| (name.clone(), *n)));
+    v1::Status {
+        host: host(view.host),
+        uptime_ms: ms(view.uptime),
+        hosts: view.hosts.into_iter().map(|(state, n)| (state.to_owned(), n)).collect(),
+        networks: view.networks,
+        endpoints: view.endpoints,
+        local_endpoints: view.local_endpoints,
+        view_complete: view.view_complete,
+        desired_revision: view.desired_revision,
+        applied_revision: view.applied_revision,
+        desired_objects: view.desired_objects,
+        pending: view.pending,
+        failed: view
+            .failed
+            .into_iter()
+            .map(|f| v1::FailedObject {
+                command: f.command,
+                reason: f.reason,
+                since_ms: ms(f.since),
+                attempts: f.attempts,
+            })
+            .collect(),
+        counters,
+        warnings: view.warnings,
+    }
+}
+
+fn entry(view: EntryView) -> v1::Entry {
+    let state = match (&view.desired, &view.kernel) {
+        (Some(desired), Some(kernel)) if desired == kernel => "ok",
+        (Some(_), Some(_)) => "differs",
+        (Some(_), None) => "missing",
+        (None, _) => "extra",
+    };
+    let table = match view.table {
+        Table::Vxlan => "vxlan",
+        Table::Bridge => "bridge",
+        Table::Flood => "flood",
+        Table::Neigh => "neigh",
+    };
+    v1::Entry {
+        net: view.network.map(String::from).unwrap_or_default(),
+        dev: view.dev.to_string(),
+        table: table.to_owned(),
+        key: view.key,
+        desired: view.desired,
+        kernel: view.kernel,
+        state: state.to_owned(),
+        endpoint: view.endpoint,
+        host: view.host,
+    }
+}
+
+/// A reply as the JSON body of its route.
+pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Result<Vec<u8>> {
+    match reply {
+        Reply::Network(view) => serde_json::to_vec(&network(view)),
+        Reply::Networks(views) => {
+            serde_json::to_vec(&views.into_iter().map(network).collect::<Vec<_>>())
+        }
+        Reply::Endpoint(view) => serde_json::to_vec(&endpoint(*view)),
+        Reply::Endpoints(views) => {
+            serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
+        }
+        Reply::Hosts(views) => {
+            serde_json::to_vec(&views.into_iter().map(host).collect::<Vec<_>>())
+        }
+        Reply::Status(view) => serde_json::to_vec(&status(*view, counters)),
+        Reply::Entries(views) => {
+            serde_json::to_vec(&views.into_iter().map(entry).collect::<Vec<_>>())
+        }
+        Reply::Plan(plan) => serde_json::to_vec(&v1::Plan {
+            revision: plan.revision,
+            view_complete: plan.view_complete,
+            commands: plan.commands,
+        }),
+        Reply::Leaving { endpoints } => {
+            let told = counters.get("peers").copied().unwrap_or(0);
+            let told = usize::try_from(told).unwrap_or(usize::MAX);
+            serde_json::to_vec(&v1::Left { told, endpoints })
+        }
+    }
+}

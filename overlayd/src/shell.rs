@@ -1,0 +1,380 @@
+//! The shell: all I/O around the engine, in one loop.
+//!
+//! ```text
+//!  control socket ─┐                                   ┌─► kernel task
+//!  gossip ─────────┼─► Input ─► Engine::step ─► Effect ┼─► state file (at once)
+//!  kernel task ────┤                                   ├─► gossip
+//!  signals, timer ─┘                                   └─► replies, log
+//! ```
+//!
+//! One loop, so that the order of events is one order. The state file is
+//! written in the loop: what it says stands before anything that follows from
+//! it goes out. Looking things up for a request (a namespace, foreign devices)
+//! happens in tasks of their own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use overlay_api::v1;
+use overlay_engine::{Config, Effect, Engine, Event, Now, PlanId, Reply, Request, Restored, Token};
+use overlay_gossip::{Gossip, GossipConfig};
+use overlay_model::{ApplyReport, ClusterEvent, KernelChange};
+use overlay_netlink::Kernel;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::config::Settings;
+use crate::kernel_task::{self, Work};
+use crate::state::StateFile;
+use crate::{control_socket, convert};
+
+/// How long the cluster is given to hear that this host stops or leaves.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Where a request's answer goes.
+pub type Answer = oneshot::Sender<Result<Vec<u8>, v1::Error>>;
+
+/// Everything that can happen to the daemon.
+#[derive(Debug)]
+pub enum Input {
+    /// Somebody asks through the socket.
+    Request {
+        /// What.
+        request: Box<Request>,
+        /// What the kernel holds that is not ours has been filled in.
+        looked: bool,
+        /// Where the answer goes.
+        reply: Answer,
+    },
+    /// The kernel told something.
+    Kernel(KernelChange),
+    /// A plan was carried out.
+    Applied {
+        /// Which.
+        plan: PlanId,
+        /// How it went.
+        report: ApplyReport,
+    },
+}
+
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            mono: self.start.elapsed(),
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop or has left the cluster.
+///
+/// # Errors
+/// Whatever keeps it from starting: each says what to do.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "overlayd must be root: it makes network devices and enters namespaces; start it \
+             with sudo, or with systemctl start overlayd"
+        );
+    }
+    let underlay = overlay_netlink::underlay_for(settings.vtep_ip, settings.underlay_dev.as_ref())
+        .await
+        .context("cannot tell which address VXLAN packets come to")?;
+    let (state, found) = StateFile::open(&settings.state_dir)?;
+    if let Some(aside) = &found.damaged {
+        warn!(
+            aside = %aside.display(),
+            "the state file was damaged and has been moved aside; networks come back from the \
+             cluster, endpoints of this host do not"
+        );
+    }
+    // The socket before anything that changes the world: a second daemon ends here.
+    let listener = control_socket::bind(&settings.socket)?;
+
+    let advertise = settings.advertise_or(underlay.addr);
+    let listen = SocketAddr::new(settings.gossip_bind.unwrap_or(underlay.addr), settings.gossip_port);
+    let clock = Clock { start: Instant::now() };
+    let config = Config {
+        host: found.host,
+        incarnation: found.incarnation,
+        name: settings.name.clone(),
+        vteps: vec![underlay.addr],
+        underlay_dev: underlay.dev.clone(),
+        underlay_mtu: underlay.mtu,
+        vxlan_port: settings.vxlan_port,
+        gossip: advertise,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: boot_id(),
+        suspect_after: settings.suspect_after,
+        down_grace: settings.down_grace,
+        stop_grace: settings.stop_grace,
+        alone_after: settings.alone_after,
+    };
+    let restored = Restored {
+        networks: found.networks,
+        endpoints: found.endpoints,
+        ring: found.ring,
+    };
+    info!(
+        host = %config.host,
+        name = %config.name,
+        vtep = %underlay.addr,
+        dev = %underlay.dev,
+        mtu = underlay.mtu,
+        gossip = %listen,
+        networks = restored.networks.len(),
+        endpoints = restored.endpoints.len(),
+        "overlayd {} starts",
+        config.version
+    );
+
+    let (kernel, changes) = Kernel::open().await.context("cannot talk to the kernel")?;
+    let mut engine = Engine::new(config, restored, clock.now());
+    let gossip = GossipConfig {
+        host: found.host,
+        incarnation: found.incarnation,
+        next_incarnation: state.incarnations(),
+        listen,
+        advertise,
+        join: settings
+            .join
+            .iter()
+            .cloned()
+            .chain(found.peers.iter().map(ToString::to_string))
+            .collect(),
+        cluster: "overlayd".to_owned(),
+        interval: settings.gossip_interval,
+        dead_grace: Duration::from_secs(15 * 60),
+    };
+    let (gossip, news) = Gossip::start(gossip, engine.own_records())
+        .await
+        .with_context(|| format!("cannot gossip on {listen}"))?;
+
+    let (inputs, queue) = mpsc::unbounded_channel();
+    let (work, todo) = mpsc::unbounded_channel();
+    let (ending, ended) = watch::channel(false);
+    tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
+    let server = tokio::spawn(control_socket::serve(listener, inputs.clone(), wait_for(ended)));
+
+    let mut shell = Shell {
+        engine,
+        clock,
+        state,
+        gossip,
+        kernel,
+        work,
+        inputs,
+        answers: BTreeMap::new(),
+        last_token: 0,
+        leaving: false,
+        ready: false,
+    };
+    shell.run_loop(queue, news).await?;
+
+    let told = shell.gossip.stop(FAREWELL).await;
+    info!(told, "overlayd ends; forwarding stays in place");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = ending.send(true);
+    // Answers that are under way, bounded: an idle keep-alive connection must not hold us.
+    let _ = tokio::time::timeout(Duration::from_millis(200), server).await;
+    remove_socket(&settings.socket);
+    Ok(())
+}
+
+async fn wait_for(mut ended: watch::Receiver<bool>) {
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(err) = std::fs::remove_file(path) {
+        debug!("cannot remove {}: {err}", path.display());
+    }
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+struct Shell {
+    engine: Engine,
+    clock: Clock,
+    state: StateFile,
+    gossip: Gossip,
+    kernel: Kernel,
+    work: mpsc::UnboundedSender<Work>,
+    inputs: mpsc::UnboundedSender<Input>,
+    answers: BTreeMap<Token, Answer>,
+    last_token: Token,
+    leaving: bool,
+    ready: bool,
+}
+
+impl Shell {
+    async fn run_loop(
+        &mut self,
+        mut queue: mpsc::UnboundedReceiver<Input>,
+        mut news: mpsc::UnboundedReceiver<ClusterEvent>,
+    ) -> anyhow::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        loop {
+            let deadline = self.engine.next_deadline().map(|at| self.clock.start + at);
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                input = queue.recv() => {
+                    let input = input.context("the shell keeps a sender")?;
+                    if let Some(event) = self.event_of(input) {
+                        self.step(event).await;
+                    }
+                }
+                event = news.recv() => {
+                    let event = event.context("gossip has ended by itself")?;
+                    self.step(Event::Cluster(event)).await;
+                }
+                () = timer => self.step(Event::Tick).await,
+                _ = term.recv() => {
+                    let effects = self.engine.stop(self.clock.now());
+                    self.perform(effects).await;
+                    return Ok(());
+                }
+                _ = int.recv() => {
+                    let effects = self.engine.stop(self.clock.now());
+                    self.perform(effects).await;
+                    return Ok(());
+                }
+            }
+            if self.leaving {
+                return Ok(());
+            }
+        }
+    }
+
+    fn event_of(&mut self, input: Input) -> Option<Event> {
+        match input {
+            Input::Kernel(change) => Some(Event::Kernel(change)),
+            Input::Applied { plan, report } => Some(Event::Applied { plan, report }),
+            Input::Request { request, looked: false, reply }
+                if self.engine.needs_foreign(&request) =>
+            {
+                self.look(request, reply);
+                None
+            }
+            Input::Request { request, reply, .. } => {
+                self.last_token += 1;
+                self.answers.insert(self.last_token, reply);
+                let fresh = uuid::Uuid::new_v4().as_u64_pair();
+                Some(Event::Request {
+                    token: self.last_token,
+                    // A UUID's fixed bits are spread: version in the one half,
+                    // variant in the other.
+                    fresh: fresh.0 ^ fresh.1.rotate_left(32),
+                    request,
+                })
+            }
+        }
+    }
+
+    /// Reads what the kernel holds that is not ours, then asks again.
+    fn look(&self, mut request: Box<Request>, reply: Answer) {
+        let (kernel, inputs) = (self.kernel.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            match kernel.foreign().await {
+                Ok(found) => {
+                    match request.as_mut() {
+                        Request::CreateNetwork(create) => create.foreign = found,
+                        Request::Attach(attach) => attach.foreign = found,
+                        _ => {}
+                    }
+                    let _ = inputs.send(Input::Request { request, looked: true, reply });
+                }
+                Err(err) => {
+                    let _ = reply.send(Err(v1::Error {
+                        code: v1::ErrorCode::KernelRefused,
+                        message: format!("cannot read the kernel's devices and routes: {err}"),
+                        hint: None,
+                    }));
+                }
+            }
+        });
+    }
+
+    async fn step(&mut self, event: Event) {
+        let first_look = matches!(&event, Event::Kernel(KernelChange::Snapshot(_)));
+        let effects = self.engine.step(event, self.clock.now());
+        self.perform(effects).await;
+        if first_look && !self.ready {
+            self.ready = true;
+            if let Err(err) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                debug!("cannot tell systemd: {err}");
+            }
+            info!("ready");
+        }
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        let mut todo: VecDeque<Effect> = effects.into();
+        while let Some(effect) = todo.pop_front() {
+            match effect {
+                Effect::Persist { id, changes } => {
+                    let result = self.state.commit(&changes).map_err(|err| format!("{err:#}"));
+                    let event = Event::Persisted { id, result };
+                    let more = self.engine.step(event, self.clock.now());
+                    // What follows from it goes out before what came after it.
+                    for effect in more.into_iter().rev() {
+                        todo.push_front(effect);
+                    }
+                }
+                Effect::Publish(changes) => {
+                    if let Err(err) = self.gossip.publish(changes).await {
+                        error!("a record was not published: {err}");
+                    }
+                }
+                Effect::Apply { plan, ops } => {
+                    for op in &ops {
+                        debug!(plan, "{op}");
+                    }
+                    let _ = self.work.send(Work { plan, ops });
+                }
+                Effect::Reply { token, result } => self.answer(token, result),
+                Effect::Notice(notice) if notice.is_warning() => warn!("{notice}"),
+                Effect::Notice(notice) => info!("{notice}"),
+                Effect::Exit => self.leaving = true,
+            }
+        }
+    }
+
+    fn answer(&mut self, token: Token, result: Result<Reply, overlay_engine::Refused>) {
+        let Some(answer) = self.answers.remove(&token) else { return };
+        let result = match result {
+            Ok(reply) => {
+                let mut counters = self.gossip.stats().counters();
+                counters.insert("peers".to_owned(), self.gossip.peers().len() as u64);
+                convert::reply(reply, &counters).map_err(|err| v1::Error {
+                    code: v1::ErrorCode::Internal,
+                    message: format!("cannot write the reply: {err}"),
+                    hint: None,
+                })
+            }
+            Err(refused) => Err(convert::error(refused)),
+        };
+        // Whoever asked may have gone.
+        let _ = answer.send(result);
+    }
+}

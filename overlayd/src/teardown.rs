@@ -1,0 +1,40 @@
+//! `overlayd teardown`: removes everything of ours from the kernel, and nothing
+//! else. The state file stays: the next start restores what can be restored.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use overlay_engine::{Completeness, Delta, plan};
+use overlay_netlink::Kernel;
+
+/// Removes it, going on past what fails.
+///
+/// # Errors
+/// If a daemon answers on `socket` (it would put everything back), if the
+/// kernel cannot be read, or if something could not be removed.
+pub async fn run(socket: &Path) -> anyhow::Result<()> {
+    if UnixStream::connect(socket).is_ok() {
+        bail!(
+            "an overlayd answers on {}: it would put everything back; stop it first",
+            socket.display()
+        );
+    }
+    let (kernel, _changes) = Kernel::open().await.context("cannot talk to the kernel")?;
+    let state = kernel.dump().await.context("cannot read the kernel")?;
+    let deltas = state.objects.keys().map(|key| Delta { key: key.clone(), want: None, retired: true });
+    let ops = plan(deltas, &state.objects, Completeness::Complete);
+    for op in &ops {
+        println!("{op}");
+    }
+    let count = ops.len();
+    let report = kernel.apply(ops).await;
+    for failure in &report.failed {
+        eprintln!("overlayd: `{}` failed: {}", failure.op, failure.text);
+    }
+    if !report.failed.is_empty() {
+        bail!("{} of {count} things could not be removed", report.failed.len());
+    }
+    println!("removed {count} things of overlayd; nothing else was touched");
+    Ok(())
+}
