@@ -143,7 +143,7 @@ async fn failure(reply: impl Into<Vec<u8>>, text: Expect) -> ClientError {
 #[tokio::test]
 async fn a_refusal_is_the_daemons_own_error() {
     let body = r#"{"code":"taken","message":"VNI 7 is taken","hint":"choose another"}"#;
-    let err = failure(http("409 Conflict", body), expect!["VNI 7 is taken"]).await;
+    let err = failure(http("409 Conflict", body), expect![[r#"VNI 7 is taken"#]]).await;
     let ClientError::Api(error) = err else { panic!("{err:?}") };
     assert_eq!(error.code, v1::ErrorCode::Taken);
     assert_eq!(error.hint.as_deref(), Some("choose another"));
@@ -152,7 +152,8 @@ async fn a_refusal_is_the_daemons_own_error() {
 #[tokio::test]
 async fn a_refusal_of_a_newer_daemon_keeps_its_message() {
     let body = r#"{"code":"fenced","message":"this host was forgotten","hint":"rejoin"}"#;
-    let err = failure(http("503 Service Unavailable", body), expect!["this host was forgotten"]);
+    let err =
+        failure(http("503 Service Unavailable", body), expect![[r#"this host was forgotten"#]]);
     let error = err.await.to_v1();
     assert_eq!(error.code, v1::ErrorCode::Unavailable);
     assert_eq!(error.hint.as_deref(), Some("rejoin"));
@@ -165,15 +166,15 @@ async fn what_is_not_the_contract_is_said_to_be_so() {
         expect![[r#"overlayd answered GET /v1/status with 404 Not Found and no error that we understand ("<html>nginx\u{1b}[31m</html>"); are overlayd and its callers of one release?"#]],
     )
     .await;
-    failure(http("200 OK", "hello"), expect!["cannot understand the reply of overlayd to GET /v1/status: expected value at line 1 column 1; are overlayd and its callers of one release?"]).await;
-    failure(http("200 OK", r#"{"host": 5}"#), expect!["cannot understand the reply of overlayd to GET /v1/status: invalid type: integer `5`, expected struct Host at line 1 column 10; are overlayd and its callers of one release?"]).await;
-    failure("SSH-2.0-OpenSSH_9.2\r\n", expect!["overlayd broke off while it answered GET /v1/status (invalid HTTP version parsed); see: journalctl -u overlayd"]).await;
+    failure(http("200 OK", "hello"), expect![[r#"cannot understand the reply of overlayd to GET /v1/status: expected value at line 1 column 1; are overlayd and its callers of one release?"#]]).await;
+    failure(http("200 OK", r#"{"host": 5}"#), expect![[r#"cannot understand the reply of overlayd to GET /v1/status: invalid type: integer `5`, expected struct Host at line 1 column 10; are overlayd and its callers of one release?"#]]).await;
+    failure("SSH-2.0-OpenSSH_9.2\r\n", expect![[r#"overlayd broke off while it answered GET /v1/status (invalid HTTP version parsed); see: journalctl -u overlayd"#]]).await;
 }
 
 #[tokio::test]
 async fn a_daemon_that_breaks_off_is_said_to_have_done_so() {
-    failure("", expect!["overlayd broke off while it answered GET /v1/status (connection closed before message completed); see: journalctl -u overlayd"]).await;
-    failure("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{", expect!["overlayd broke off while it answered GET /v1/status (end of file before message length reached); see: journalctl -u overlayd"]).await;
+    failure("", expect![[r#"overlayd broke off while it answered GET /v1/status (connection closed before message completed); see: journalctl -u overlayd"#]]).await;
+    failure("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{", expect![[r#"overlayd broke off while it answered GET /v1/status (end of file before message length reached); see: journalctl -u overlayd"#]]).await;
 }
 
 #[tokio::test]
@@ -181,7 +182,7 @@ async fn a_reply_without_end_is_not_read_to_its_end() {
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, " ".repeat(1 << 20));
     let reply = head.to_owned() + &chunk.repeat((MAX_REPLY >> 20) + 1);
-    failure(reply, expect!["the reply of overlayd to GET /v1/status is larger than 64 MiB; ask for less, or for one network"]).await;
+    failure(reply, expect![[r#"the reply of overlayd to GET /v1/status is larger than 64 MiB; ask for less, or for one network"#]]).await;
 }
 
 #[tokio::test]
@@ -192,7 +193,7 @@ async fn a_daemon_that_says_nothing_is_not_waited_for_longer_than_told() {
     let client = Client::new(&socket).with_timeout(Duration::from_millis(20));
     let err = client.plan().await.unwrap_err();
     assert_eq!(err.to_v1().code, v1::ErrorCode::Unavailable);
-    expect!["overlayd has not answered GET /v1/plan for 0.02 s; see: journalctl -u overlayd"]
+    expect![[r#"overlayd has not answered GET /v1/plan for 0.02 s; see: journalctl -u overlayd"#]]
         .assert_eq(&err.to_string());
 }
 
@@ -209,7 +210,7 @@ async fn no_socket_and_nobody_behind_it_are_both_a_daemon_that_does_not_run() {
     assert_eq!(client.hosts().await.unwrap_err(), not_running);
 
     let text = not_running.to_string().replace(dir.path().to_str().unwrap(), "DIR");
-    expect!["overlayd does not answer on DIR/overlayd.sock: is it running? start it with: systemctl start overlayd"]
+    expect![[r#"overlayd does not answer on DIR/overlayd.sock: is it running? start it with: systemctl start overlayd"#]]
         .assert_eq(&text);
 }
 

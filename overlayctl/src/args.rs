@@ -1,0 +1,353 @@
+//! What was typed: the lower of the two layers of arguments.
+//!
+//! Here each value is checked by itself, so that a typing error is found
+//! without a daemon. What depends on more than one value, or on where
+//! overlayctl was started, is settled by the functions `request` in
+//! [`crate::commands`]; what depends on the cluster, by the daemon.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
+use ipnet::IpNet;
+use overlay_model::mtu::MIN_INNER_MTU;
+use overlay_model::{IfName, MacAddr, Name, Vni};
+
+const EXAMPLES_AND_EXIT_CODES: &str = "\
+Examples:
+  overlayctl net create demo --vni 4097 --subnet 10.0.9.0/24
+  overlayctl attach --net demo --netns web1 --name web
+  overlayctl attach --net demo --pid \"$(docker inspect -f '{{.State.Pid}}' db)\" --name db
+  overlayctl endpoints --net demo
+  overlayctl status
+  overlayctl endpoints --json | jq -r '.[] | select(.local) | .ips[0]'
+
+Exit codes:
+  0  done
+  1  overlayd refused or could not be reached; if several things were named, for at least one
+  2  wrong usage: nothing was asked of overlayd
+
+With --json the reply of overlayd goes to standard output, and an error as
+{\"code\", \"message\", \"hint\"} to standard error. The HTTP API below it is in docs/api.md.";
+
+/// Attaches network namespaces to overlay networks, and shows how they are
+///
+/// Talks to the overlayd of this host over its Unix socket.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES_AND_EXIT_CODES)]
+pub(crate) struct Args {
+    /// Where overlayd listens
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "OVERLAYD_SOCKET",
+        default_value = overlay_api::DEFAULT_SOCKET
+    )]
+    pub(crate) socket: PathBuf,
+
+    /// Print the reply of overlayd as JSON; an error too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, list, show and delete networks
+    #[command(subcommand)]
+    Net(NetCommand),
+    /// Attach a network namespace to a network
+    Attach(Box<AttachArgs>),
+    /// Detach endpoints of this host
+    Detach(DetachArgs),
+    /// List endpoints, on all hosts
+    #[command(visible_alias = "ep")]
+    Endpoints(EndpointsArgs),
+    /// List the hosts of the cluster
+    Hosts,
+    /// Tell how the overlayd of this host is: a verdict, then why
+    Status,
+    /// List FDB entries: what the kernel should hold, beside what it holds
+    #[command(after_help = ENTRY_STATES)]
+    Fdb(EntriesArgs),
+    /// List ARP and ND entries: what the kernel should hold, beside what it holds
+    #[command(after_help = ENTRY_STATES)]
+    Neigh(EntriesArgs),
+    /// Print what overlayd would change in the kernel now, as commands
+    Plan,
+    /// Leave the cluster for good; overlayd then ends
+    ///
+    /// The other hosts forget this one at once. To stop overlayd for a while,
+    /// stop its service instead: forwarding stays in place then.
+    Leave(LeaveArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+bash:  overlayctl completions bash > /usr/share/bash-completion/completions/overlayctl
+zsh:   overlayctl completions zsh > /usr/share/zsh/vendor-completions/_overlayctl
+fish:  overlayctl completions fish > /usr/share/fish/vendor_completions.d/overlayctl.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+const ENTRY_STATES: &str = "\
+States:
+  ok       the kernel holds what it should
+  missing  it should hold this, and does not
+  differs  it holds something else under this key
+  extra    it holds this, and should not";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Create a network; what is left out is chosen
+    Create(Box<CreateArgs>),
+    /// List the networks
+    Ls,
+    /// Show networks in full
+    Inspect(NetNames),
+    /// Delete networks that have no endpoints
+    Rm(NetNames),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NetNames {
+    /// Name or id of the network
+    #[arg(required = true, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) nets: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CreateArgs {
+    /// A DNS label [default: net-<VNI>]
+    #[arg(value_parser = name)]
+    pub(crate) name: Option<Name>,
+
+    /// VXLAN Network Identifier, 1 to 16777215 [default: a free one from 4097]
+    #[arg(long, value_name = "N", value_parser = vni)]
+    pub(crate) vni: Option<Vni>,
+
+    /// Subnet; at most one IPv4 and one IPv6 [default: a free 10.x.y.0/24]
+    #[arg(long = "subnet", value_name = "CIDR", value_parser = cidr)]
+    pub(crate) subnets: Vec<IpNet>,
+
+    /// Gateway in one of the subnets [default: the first address of each]
+    #[arg(long = "gateway", value_name = "IP", value_parser = ip)]
+    pub(crate) gateways: Vec<IpAddr>,
+
+    /// Bytes of IP packet inside the network [default: 1450]
+    #[arg(long, value_name = "N", value_parser = mtu)]
+    pub(crate) mtu: Option<u16>,
+
+    /// No gateway and no way out
+    #[arg(long)]
+    pub(crate) internal: bool,
+
+    /// Do not replicate broadcast and multicast to other hosts
+    #[arg(long)]
+    pub(crate) no_flood: bool,
+
+    #[command(flatten)]
+    pub(crate) labels: Labels,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("where").required(true).args(["netns", "pid"]))]
+pub(crate) struct AttachArgs {
+    /// The network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
+
+    /// The namespace: a path (with a `/`), or a name as `ip netns` knows it
+    #[arg(long, value_name = "PATH|NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) netns: Option<String>,
+
+    /// The namespace of this process
+    #[arg(long, value_parser = pid)]
+    pub(crate) pid: Option<u32>,
+
+    /// Address; at most one IPv4 and one IPv6 [default: free ones]
+    #[arg(long = "ip", value_name = "IP", value_parser = ip)]
+    pub(crate) ips: Vec<IpAddr>,
+
+    /// Ethernet address [default: made from the IPv4 address]
+    #[arg(long, value_parser = mac)]
+    pub(crate) mac: Option<MacAddr>,
+
+    /// A DNS label, unique in the network
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Option<Name>,
+
+    /// A further DNS label, which other endpoints may share
+    #[arg(long = "alias", value_name = "NAME", value_parser = name)]
+    pub(crate) aliases: Vec<Name>,
+
+    #[command(flatten)]
+    pub(crate) labels: Labels,
+
+    /// The interface inside the namespace [default: the first free eth<N>]
+    #[arg(long, value_name = "IF", value_parser = ifname)]
+    pub(crate) ifname: Option<IfName>,
+
+    /// Set no default route
+    #[arg(long)]
+    pub(crate) no_default_route: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Labels {
+    /// Free text for people and tools
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+impl Labels {
+    /// As a map, or the key that is given twice: one of the values would be
+    /// lost silently.
+    pub(crate) fn into_map(self) -> Result<BTreeMap<String, String>, String> {
+        let mut map = BTreeMap::new();
+        for (key, value) in self.labels {
+            if map.contains_key(&key) {
+                return Err(format!("the label {key} is given twice; give each key once"));
+            }
+            map.insert(key, value);
+        }
+        Ok(map)
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DetachArgs {
+    /// Name or id of the endpoint
+    #[arg(required = true, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) endpoints: Vec<String>,
+
+    /// Its network; needed when endpoints of two networks have the name
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EndpointsArgs {
+    /// Only those of this network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+
+    /// Only those on this host, with their interfaces
+    #[arg(long)]
+    pub(crate) local: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EntriesArgs {
+    /// Only those of this network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LeaveArgs {
+    /// Leave although endpoints are attached here: they lose the other hosts
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+impl Args {
+    /// What was typed on the command line.
+    pub(crate) fn from_command_line() -> Result<Self, Stop> {
+        Self::try_parse().map_err(Stop)
+    }
+}
+
+/// Why there is nothing to do: wrong usage, `--help`, or `--version`.
+#[derive(Debug)]
+pub(crate) struct Stop(clap::Error);
+
+impl Stop {
+    /// Says it, and gives the exit code.
+    pub(crate) fn tell(self) -> ExitCode {
+        match self.one_line() {
+            Some(line) => crate::output::say(&line),
+            // A closed pipe is no reason to fail: `overlayctl --help | head -1`.
+            None => drop(self.0.print()),
+        }
+        ExitCode::from(if self.0.use_stderr() { 2 } else { 0 })
+    }
+
+    /// For a wrong value the text says what to write instead; what clap would
+    /// add to it is noise. For anything else clap knows better than we do.
+    fn one_line(&self) -> Option<String> {
+        if self.0.kind() != ErrorKind::ValueValidation {
+            return None;
+        }
+        let Some(ContextValue::String(arg)) = self.0.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let arg = arg.split(' ').next().unwrap_or(arg).trim_matches(['[', ']', '<', '>', '.']);
+        self.0.source().map(|why| format!("overlayctl: {arg}: {why}"))
+    }
+}
+
+fn name(text: &str) -> Result<Name, overlay_model::InvalidName> {
+    text.parse()
+}
+
+fn vni(text: &str) -> Result<Vni, overlay_model::InvalidVni> {
+    text.parse()
+}
+
+fn mac(text: &str) -> Result<MacAddr, overlay_model::InvalidMac> {
+    text.parse()
+}
+
+fn ifname(text: &str) -> Result<IfName, overlay_model::InvalidIfName> {
+    text.parse()
+}
+
+fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not a subnet; write an address and a prefix length like 10.0.9.0/24")
+    })
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        let example = "write it like 10.0.9.5 or fd00::5, without a prefix length";
+        format!("`{text}` is not an IP address; {example}")
+    })
+}
+
+fn mtu(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(mtu) if mtu >= MIN_INNER_MTU => Ok(mtu),
+        _ => Err(format!(
+            "`{text}` is not an MTU; write bytes of IP packet, {MIN_INNER_MTU} (what IPv6 needs) \
+             or more"
+        )),
+    }
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(format!("`{text}` is not a process id; write a number like 4711")),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not a label; write it like tier=front")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! Hosts.
+
+use overlay_api::v1::{Host, Left};
+
+use super::{count, duration, list, table};
+
+/// `hosts`.
+pub(crate) fn hosts(hosts: &[Host]) -> String {
+    let mut sorted: Vec<_> = hosts.iter().collect();
+    sorted.sort_by_key(|h| (&h.name, &h.id));
+    let header = [
+        "NAME",
+        "STATE",
+        "FOR",
+        "VTEP",
+        "PORT",
+        "GOSSIP",
+        "MTU",
+        "ENDPOINTS",
+        "VERSION",
+        "ID",
+        "NOTES",
+    ];
+    table(
+        header,
+        sorted.into_iter().map(|h| {
+            [
+                h.name.clone(),
+                h.state.clone(),
+                duration(h.since_ms),
+                list(&h.vteps),
+                h.vxlan_port.to_string(),
+                h.gossip.clone(),
+                h.underlay_mtu.to_string(),
+                h.endpoints.to_string(),
+                h.version.clone(),
+                h.id.clone(),
+                notes(h),
+            ]
+        }),
+    )
+}
+
+fn notes(host: &Host) -> String {
+    let mut notes = Vec::new();
+    if host.local {
+        notes.push("this host");
+    }
+    if !host.entries_in_use {
+        notes.push("its entries are not in use");
+    }
+    notes.join(", ")
+}
+
+/// `leave`.
+pub(crate) fn left(left: &Left) -> String {
+    let mut text = format!("left the cluster: {} told\n", count(left.told, "host"));
+    if left.endpoints > 0 {
+        let stay = count(left.endpoints, "endpoint");
+        text.push_str(&format!("attached here still, cut off from other hosts: {stay}\n"));
+    }
+    text
+}
