@@ -1,4 +1,5 @@
-//! Wrong input: each gets one line that says what to do, the right exit code,
+//! Wrong input: each gets one line (and a hint below it) that says what to do,
+//! the right exit code,
 //! and leaves no trace behind, neither in the kernel nor in the cluster.
 //!
 //! ```text
@@ -73,7 +74,8 @@ impl Scene {
     }
 }
 
-/// One line on stderr, nothing on stdout, this exit code.
+/// One line on stderr, with the daemon's hint below it if it gave one; nothing
+/// on stdout; this exit code.
 #[track_caller]
 fn is_refusal(host: &Host, out: &CtlOutput, code: i32, line: Expect) -> Result<()> {
     // What differs from run to run gets a name.
@@ -83,7 +85,13 @@ fn is_refusal(host: &Host, out: &CtlOutput, code: i32, line: Expect) -> Result<(
     line.assert_eq(said.trim_end_matches('\n'));
     ensure!(out.code == code, "exit code {}, not {code}: {out:?}", out.code);
     ensure!(out.stdout.is_empty(), "stdout is for results: {out:?}");
-    ensure!(said.lines().count() == 1, "not one line: {said}");
+    let mut lines = said.lines();
+    ensure!(lines.next().is_some_and(|l| l.starts_with("overlay")), "who says so? {said}");
+    ensure!(
+        lines.next().is_none_or(|l| l.starts_with("   ")),
+        "the second line is no hint: {said}"
+    );
+    ensure!(lines.next().is_none(), "more than a line and its hint: {said}");
     Ok(())
 }
 

@@ -558,7 +558,7 @@ impl Host {
     pub fn overlayctl(&self) -> Result<Command> {
         let mut command = Command::new(&binaries()?.overlayctl);
         command.arg("--socket").arg(self.socket()).stdin(Stdio::null()).env("LC_ALL", "C");
-        command.env_remove("OVERLAY_SOCKET").env_remove("OVERLAYCTL_SOCKET");
+        command.env_remove("OVERLAYD_SOCKET");
         Ok(command)
     }
 
