@@ -190,7 +190,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Answered {
 }
 
 async fn openapi() -> Answered {
-    ok(serde_json::to_vec(&overlay_api::openapi())
+    ok(serde_json::to_vec(&overlay_api::openapi::document())
         .map_err(|err| v1::Error { code: v1::ErrorCode::Internal, message: err.to_string(), hint: None }))
 }
 

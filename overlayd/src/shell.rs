@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -30,7 +31,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Settings;
 use crate::kernel_task::{self, Work};
-use crate::state::StateFile;
+use crate::state::{StateChange, StateFile};
 use crate::{control_socket, convert};
 
 /// How long the cluster is given to hear that this host stops or leaves.
@@ -91,6 +92,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         .await
         .context("cannot tell which address VXLAN packets come to")?;
     let (state, found) = StateFile::open(&settings.state_dir)?;
+    let state = Arc::new(state);
     if let Some(aside) = &found.damaged {
         warn!(
             aside = %aside.display(),
@@ -114,7 +116,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         vxlan_port: settings.vxlan_port,
         gossip: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        boot_id: boot_id(),
+        boot_id: found.boot_id,
         suspect_after: settings.suspect_after,
         down_grace: settings.down_grace,
         stop_grace: settings.stop_grace,
@@ -143,7 +145,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let gossip = GossipConfig {
         host: found.host,
         incarnation: found.incarnation,
-        next_incarnation: state.incarnations(),
+        next_incarnation: incarnations(&state),
         listen,
         advertise,
         join: settings
@@ -201,16 +203,23 @@ fn remove_socket(path: &Path) {
     }
 }
 
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
+/// What gossip asks for when it has to begin a new life by itself.
+fn incarnations(state: &Arc<StateFile>) -> overlay_gossip::NextIncarnation {
+    let state = Arc::clone(state);
+    Arc::new(move || {
+        state.next_incarnation().unwrap_or_else(|err| {
+            // The wall clock still grows; a repeat would lose our records.
+            error!("cannot write the next incarnation: {err}");
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(wall.as_micros()).unwrap_or(u64::MAX)
+        })
+    })
 }
 
 struct Shell {
     engine: Engine,
     clock: Clock,
-    state: StateFile,
+    state: Arc<StateFile>,
     gossip: Gossip,
     kernel: Kernel,
     work: mpsc::UnboundedSender<Work>,
@@ -333,7 +342,8 @@ impl Shell {
         while let Some(effect) = todo.pop_front() {
             match effect {
                 Effect::Persist { id, changes } => {
-                    let result = self.state.commit(&changes).map_err(|err| format!("{err:#}"));
+                    let changes: Vec<StateChange> = changes.into_iter().map(Into::into).collect();
+                    let result = self.state.commit(&changes).map_err(|err| err.to_string());
                     let event = Event::Persisted { id, result };
                     let more = self.engine.step(event, self.clock.now());
                     // What follows from it goes out before what came after it.
@@ -364,7 +374,9 @@ impl Shell {
         let Some(answer) = self.answers.remove(&token) else { return };
         let result = match result {
             Ok(reply) => {
-                let mut counters = self.gossip.stats().counters();
+                let stats = self.gossip.stats().0;
+                let mut counters: BTreeMap<String, u64> =
+                    stats.into_iter().map(|(name, n)| (format!("gossip_{name}"), n)).collect();
                 counters.insert("peers".to_owned(), self.gossip.peers().len() as u64);
                 convert::reply(reply, &counters).map_err(|err| v1::Error {
                     code: v1::ErrorCode::Internal,

@@ -109,6 +109,11 @@ struct HostEntry {
 }
 
 impl HostEntry {
+    /// When the last of its lives fell silent.
+    fn silent_since(&self) -> Duration {
+        self.lives.values().map(Life::silent_since).max().unwrap_or_default()
+    }
+
     /// The life that speaks for the host.
     fn voice(&self) -> Option<(u64, &Life)> {
         let newest =
@@ -446,12 +451,12 @@ impl ClusterView {
         let Presence { state, since, in_use } = entry.presence;
         match state {
             HostState::Left => None,
+            // Heard of, but not heard yet.
             HostState::Up => {
                 let heard = entry.lives.values().any(|l| l.alive);
-                let first = entry.lives.values().map(Life::silent_since).max();
-                first.filter(|_| !heard)
+                (!heard).then(|| entry.silent_since())
             }
-            HostState::Suspect => Some(since + self.patience.suspect_after),
+            HostState::Suspect => Some(entry.silent_since() + self.patience.suspect_after),
             HostState::Down => in_use.then(|| since + self.patience.down_grace),
             HostState::Stopped => in_use.then(|| since + self.patience.stop_grace),
         }
@@ -473,8 +478,7 @@ impl ClusterView {
         let heard = entry.lives.values().any(|l| l.is_heard(now));
         let intent = life.host.as_ref().map_or(HostIntent::Up, |h| h.intent);
 
-        // Silence counts from when the last life fell silent.
-        let silent_since = entry.lives.values().map(Life::silent_since).max().unwrap_or(now);
+        let silent_since = entry.silent_since();
         let state = match (intent, heard) {
             (HostIntent::Left, _) => HostState::Left,
             (_, true) => HostState::Up,

@@ -295,8 +295,6 @@ pub enum StateChange {
     Ring(NetworkId, Family, u128, RingToken),
     /// Remove all ring tokens of a network.
     DropRing(NetworkId),
-    /// The host has left, or is back.
-    Left(bool),
 }
 
 /// Something that operators should know.

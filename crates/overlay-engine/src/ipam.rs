@@ -220,7 +220,9 @@ impl Pool {
     }
 
     /// Splits the range of `me` that covers `from..until` and gives that part
-    /// to `to`. What changed has `to`'s piece last.
+    /// to `to`. What changed has `to`'s piece first and the one that shrinks
+    /// last, so that whoever hears it in order never finds an address without
+    /// an owner.
     fn give(&mut self, me: HostId, to: HostId, from: u128, until: u128) -> Vec<(u128, RingToken)> {
         let covering = self.tokens.range(..=from).next_back().map(|(start, t)| (*start, *t));
         let Some((start, range)) = covering.filter(|(_, t)| t.owner == me && t.until >= until)
@@ -228,14 +230,13 @@ impl Pool {
             return Vec::new();
         };
         let version = range.version + 1;
-        let mut changed = Vec::new();
+        let mut changed = vec![(from, RingToken { owner: to, version, until })];
         if until < range.until {
             changed.push((until, RingToken { owner: me, version, until: range.until }));
         }
         if start < from {
             changed.push((start, RingToken { owner: me, version, until: from }));
         }
-        changed.push((from, RingToken { owner: to, version, until }));
         for (offset, token) in &changed {
             self.tokens.insert(*offset, *token);
         }

@@ -805,7 +805,7 @@ async fn publishing_what_stands_already_says_nothing() {
     let [a, mut b, _c] = three(&net).await;
     let ring = |version| {
         let key = RecordKey::Ring(NetworkId(1), overlay_model::Family::V4, 0);
-        (key, Record::Ring(RingToken { owner: host_id(1), version }))
+        (key, Record::Ring(RingToken { owner: host_id(1), version, until: 256 }))
     };
     a.publish([ring(1)]).await;
     b.has(1, ring(1).0).await;

@@ -162,9 +162,7 @@ fn device(op: &KernelOp) -> Option<&IfName> {
 fn settle(op: &KernelOp, result: Result<(), NlError>) -> Result<(), NlError> {
     let Err(err) = result else { return Ok(()) };
     let fine: &[Errno] = match op {
-        KernelOp::Del(..) => {
-            &[Errno::ENOENT, Errno::ENODEV, Errno::ESRCH, Errno::EADDRNOTAVAIL]
-        }
+        KernelOp::Del(..) => &[Errno::ENOENT, Errno::ENODEV, Errno::ESRCH, Errno::EADDRNOTAVAIL],
         _ => &[Errno::EEXIST],
     };
     if err.errno().is_some_and(|errno| fine.contains(&errno)) { Ok(()) } else { Err(err) }

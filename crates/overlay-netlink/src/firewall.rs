@@ -186,11 +186,8 @@ async fn run_script(script: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let refusal = if text.contains("Operation not permitted") {
-        Refusal::Permission
-    } else {
-        Refusal::Other
-    };
+    let refusal =
+        if text.contains("Operation not permitted") { Refusal::Permission } else { Refusal::Other };
     Err(Failure::new(refusal, format!("nft: {}", first_line(&text))))
 }
 

@@ -35,9 +35,7 @@ impl Writer {
         };
         match &link.kind {
             LinkKind::Bridge | LinkKind::Vxlan { .. } => self.add_device(name, link, master).await,
-            LinkKind::Veth { peer: Some(peer) } => {
-                veth::add(self, name, link, peer, master).await
-            }
+            LinkKind::Veth { peer: Some(peer) } => veth::add(self, name, link, peer, master).await,
             LinkKind::Veth { peer: None } => Err(Failure::new(
                 Refusal::Other,
                 "a veth pair cannot be made without knowing its peer",
@@ -169,9 +167,9 @@ impl Writer {
         name: &IfName,
         change: &LinkChange,
     ) -> Result<(), Failure> {
-        let row = read::link_by_name(&mut self.conn, name).await?.ok_or_else(|| {
-            Failure::new(Refusal::NoDevice, format!("there is no link {name}"))
-        })?;
+        let row = read::link_by_name(&mut self.conn, name)
+            .await?
+            .ok_or_else(|| Failure::new(Refusal::NoDevice, format!("there is no link {name}")))?;
         if !row.ours() {
             return Err(stranger(name));
         }
@@ -328,9 +326,7 @@ pub(crate) fn joining(index: u32, link: &Link, master: Option<u32>) -> Vec<Reque
 }
 
 fn port_request(index: u32, port: PortFlags) -> Request {
-    change(
-        LinkBridgePort::new(index).learning(port.learning).neigh_suppress(port.neigh_suppress),
-    )
+    change(LinkBridgePort::new(index).learning(port.learning).neigh_suppress(port.neigh_suppress))
 }
 
 /// True if a device that is there keeps us from having `vni` on `port`.

@@ -134,10 +134,9 @@ pub(crate) fn own() -> io::Result<File> {
 
 /// `SO_NETNS_COOKIE` of the calling thread's namespace.
 pub(crate) fn cookie() -> io::Result<u64> {
-    let socket =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            // A kernel booted without IPv4 sockets has no overlay either.
-            .map_err(io::Error::from)?;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        // A kernel booted without IPv4 sockets has no overlay either.
+        .map_err(io::Error::from)?;
     let mut cookie: u64 = 0;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the descriptor is open for the call; `cookie` and `len` are
@@ -164,9 +163,8 @@ fn namespace_type(file: &File) -> nix::Result<libc::c_int> {
     // SAFETY: the descriptor is open for the call, belongs to nsfs (the caller
     // has checked), and this request takes no argument and returns a number.
     #[allow(unsafe_code)]
-    let result = unsafe {
-        libc::ioctl(file.as_raw_fd(), nix::request_code_none!(NSIO, NS_GET_NSTYPE))
-    };
+    let result =
+        unsafe { libc::ioctl(file.as_raw_fd(), nix::request_code_none!(NSIO, NS_GET_NSTYPE)) };
     Errno::result(result)
 }
 

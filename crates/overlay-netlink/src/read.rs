@@ -15,9 +15,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours};
 use overlay_model::{
@@ -346,7 +344,8 @@ impl RouteRow {
             devices: Vec::new(),
             priority: 0,
             source: None,
-            main_table: message.header.table == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN,
+            main_table: message.header.table
+                == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -360,8 +359,7 @@ impl RouteRow {
                 _ => {}
             }
         }
-        row.destination =
-            IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+        row.destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
         Some(row)
     }
 }
@@ -398,10 +396,7 @@ pub(crate) async fn link_by_name(
 }
 
 /// One link by index, as it is now.
-pub(crate) async fn link_by_index(
-    conn: &mut Conn,
-    index: u32,
-) -> Result<Option<LinkRow>, NlError> {
+pub(crate) async fn link_by_index(conn: &mut Conn, index: u32) -> Result<Option<LinkRow>, NlError> {
     let mut message = link_request();
     message.header.index = index;
     link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)

@@ -111,11 +111,11 @@ pub async fn underlay_for(
     let have = || all.iter().map(|candidate| candidate.addr).collect::<Vec<_>>();
 
     let chosen = match (vtep, dev) {
-        (Some(addr), _) => all
-            .iter()
-            .filter(on_wanted)
-            .find(|candidate| candidate.addr == addr)
-            .ok_or_else(|| UnderlayError::AddressNotHere { addr, dev: dev.cloned(), have: have() })?,
+        (Some(addr), _) => {
+            all.iter().filter(on_wanted).find(|candidate| candidate.addr == addr).ok_or_else(
+                || UnderlayError::AddressNotHere { addr, dev: dev.cloned(), have: have() },
+            )?
+        }
         (None, Some(name)) => all
             .iter()
             .filter(on_wanted)

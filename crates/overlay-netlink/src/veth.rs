@@ -124,20 +124,17 @@ fn peer_name_taken(peer: &VethPeer) -> Failure {
 }
 
 fn first_refusal(results: Vec<Result<(), NlError>>) -> Result<(), NlError> {
-    results.into_iter().find(|result| match result {
-        Ok(()) => false,
-        // IPv6 is off altogether: no address will be generated.
-        Err(err) => !err.is(Errno::EAFNOSUPPORT),
-    }).unwrap_or(Ok(()))
+    results
+        .into_iter()
+        .find(|result| match result {
+            Ok(()) => false,
+            // IPv6 is off altogether: no address will be generated.
+            Err(err) => !err.is(Errno::EAFNOSUPPORT),
+        })
+        .unwrap_or(Ok(()))
 }
 
-fn create_pair(
-    name: &IfName,
-    link: &Link,
-    peer: &VethPeer,
-    index: u32,
-    netns: &File,
-) -> Request {
+fn create_pair(name: &IfName, link: &Link, peer: &VethPeer, index: u32, netns: &File) -> Request {
     let far = LinkUnspec::new_with_name(peer.ifname.as_str())
         .address(peer.mac.0.to_vec())
         .mtu(peer.mtu.into())
@@ -162,9 +159,7 @@ async fn enter(netns: &NetnsRef) -> Result<Inside, Failure> {
         NetnsError::NotFound(_) => gone("does not exist any more"),
         NetnsError::NotANetns(_) => gone("is not a network namespace any more"),
         NetnsError::Permission(_) => Failure::new(Refusal::Permission, err.to_string()),
-        NetnsError::Own(_) | NetnsError::Io { .. } => {
-            Failure::new(Refusal::Other, err.to_string())
-        }
+        NetnsError::Own(_) | NetnsError::Io { .. } => Failure::new(Refusal::Other, err.to_string()),
     })?;
     let opened = netns::inside(&file, || -> io::Result<(u64, Conn)> {
         Ok((netns::cookie()?, Conn::open()?))

@@ -362,10 +362,8 @@ impl Watch {
 
     /// Begins anew with these links.
     fn adopt(&mut self, links: Links) {
-        self.told = links
-            .iter()
-            .filter_map(|(index, row)| Some((*index, row.to_link(&links)?)))
-            .collect();
+        self.told =
+            links.iter().filter_map(|(index, row)| Some((*index, row.to_link(&links)?))).collect();
         *lock(&self.indices) =
             self.told.iter().map(|(index, (name, _))| (name.clone(), *index)).collect();
         self.links = links;

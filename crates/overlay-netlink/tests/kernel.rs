@@ -36,10 +36,7 @@ fn address(dev: &str, text: &str) -> (ObjectKey, Object) {
 }
 
 fn firewall(bridges: &[&str]) -> (ObjectKey, Object) {
-    (
-        ObjectKey::Firewall,
-        Object::Firewall { bridges: bridges.iter().map(|b| name(b)).collect() },
-    )
+    (ObjectKey::Firewall, Object::Firewall { bridges: bridges.iter().map(|b| name(b)).collect() })
 }
 
 /// A network with a local and two remote endpoints, in both families: every
@@ -289,9 +286,11 @@ fn a_second_network_leaves_the_default_route_alone() {
 fn foreign_things_are_untouched_and_untold() {
     lab(async {
         let look = || {
-            run("ip -o link show dev docker0; ip -o link show dev ovl; ip -d -o link show dev vx9; \
+            run(
+                "ip -o link show dev docker0; ip -o link show dev ovl; ip -d -o link show dev vx9; \
                  bridge fdb show br docker0; bridge fdb show dev vx9; ip neigh show dev docker0; \
-                 ip addr show dev docker0; ip -o link show dev ovb9")
+                 ip addr show dev docker0; ip -o link show dev ovb9",
+            )
         };
         run("ip link add docker0 type bridge && ip link set docker0 up
              ip tuntap add ovl mode tap && ip link set ovl master docker0 && ip link set ovl up
@@ -326,10 +325,7 @@ fn foreign_things_are_untouched_and_untold() {
         assert_eq!(foreign.squatters, BTreeSet::from([name("ovb10"), name("ovb9")]));
         assert_eq!(
             foreign.routes,
-            [
-                (net("172.17.0.0/16"), name("docker0")),
-                (net("198.51.100.0/24"), name("docker0"))
-            ]
+            [(net("172.17.0.0/16"), name("docker0")), (net("198.51.100.0/24"), name("docker0"))]
         );
 
         let refused = host
@@ -338,7 +334,10 @@ fn foreign_things_are_untouched_and_untold() {
                 bridge(9),
                 bridge(10),
                 KernelOp::DelLink(name("ovb9")),
-                KernelOp::SetLink(name("ovb9"), LinkChange { up: Some(true), ..Default::default() }),
+                KernelOp::SetLink(
+                    name("ovb9"),
+                    LinkChange { up: Some(true), ..Default::default() },
+                ),
                 put(address("ovb9", "10.9.0.1/24")),
                 put(neigh(9, "10.9.0.6", 6)),
             ])
@@ -416,7 +415,9 @@ fn a_taken_vni_names_its_holder() {
         assert_eq!(host.kernel.foreign().await.unwrap().vxlans, []);
 
         // An external device has the port to itself.
-        run("ip link del ovx7 && ip link add vxext type vxlan external dstport 4789 && ip link set vxext up");
+        run(
+            "ip link del ovx7 && ip link add vxext type vxlan external dstport 4789 && ip link set vxext up",
+        );
         assert_eq!(
             refusal(vxlan(7, 4789, "192.0.2.1")).await,
             "VNI 7 on UDP port 4789 is held by device vxext; remove it or choose another VNI"
@@ -442,11 +443,17 @@ fn no_half_made_veth_stays() {
 
         let (why, text) = refusal(veth(7, 1, &container, &["10.9.0.5/24"], &[])).await;
         assert_eq!(why, Refusal::PeerNameTaken);
-        assert!(text.starts_with("an interface eth1 exists already in network namespace"), "{text}");
+        assert!(
+            text.starts_with("an interface eth1 exists already in network namespace"),
+            "{text}"
+        );
 
         let (why, text) = refusal(veth(7, 2, &container, &["10.9.0.5/24"], &["10.8.0.1"])).await;
         assert_eq!(why, Refusal::Other);
-        assert!(text.contains("default route via 10.8.0.1 of eth2: Nexthop has invalid gateway"), "{text}");
+        assert!(
+            text.contains("default route via 10.8.0.1 of eth2: Nexthop has invalid gateway"),
+            "{text}"
+        );
         assert!(!container.run("ip -o link").contains("eth2"));
 
         // The same path, another namespace.
@@ -703,8 +710,7 @@ fn a_refused_operation_among_many_is_the_only_one_that_fails() {
     lab(async {
         let mut host = Host::open().await;
         host.apply(vec![bridge(7), vxlan(7, 4789, "192.0.2.1")]).await;
-        let mut ops: Vec<KernelOp> =
-            (0..1000).map(|n| put(fdb(7, n + 100, "192.0.2.2"))).collect();
+        let mut ops: Vec<KernelOp> = (0..1000).map(|n| put(fdb(7, n + 100, "192.0.2.2"))).collect();
         // A VXLAN device over IPv4 takes no IPv6 destination.
         let wrong = put(fdb(7, 9, "2001:db8::2"));
         ops.insert(300, wrong.clone());
@@ -767,7 +773,11 @@ fn an_attach_takes_about_a_millisecond() {
             assert_eq!(report.failed, []);
         }
         times.sort();
-        println!("attach: p50 {:?}, p95 {:?}", times[times.len() / 2], times[times.len() * 95 / 100]);
+        println!(
+            "attach: p50 {:?}, p95 {:?}",
+            times[times.len() / 2],
+            times[times.len() * 95 / 100]
+        );
         // Ten times what it should be: this is no benchmark, but deleting
         // anything on this path (16 ms a veth) would show.
         assert!(times[times.len() / 2].as_millis() < 12, "{times:?}");
@@ -790,8 +800,7 @@ fn lost_notifications_are_made_good_by_a_snapshot() {
         std::fs::write("/run/batch", script).unwrap();
         run("bridge -batch /run/batch");
         host.apply(vec![]).await;
-        let snapshots =
-            host.told.iter().filter(|c| matches!(c, KernelChange::Snapshot(_))).count();
+        let snapshots = host.told.iter().filter(|c| matches!(c, KernelChange::Snapshot(_))).count();
         assert!(snapshots >= 1, "the kernel kept all notifications: raise the burst");
         assert_eq!(host.mirror.len(), 120_002);
         host.mirror_equals_dump().await;
@@ -834,29 +843,29 @@ enum Step {
 
 fn any_step() -> impl Strategy<Value = Step> {
     let vni = 7u32..9;
-    let host = prop_oneof!["192.0.2.2", "192.0.2.3"].prop_map(|_| ()).prop_flat_map(|()| {
-        prop_oneof![Just("192.0.2.2"), Just("192.0.2.3")]
-    });
-    let entry = (vni.clone(), 5u32..9, host, 0..6, any::<bool>()).prop_map(|(vni, n, host, kind, on)| {
-        let entry = match kind {
-            0 => fdb(vni, n, host),
-            1 => flood(vni, host),
-            2 => neigh(vni, &format!("10.9.0.{n}"), n),
-            3 => neigh(vni, &format!("2001:db8:9::{n}"), n),
-            4 => remote(vni, n, host).remove(1),
-            _ => local_fdb(vni, vni - 6, n),
-        };
-        Step::Ours(if on { put(entry) } else { del(entry) })
-    });
+    let host = prop_oneof!["192.0.2.2", "192.0.2.3"]
+        .prop_map(|_| ())
+        .prop_flat_map(|()| prop_oneof![Just("192.0.2.2"), Just("192.0.2.3")]);
+    let entry =
+        (vni.clone(), 5u32..9, host, 0..6, any::<bool>()).prop_map(|(vni, n, host, kind, on)| {
+            let entry = match kind {
+                0 => fdb(vni, n, host),
+                1 => flood(vni, host),
+                2 => neigh(vni, &format!("10.9.0.{n}"), n),
+                3 => neigh(vni, &format!("2001:db8:9::{n}"), n),
+                4 => remote(vni, n, host).remove(1),
+                _ => local_fdb(vni, vni - 6, n),
+            };
+            Step::Ours(if on { put(entry) } else { del(entry) })
+        });
     let addresses = (vni.clone(), any::<bool>(), any::<bool>()).prop_map(|(vni, v6, on)| {
         let text = if v6 { "2001:db8:9::1/64" } else { "10.9.0.1/24" };
         let entry = address(&format!("ovb{vni}"), text);
         Step::Ours(if on { put(entry) } else { del(entry) })
     });
     let links = (vni.clone(), 0..7, any::<bool>()).prop_map(|(vni, kind, on)| {
-        let change = |change: LinkChange| {
-            Step::Ours(KernelOp::SetLink(name(&format!("ovx{vni}")), change))
-        };
+        let change =
+            |change: LinkChange| Step::Ours(KernelOp::SetLink(name(&format!("ovx{vni}")), change));
         match kind {
             0 => Step::Ours(bridge(vni)),
             1 => Step::Ours(vxlan(vni, 4789, "192.0.2.1")),
@@ -871,7 +880,9 @@ fn any_step() -> impl Strategy<Value = Step> {
                 port: Some(PortFlags { learning: on, neigh_suppress: !on }),
                 ..Default::default()
             }),
-            _ => change(LinkChange { mtu: Some(if on { 1450 } else { 1400 }), ..Default::default() }),
+            _ => {
+                change(LinkChange { mtu: Some(if on { 1450 } else { 1400 }), ..Default::default() })
+            }
         }
     });
     let hands = (vni, 0..10).prop_map(|(vni, what)| {
@@ -880,8 +891,12 @@ fn any_step() -> impl Strategy<Value = Step> {
             1 => format!("ip link set ovx{vni} nomaster"),
             2 => format!("ip link set ovb{vni} down; ip link set ovb{vni} up"),
             3 => format!("bridge link set dev ovx{vni} learning on neigh_suppress off"),
-            4 => format!("ip neigh replace 10.9.0.6 lladdr 02:42:00:00:00:16 dev ovb{vni} nud stale"),
-            5 => format!("bridge fdb replace 02:42:00:00:00:06 dev ovx{vni} dst 192.0.2.7 self permanent"),
+            4 => {
+                format!("ip neigh replace 10.9.0.6 lladdr 02:42:00:00:00:16 dev ovb{vni} nud stale")
+            }
+            5 => format!(
+                "bridge fdb replace 02:42:00:00:00:06 dev ovx{vni} dst 192.0.2.7 self permanent"
+            ),
             6 => format!("bridge fdb replace 02:42:00:00:00:07 dev ovx{vni} master dynamic"),
             7 => format!("ip neigh flush dev ovb{vni} nud all"),
             8 => format!("ip link set ovx{vni} alias foreign"),
@@ -935,6 +950,8 @@ fn a_kernel_opened_late_sees_what_an_earlier_one_made() {
             )])
             .await;
         assert_eq!((report.done, report.failed), (1, vec![]));
-        assert!(!late.dump().await.unwrap().objects.contains_key(&ObjectKey::Neigh(name("ovb7"), gone)));
+        assert!(
+            !late.dump().await.unwrap().objects.contains_key(&ObjectKey::Neigh(name("ovb7"), gone))
+        );
     });
 }

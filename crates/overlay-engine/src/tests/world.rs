@@ -64,7 +64,6 @@ impl Disk {
                     self.ring.insert((net, family, offset), token);
                 }
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
-                StateChange::Left(_) => {}
             }
         }
         Ok(())

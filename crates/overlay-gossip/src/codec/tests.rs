@@ -67,7 +67,7 @@ pub(crate) fn endpoint(bits: u64) -> (RecordKey, Record) {
 }
 
 fn ring() -> (RecordKey, Record) {
-    let token = RingToken { owner: OWNER, version: 9 };
+    let token = RingToken { owner: OWNER, version: 9, until: 256 };
     (RecordKey::Ring(NetworkId(7), Family::V4, 0), Record::Ring(token))
 }
 
@@ -116,7 +116,7 @@ fn an_endpoint_record_has_these_bytes_for_ever() {
 
 #[test]
 fn a_ring_token_has_these_bytes_for_ever() {
-    frozen(ring(), "01031111222233334444555566667777888809");
+    frozen(ring(), "01031111222233334444555566667777888809fb0001");
 }
 
 #[test]
@@ -266,8 +266,9 @@ fn any_record() -> impl Strategy<Value = Record> {
         a_host().prop_map(Record::Host),
         a_network().prop_map(Record::Network),
         an_endpoint().prop_map(Record::Endpoint),
-        (any_host_id(), any::<u64>())
-            .prop_map(|(owner, version)| Record::Ring(RingToken { owner, version })),
+        (any_host_id(), any::<u64>(), any::<u128>()).prop_map(|(owner, version, until)| {
+            Record::Ring(RingToken { owner, version, until })
+        }),
         a_want().prop_map(Record::Want),
     ]
 }

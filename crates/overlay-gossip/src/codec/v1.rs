@@ -100,6 +100,7 @@ pub(super) struct Endpoint {
 pub(super) struct Ring {
     owner: [u8; 16],
     version: u64,
+    until: u128,
 }
 
 #[derive(Encode, Decode)]
@@ -123,9 +124,11 @@ impl From<&model::Record> for Record {
             model::Record::Host(host) => Self::Host(host.into()),
             model::Record::Network(network) => Self::Network(network.into()),
             model::Record::Endpoint(endpoint) => Self::Endpoint(endpoint.into()),
-            model::Record::Ring(token) => {
-                Self::Ring(Ring { owner: token.owner.0.into_bytes(), version: token.version })
-            }
+            model::Record::Ring(token) => Self::Ring(Ring {
+                owner: token.owner.0.into_bytes(),
+                version: token.version,
+                until: token.until,
+            }),
             model::Record::Want(want) => Self::Want(Want {
                 target: want.target.0.into_bytes(),
                 seq: want.seq,
@@ -224,9 +227,11 @@ impl TryFrom<Record> for model::Record {
             Record::Host(host) => Self::Host(host.try_into()?),
             Record::Network(network) => Self::Network(network.try_into()?),
             Record::Endpoint(endpoint) => Self::Endpoint(endpoint.try_into()?),
-            Record::Ring(token) => {
-                Self::Ring(model::RingToken { owner: host_id(token.owner), version: token.version })
-            }
+            Record::Ring(token) => Self::Ring(model::RingToken {
+                owner: host_id(token.owner),
+                version: token.version,
+                until: token.until,
+            }),
             Record::Want(want) => Self::Want(model::Want {
                 target: host_id(want.target),
                 seq: want.seq,

@@ -424,7 +424,7 @@ proptest! {
             match deed {
                 Deed::Write(n, version) => {
                     let value = version.map(|version| {
-                        codec::encode(&Record::Ring(RingToken { owner: OWNER, version })).unwrap()
+                        codec::encode(&Record::Ring(RingToken { owner: OWNER, version, until: 256 })).unwrap()
                     });
                     owner.set(token(n).to_string(), value.unwrap_or_default());
                     owner.set(END.to_owned(), owner.max.to_string());

@@ -250,8 +250,7 @@ pub(crate) fn bridge(vni: u32) -> KernelOp {
 }
 
 pub(crate) fn vxlan(vni: u32, port: u16, local: &str) -> KernelOp {
-    let kind =
-        LinkKind::Vxlan { vni: Vni::new(vni).unwrap(), port, local: local.parse().unwrap() };
+    let kind = LinkKind::Vxlan { vni: Vni::new(vni).unwrap(), port, local: local.parse().unwrap() };
     let link = Link {
         master: Some(dev(vni).0),
         port: Some(PortFlags { learning: false, neigh_suppress: true }),
@@ -309,10 +308,7 @@ pub(crate) fn remote(vni: u32, n: u32, vtep: &str) -> Vec<(ObjectKey, Object)> {
     let ip = IpAddr::from((0x0a09_0000 + n).to_be_bytes());
     vec![
         fdb(vni, n, vtep),
-        (
-            ObjectKey::BridgeFdb(dev(vni).0, mac(n)),
-            Object::BridgeFdb { port, extern_learn: true },
-        ),
+        (ObjectKey::BridgeFdb(dev(vni).0, mac(n)), Object::BridgeFdb { port, extern_learn: true }),
         neigh(vni, &ip.to_string(), n),
     ]
 }

@@ -1,0 +1,19 @@
+//! The daemon's shell, as a library for its binary and its tests.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | flags, environment and file, resolved into [`config::Settings`] |
+//! | [`state`] | the state file: what must survive a restart |
+//! | [`shell`] | the one loop around the engine |
+//! | [`kernel_task`] | the task that owns the kernel |
+//! | [`control_socket`] | the API on the Unix socket |
+//! | [`convert`] | between the API's words and the engine's |
+//! | [`teardown`] | `overlayd teardown` |
+
+pub mod config;
+pub mod control_socket;
+pub mod convert;
+pub mod kernel_task;
+pub mod shell;
+pub mod state;
+pub mod teardown;

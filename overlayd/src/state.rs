@@ -1,0 +1,640 @@
+//! The state file: what must survive a restart.
+//!
+//! Promises:
+//!
+//! 1. **What [`StateFile::commit`] has returned for is on the disk**, all of it
+//!    or nothing.
+//! 2. **An incarnation is used once**: it is on the disk before it is returned,
+//!    and larger than every one before, even if the clock went back.
+//! 3. **A damaged file stops nobody**: it is moved aside, reported, and a fresh
+//!    one begun under the same [`HostId`], which stands in a plain text file of
+//!    its own beside it. Networks and endpoints are then learnt anew from the
+//!    cluster and the kernel; nothing that runs is touched.
+//! 4. **A file of a newer version is left alone**, with an error that says so.
+//! 5. **One daemon at a time** has the directory.
+//!
+//! ```text
+//! /var/lib/overlayd/         0700
+//!   state.redb               0600  redb, values are a version byte and JSON
+//!   host-id                  0600  the HostId as text
+//!   lock                     0600  locked while a daemon runs; its pid
+//!   state.redb.damaged-...         files moved aside, for whoever wants to look
+//! ```
+//!
+//! The version byte stands for the JSON of `overlay-model` as it was in that
+//! version; `tests.rs` keeps literals of each kind that must stay readable.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use overlay_engine::LocalEndpoint;
+use overlay_model::{
+    Endpoint, EndpointId, Family, HostId, IfName, NetnsRef, Network, NetworkId, RingToken,
+};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    WriteTransaction,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The format that we write, and the newest that we read.
+const FORMAT: u8 = 1;
+/// Enough for what is read once and then only written; redb's default is 1 GiB.
+const CACHE: usize = 8 << 20;
+
+const FILE: &str = "state.redb";
+const HOST_ID_FILE: &str = "host-id";
+const LOCK_FILE: &str = "lock";
+
+/// Singular values, by name. `format` is one bare byte, so that any version can
+/// read it.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const NETWORKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("networks");
+const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
+/// By network, family (4 or 6) and offset in the subnet.
+const RING: TableDefinition<'_, (u64, u8, u128), &[u8]> = TableDefinition::new("ring");
+
+/// What the state file knew when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// Identity of this host; new at the first start.
+    pub host: HostId,
+    /// This life's incarnation.
+    pub incarnation: u64,
+    /// The boot that the machine is in now. An endpoint of another one has lost
+    /// its namespace.
+    pub boot_id: String,
+    /// Networks, tombstones included.
+    pub networks: Vec<Network>,
+    /// Endpoints attached here.
+    pub endpoints: Vec<LocalEndpoint>,
+    /// Address ownership.
+    pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    /// Gossip addresses of the peers of last time.
+    pub peers: Vec<std::net::SocketAddr>,
+    /// This host has left the cluster and was not told to come back.
+    pub left: bool,
+    /// The file was damaged; this is where it was moved, and all of the above
+    /// but `host` is as at a first start.
+    pub damaged: Option<PathBuf>,
+}
+
+/// One change of the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateChange {
+    /// Remember this definition, which may be a tombstone.
+    Network(Network),
+    /// Forget a network altogether.
+    DropNetwork(NetworkId),
+    /// Remember an endpoint of ours.
+    Endpoint(Box<LocalEndpoint>),
+    /// Forget one.
+    DropEndpoint(EndpointId),
+    /// Remember whose the addresses from this offset on are.
+    Ring(NetworkId, Family, u128, RingToken),
+    /// Forget all address ownership of a network.
+    DropRing(NetworkId),
+    /// Remember the peers, all of them.
+    Peers(Vec<std::net::SocketAddr>),
+    /// Remember that this host left, or that it is back.
+    Left(bool),
+}
+
+impl From<overlay_engine::StateChange> for StateChange {
+    fn from(change: overlay_engine::StateChange) -> Self {
+        use overlay_engine::StateChange as Engine;
+        match change {
+            Engine::Network(network) => Self::Network(network),
+            Engine::Endpoint(endpoint) => Self::Endpoint(endpoint),
+            Engine::DropEndpoint(id) => Self::DropEndpoint(id),
+            Engine::Ring(net, family, offset, token) => Self::Ring(net, family, offset, token),
+            Engine::DropRing(net) => Self::DropRing(net),
+        }
+    }
+}
+
+/// Why the state file cannot be used.
+///
+/// After a failed [`StateFile::commit`] the state is as before it; the same
+/// commit may succeed later.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The operating system refused.
+    #[error("cannot {what} {}: {err}; {}", path.display(), advice(err))]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        err: io::Error,
+    },
+    /// Another daemon has the directory.
+    #[error(
+        "another overlayd{} uses {}; stop it, or give this one a directory of its own with --state-dir",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(),
+        dir.display()
+    )]
+    InUse {
+        /// Which directory.
+        dir: PathBuf,
+        /// Its process, if it says.
+        pid: Option<u32>,
+    },
+    /// A later version wrote the file.
+    #[error(
+        "{} was written by a newer overlayd (format {found}, this one reads up to {FORMAT}); \
+         install that version, or move the file away to begin anew",
+        path.display()
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u8,
+    },
+    /// The database refused.
+    #[error("cannot {what} {}: {err}; the state is as it was before", path.display())]
+    Database {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        err: Box<redb::Error>,
+    },
+    /// A value cannot be written as JSON: a path that is not UTF-8.
+    #[error("cannot remember {what}: {err}")]
+    Value {
+        /// What it is.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        err: serde_json::Error,
+    },
+}
+
+/// What the reader of the error may do about it.
+fn advice(err: &io::Error) -> &'static str {
+    match err.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run overlayd as root, or choose a directory that it may write with --state-dir"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only: remount it, or choose another directory with --state-dir"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full: free some space; nothing was changed"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "something else stands there: remove it, or choose another directory with --state-dir"
+        }
+        _ => "check the directory, or choose another with --state-dir",
+    }
+}
+
+/// The state file, open and locked.
+pub struct StateFile {
+    dir: PathBuf,
+    /// `None` after an error of the disk, until it opens again.
+    db: Mutex<Option<Database>>,
+    _lock: Flock<File>,
+}
+
+impl StateFile {
+    /// Opens the state file in `dir`, or begins one; both are made if missing.
+    ///
+    /// # Errors
+    /// [`StateError`] if the directory cannot be used, another daemon uses it, or
+    /// a newer version wrote the file. A damaged file is no error.
+    pub fn open(dir: &Path) -> Result<(Self, Restored), StateError> {
+        make_dir(dir)?;
+        let lock = lock(dir)?;
+        let path = dir.join(FILE);
+        let side = read_host_id(dir)?;
+        let exists = fs::exists(&path).map_err(io_error("look for", &path))?;
+
+        let mut damaged = None;
+        let mut opened = None;
+        if exists {
+            match open_existing(&path)? {
+                Opened::Good(db, loaded) => opened = Some((db, loaded)),
+                Opened::Damaged(why) => {
+                    let aside = move_aside(&path)?;
+                    tracing::error!(
+                        %why, moved_to = %aside.display(),
+                        "the state file is damaged; beginning a fresh one, networks and endpoints \
+                         are learnt anew from the cluster and the kernel",
+                    );
+                    damaged = Some(aside);
+                }
+            }
+        }
+        let (db, mut loaded) = match opened {
+            Some(opened) => opened,
+            None => (create(&path)?, Loaded::default()),
+        };
+        let host = loaded.host.or(side).unwrap_or_else(|| HostId(Uuid::new_v4()));
+        let incarnation = later_than(loaded.incarnation);
+        let file = Self { dir: dir.to_owned(), db: Mutex::new(Some(db)), _lock: lock };
+        file.write("begin a life in", |txn| {
+            let mut meta = txn.open_table(META)?;
+            meta.insert("format", &[FORMAT][..])?;
+            meta.insert("host", &*value(&host))?;
+            meta.insert("incarnation", &*value(&incarnation))?;
+            drop(meta);
+            // So that they exist for whoever reads next.
+            txn.open_table(NETWORKS)?;
+            txn.open_table(ENDPOINTS)?;
+            txn.open_table(RING)?;
+            Ok(())
+        })?;
+        if side != Some(host) {
+            write_host_id(dir, host)?;
+        }
+        let restored = Restored {
+            host,
+            incarnation,
+            boot_id: boot_id(),
+            networks: std::mem::take(&mut loaded.networks),
+            endpoints: std::mem::take(&mut loaded.endpoints),
+            ring: std::mem::take(&mut loaded.ring),
+            peers: std::mem::take(&mut loaded.peers),
+            left: loaded.left,
+            damaged,
+        };
+        Ok((file, restored))
+    }
+
+    /// Writes `changes`, all or none, and returns when they are on the disk.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was written. A full disk that has room again is
+    /// found out by trying again.
+    pub fn commit(&self, changes: &[StateChange]) -> Result<(), StateError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        // Only the path of a namespace can fail here; say so before anything is written.
+        for change in changes {
+            if let StateChange::Endpoint(endpoint) = change {
+                serde_json::to_vec(endpoint)
+                    .map_err(|err| StateError::Value { what: "an endpoint", err })?;
+            }
+        }
+        self.write("write to", |txn| {
+            let mut meta = txn.open_table(META)?;
+            let mut networks = txn.open_table(NETWORKS)?;
+            let mut endpoints = txn.open_table(ENDPOINTS)?;
+            let mut ring = txn.open_table(RING)?;
+            for change in changes {
+                match change {
+                    StateChange::Network(network) => {
+                        networks.insert(network.id.0, &*value(network))?;
+                    }
+                    StateChange::DropNetwork(id) => drop(networks.remove(id.0)?),
+                    StateChange::Endpoint(endpoint) => {
+                        endpoints.insert(endpoint.endpoint.id.bits(), &*value(endpoint))?;
+                    }
+                    StateChange::DropEndpoint(id) => drop(endpoints.remove(id.bits())?),
+                    StateChange::Ring(network, family, offset, token) => {
+                        ring.insert((network.0, number(*family), *offset), &*value(token))?;
+                    }
+                    StateChange::DropRing(network) => {
+                        let all = (network.0, 0, 0)..=(network.0, u8::MAX, u128::MAX);
+                        ring.retain_in(all, |_, _| false)?;
+                    }
+                    StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
+                    StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The incarnation of the next life, on the disk already.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn next_incarnation(&self) -> Result<u64, StateError> {
+        let mut next = 0;
+        self.write("begin a new life in", |txn| {
+            let mut meta = txn.open_table(META)?;
+            let last = meta.get("incarnation")?.and_then(|bytes| read::<u64>(bytes.value()).ok());
+            next = later_than(last.unwrap_or(0));
+            meta.insert("incarnation", &*value(&next))?;
+            Ok(())
+        })?;
+        Ok(next)
+    }
+
+    /// One durable transaction. After an error of the disk redb serves nobody
+    /// any more; it is opened again, once now and once at each later try.
+    fn write(
+        &self,
+        what: &'static str,
+        mut change: impl FnMut(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StateError> {
+        let path = self.dir.join(FILE);
+        let mut db = self.db();
+        let mut reopened = false;
+        loop {
+            if db.is_none() {
+                reopened = true;
+                *db = Some(builder().open(&path).map_err(|err| database_error(what, &path, err))?);
+            }
+            let Some(open) = db.as_ref() else { continue };
+            let result = open.begin_write().map_err(redb::Error::from).and_then(|txn| {
+                change(&txn)?;
+                txn.commit().map_err(redb::Error::from)
+            });
+            match result {
+                Ok(()) => return Ok(()),
+                Err(err) => {
+                    let stale =
+                        matches!(err, redb::Error::PreviousIo | redb::Error::DatabaseClosed);
+                    *db = None;
+                    if !stale || reopened {
+                        return Err(database_error(what, &path, err));
+                    }
+                }
+            }
+        }
+    }
+
+    fn db(&self) -> MutexGuard<'_, Option<Database>> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything in a state file.
+#[derive(Default)]
+struct Loaded {
+    host: Option<HostId>,
+    incarnation: u64,
+    networks: Vec<Network>,
+    endpoints: Vec<LocalEndpoint>,
+    ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    peers: Vec<std::net::SocketAddr>,
+    left: bool,
+}
+
+enum Opened {
+    Good(Database, Loaded),
+    Damaged(String),
+}
+
+/// Why a file was not read.
+enum Unread {
+    Newer(u8),
+    Damaged(String),
+    Failed(Box<redb::Error>),
+}
+
+impl<E: Into<redb::Error>> From<E> for Unread {
+    fn from(err: E) -> Self {
+        let err = err.into();
+        let damage = match &err {
+            redb::Error::Io(err) => {
+                matches!(err.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            }
+            redb::Error::Corrupted(_)
+            | redb::Error::RepairAborted
+            | redb::Error::UpgradeRequired(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TableIsNotMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableDoesNotExist(_) => true,
+            _ => false,
+        };
+        if damage { Self::Damaged(err.to_string()) } else { Self::Failed(Box::new(err)) }
+    }
+}
+
+fn open_existing(path: &Path) -> Result<Opened, StateError> {
+    // redb promises to return an error for any damage that its checksums find;
+    // a panic in it is damage all the same, and no reason for us not to start.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let db = builder().open(path)?;
+        let loaded = load(&db)?;
+        Ok((db, loaded))
+    }));
+    match result {
+        Ok(Ok((db, loaded))) => {
+            fs::set_permissions(path, Permissions::from_mode(0o600))
+                .map_err(io_error("protect", path))?;
+            Ok(Opened::Good(db, loaded))
+        }
+        Ok(Err(Unread::Newer(found))) => Err(StateError::Newer { path: path.to_owned(), found }),
+        Ok(Err(Unread::Damaged(why))) => Ok(Opened::Damaged(why)),
+        Ok(Err(Unread::Failed(err))) => Err(database_error("open", path, *err)),
+        Err(_) => Ok(Opened::Damaged("reading it made the database panic".to_owned())),
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+    builder
+}
+
+fn create(path: &Path) -> Result<Database, StateError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error("create", path))?;
+    let db = builder().create_file(file).map_err(|err| database_error("create", path, err))?;
+    sync_dir(path)?;
+    Ok(db)
+}
+
+fn load(db: &Database) -> Result<Loaded, Unread> {
+    let txn = db.begin_read()?;
+    let meta = txn.open_table(META)?;
+    let format = meta.get("format")?.and_then(|bytes| bytes.value().first().copied());
+    match format {
+        Some(found) if found > FORMAT => return Err(Unread::Newer(found)),
+        Some(_) => {}
+        None => return Err(Unread::Damaged("it does not say its format".to_owned())),
+    }
+    let mut loaded = Loaded::default();
+    for row in meta.iter()? {
+        let (key, bytes) = row?;
+        match key.value() {
+            "host" => loaded.host = Some(read(bytes.value())?),
+            "incarnation" => loaded.incarnation = read(bytes.value())?,
+            "peers" => loaded.peers = read(bytes.value())?,
+            "left" => loaded.left = read(bytes.value())?,
+            _ => {}
+        }
+    }
+    for row in txn.open_table(NETWORKS)?.iter()? {
+        loaded.networks.push(read(row?.1.value())?);
+    }
+    for row in txn.open_table(ENDPOINTS)?.iter()? {
+        loaded.endpoints.push(read(row?.1.value())?);
+    }
+    for row in txn.open_table(RING)?.iter()? {
+        let (key, bytes) = row?;
+        let (network, family, offset) = key.value();
+        let family = match family {
+            4 => Family::V4,
+            6 => Family::V6,
+            other => return Err(Unread::Damaged(format!("address family {other}"))),
+        };
+        loaded.ring.push(((NetworkId(network), family, offset), read(bytes.value())?));
+    }
+    Ok(loaded)
+}
+
+fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+/// A version byte and JSON.
+fn value<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    serde_json::to_writer(&mut bytes, value)
+        .expect("numbers, strings and maps with string keys; paths were checked before");
+    bytes
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unread> {
+    match bytes.split_first() {
+        Some((&FORMAT, json)) => {
+            serde_json::from_slice(json).map_err(|err| Unread::Damaged(err.to_string()))
+        }
+        Some((&found, _)) if found > FORMAT => Err(Unread::Newer(found)),
+        _ => Err(Unread::Damaged("a value without a version".to_owned())),
+    }
+}
+
+/// Larger than `last` and, if the clock is right, than any that a file lost
+/// since has held: microseconds since 1970.
+fn later_than(last: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    u64::try_from(now).unwrap_or(0).max(last.saturating_add(1))
+}
+
+/// The kernel's name for the time since the machine was switched on.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |err| StateError::Io { what, path, err }
+}
+
+/// The disk's own words where it was the disk.
+fn database_error(what: &'static str, path: &Path, err: impl Into<redb::Error>) -> StateError {
+    let path = path.to_owned();
+    match err.into() {
+        redb::Error::Io(err) => StateError::Io { what, path, err },
+        err => StateError::Database { what, path, err: Box::new(err) },
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), StateError> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        Ok(()) => Ok(()),
+        Err(err) => Err(io_error("create the state directory", dir)(err)),
+    }
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, StateError> {
+    let path = dir.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let written = lock
+                .set_len(0)
+                .and_then(|()| lock.rewind())
+                .and_then(|()| writeln!(lock, "{}", std::process::id()));
+            written.map_err(io_error("write to", &path))?;
+            Ok(lock)
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            Err(StateError::InUse { dir: dir.to_owned(), pid: text.trim().parse().ok() })
+        }
+        Err((_, errno)) => Err(io_error("lock", &path)(errno.into())),
+    }
+}
+
+/// `None` if there is none, or none that can be read as one.
+fn read_host_id(dir: &Path) -> Result<Option<HostId>, StateError> {
+    let path = dir.join(HOST_ID_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok())),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(io_error("read", &path)(err)),
+    }
+}
+
+/// Whole or not at all, also if the power fails.
+fn write_host_id(dir: &Path, host: HostId) -> Result<(), StateError> {
+    let path = dir.join(HOST_ID_FILE);
+    let temporary = dir.join("host-id.new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        writeln!(file, "{host}")?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(io_error("write", &path))?;
+    sync_dir(&path)
+}
+
+/// Makes the name of `path` durable.
+fn sync_dir(path: &Path) -> Result<(), StateError> {
+    let dir = path.parent().unwrap_or(path);
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("write to", dir))
+}
+
+/// Gives a damaged file another name, which it returns.
+fn move_aside(path: &Path) -> Result<PathBuf, StateError> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let name = |n: u32| {
+        let more = if n == 0 { String::new() } else { format!("-{n}") };
+        path.with_file_name(format!("{FILE}.damaged-{seconds}{more}"))
+    };
+    let aside = (0..).map(name).find(|aside| !aside.exists()).unwrap_or_else(|| name(0));
+    fs::rename(path, &aside).map_err(io_error("move aside", path))?;
+    sync_dir(path)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests;
