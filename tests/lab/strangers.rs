@@ -44,9 +44,17 @@ fn settle(host: &Host) -> Result<()> {
     feed_in(
         host.netns(),
         "nft -f -",
-        "table inet x { chain forward { type filter hook forward priority 0; policy accept; \
-         udp dport 4789 counter accept; } }\n\
-         table bridge overlayd-x { chain c { } }\n",
+        "table inet x {
+             chain forward {
+                 type filter hook forward priority 0; policy accept;
+                 udp dport 4789 accept
+             }
+         }
+         table bridge overlayd-x {
+             chain c {
+             }
+         }
+",
     )?;
     // Ports that come up make a bridge forget and learn a little; then it rests.
     let mut last = String::new();

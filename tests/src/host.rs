@@ -55,6 +55,8 @@ pub struct DaemonOptions {
     pub down_grace: Option<&'static str>,
     /// `--alone-after`.
     pub alone_after: Option<&'static str>,
+    /// `--log-level`; `OVERLAY_LOG` or `info` when left out.
+    pub log_level: Option<&'static str>,
     /// The VTEP is the IPv6 address of the host.
     pub vtep_ipv6: bool,
     /// Anything else.
@@ -220,7 +222,10 @@ impl Host {
             "--socket".into(),
             self.socket().display().to_string(),
             "--log-level".into(),
-            std::env::var("OVERLAY_LOG").unwrap_or_else(|_| "info".into()),
+            options.log_level.map_or_else(
+                || std::env::var("OVERLAY_LOG").unwrap_or_else(|_| "info".into()),
+                str::to_owned,
+            ),
         ];
         for peer in &options.join {
             args.extend(["--join".into(), peer.clone()]);
