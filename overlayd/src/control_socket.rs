@@ -210,7 +210,7 @@ async fn create_network(
         Ok(request) => door.ask(Request::CreateNetwork(request)).await,
         Err(error) => Err(error),
     };
-    Answered(StatusCode::CREATED, answer)
+    ok(answer)
 }
 
 async fn remove_network(State(door): State<Door>, UrlPath(net): UrlPath<String>) -> Answered {
@@ -227,7 +227,7 @@ async fn attach(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) 
         Ok(request) => door.ask(request).await,
         Err(error) => Err(error),
     };
-    Answered(StatusCode::CREATED, answer)
+    ok(answer)
 }
 
 /// Finds the namespace, on a thread of its own: opening one can block.

@@ -152,3 +152,19 @@ fn global_options_stand_anywhere() {
         assert!(args.json && args.socket.as_os_str() == "/s", "{line}: {args:?}");
     }
 }
+
+#[test]
+fn every_command_and_every_option_is_in_the_page_about_them() {
+    fn walk(path: &str, command: &clap::Command, page: &str) {
+        let mut leaf = true;
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            walk(&format!("{path} {}", sub.get_name()), sub, page);
+            leaf = false;
+        }
+        assert!(!leaf || page.contains(path), "`{path}` is not in docs/cli.md");
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(page.contains(&format!("--{option}")), "--{option} is not in docs/cli.md");
+        }
+    }
+    walk("overlayctl", &Args::command(), include_str!("../../../docs/cli.md"));
+}

@@ -672,8 +672,8 @@ fn a_closed_pipe_does_not_hide_a_refusal() {
     let daemon = Daemon::replying(vec![http("404 Not Found", REFUSED), http("200 OK", NETWORK)]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let status = daemon.command("net rm nope demo").stdout(writer).status().unwrap();
-    assert_eq!(status.code(), Some(1));
+    let output = daemon.command("net rm nope demo").stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -1,0 +1,136 @@
+//! `docs/api.md` says what the types say: every request in it is one of the
+//! contract, every body and every reply is taken by its type whole.
+
+use std::collections::BTreeSet;
+
+use overlay_api::v1;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+const PAGE: &str = include_str!("../../../docs/api.md");
+
+/// One `ovl` command of the page, with the JSON block that follows it, if any.
+struct Example {
+    method: String,
+    path: String,
+    body: Option<String>,
+    reply: Option<String>,
+}
+
+/// The page's code blocks as (language, text).
+fn blocks() -> Vec<(&'static str, &'static str)> {
+    // Every other part lies between two fences.
+    PAGE.split("\n```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect()
+}
+
+fn examples() -> Vec<Example> {
+    let mut examples: Vec<Example> = Vec::new();
+    for (language, text) in blocks() {
+        if language == "json" {
+            examples.last_mut().expect("a reply follows a request").reply = Some(text.to_owned());
+        } else if let Some(command) = text.strip_prefix("ovl ") {
+            let method =
+                command.strip_prefix("-X ").map_or("GET", |m| m.split(' ').next().unwrap());
+            let (_, url) = command.split_once("http://overlayd").unwrap();
+            let path = url.split([' ', '\'', '\n']).next().unwrap();
+            let body = command.split_once("-d '").map(|(_, body)| body.trim_end_matches('\''));
+            examples.push(Example {
+                method: method.to_owned(),
+                path: path.to_owned(),
+                body: body.map(str::to_owned),
+                reply: None,
+            });
+        }
+    }
+    assert!(examples.len() > 15, "the page has changed its form: {} examples", examples.len());
+    examples
+}
+
+/// The row of the contract that an example belongs to.
+fn row(example: &Example) -> String {
+    let path = example.path.split('?').next().unwrap();
+    let parts: Vec<_> = path.split('/').collect();
+    match parts.as_slice() {
+        ["", "v1", "networks", _] => format!("{} /v1/networks/{{net}}", example.method),
+        ["", "v1", "endpoints", _] => format!("{} /v1/endpoints/{{endpoint}}", example.method),
+        _ => format!("{} {path}", example.method),
+    }
+}
+
+/// `text` as a `T`, and nothing in it that `T` does not know or has not got.
+#[track_caller]
+fn is<T: DeserializeOwned + Serialize>(text: &str) {
+    let given: Value = serde_json::from_str(text).unwrap_or_else(|err| panic!("{err}: {text}"));
+    let taken: T =
+        serde_json::from_value(given.clone()).unwrap_or_else(|err| panic!("{err}: {text}"));
+    assert_eq!(serde_json::to_value(taken).unwrap(), given);
+}
+
+#[test]
+fn every_request_of_the_contract_has_an_example_and_every_example_is_in_the_contract() {
+    let document = serde_json::to_value(overlay_api::openapi::document()).unwrap();
+    let mut contract = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            contract.insert(format!("{} {path}", method.to_uppercase()));
+        }
+    }
+    assert_eq!(contract, examples().iter().map(row).collect());
+}
+
+#[test]
+fn parameters_in_queries_are_in_the_contract() {
+    let document = serde_json::to_value(overlay_api::openapi::document()).unwrap();
+    for example in examples() {
+        let Some((_, query)) = example.path.split_once('?') else { continue };
+        let row = row(&example);
+        let (method, path) = row.split_once(' ').unwrap();
+        let known = &document["paths"][path][method.to_lowercase()]["parameters"];
+        for pair in query.split('&') {
+            let key = pair.split('=').next().unwrap();
+            let found =
+                known.as_array().unwrap().iter().any(|p| p["name"] == key && p["in"] == "query");
+            assert!(found, "{row} has no parameter {key}");
+        }
+    }
+}
+
+#[test]
+fn every_body_and_every_reply_is_what_its_type_says() {
+    for example in examples() {
+        let row = row(&example);
+        match (row.as_str(), &example.body) {
+            ("POST /v1/networks", Some(body)) => is::<v1::CreateNetwork>(body),
+            ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
+            ("POST /v1/leave", Some(body)) => is::<v1::Leave>(body),
+            (row, body) => assert!(!row.starts_with("POST") && body.is_none(), "{row}: {body:?}"),
+        }
+        let Some(reply) = &example.reply else { continue };
+        match row.as_str() {
+            "POST /v1/networks" => is::<v1::Network>(reply),
+            "POST /v1/endpoints" => is::<v1::Endpoint>(reply),
+            "GET /v1/hosts" => is::<Vec<v1::Host>>(reply),
+            "GET /v1/status" => is::<v1::Status>(reply),
+            "GET /v1/fdb" | "GET /v1/neigh" => is::<Vec<v1::Entry>>(reply),
+            "GET /v1/plan" => is::<v1::Plan>(reply),
+            "POST /v1/leave" => is::<v1::Left>(reply),
+            "GET /v1/networks/{net}" => is::<v1::Error>(reply),
+            row => panic!("{row} has a reply that nothing here checks"),
+        }
+    }
+}
+
+#[test]
+fn error_codes_stand_there_with_their_status() {
+    let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows =
+        rows.filter_map(|row| row.split_once("` | ")).filter(|(code, _)| !code.contains(' '));
+    let mut checked = 0;
+    for (code, rest) in rows {
+        let Ok(code) = serde_json::from_value::<v1::ErrorCode>(code.into()) else { continue };
+        assert!(rest.starts_with(&code.status().to_string()), "{code:?}: {rest}");
+        checked += 1;
+    }
+    assert_eq!(checked, 10, "a code is missing from the page");
+}
