@@ -48,9 +48,9 @@ at() {
 # Types overlayctl on a host. The prompt says which host, so that the socket need not be shown.
 ctl() {
     show "host $1" "overlayctl ${*:2}"
-    "$bin/overlayctl" --socket "$dir/$1/overlayd.sock" "${@:2}" 2>&1 | indent
+    quiet_ctl "$@" 2>&1 | indent
 }
-quiet_ctl() { "$bin/overlayctl" --socket "$dir/$1/overlayd.sock" "${@:2}"; }
+quiet_ctl() { OVERLAYD_SOCKET=$dir/$1/overlayd.sock "$bin/overlayctl" "${@:2}"; }
 
 # Waits until a command succeeds: waits for 30 s at most, and says for what.
 until_ok() {
@@ -95,9 +95,11 @@ on_exit() {
     if [ "${KEEP:-}" = 1 ] && [ -d "$dir" ]; then
         how_to_enter
     else
+        [ "$finished" != 1 ] || step "Clean up"
         remove_demo "$demo"
-        [ "$code" -ne 0 ] || ok "removed: namespaces, daemons, files"
+        ok "removed: namespaces, daemons, files"
     fi
+    [ "$finished" != 1 ] || printf '\n%sdone in %d s%s\n' "$bold" "$((SECONDS + spent))" "$off"
     exit "$code"
 }
 
@@ -106,7 +108,7 @@ how_to_enter() {
     printf '\n%sIt is left running.%s A shell on each host, and its command line:\n\n' "$bold" "$off"
     for h in "${HOSTS[@]}"; do
         printf '    host %s    ip netns exec %s bash\n' "$h" "$(ns "$h")"
-        printf '              %s/overlayctl --socket %s status\n' "$bin" "$dir/$h/overlayd.sock"
+        printf '              export OVERLAYD_SOCKET=%s; %s/overlayctl status\n' "$dir/$h/overlayd.sock" "$bin"
         printf '              less %s\n' "$dir/$h/overlayd.log"
     done
     printf '\n    inside a container:   ip netns exec %s ping -c 3 %s\n' "$(ns web)" "${ip_of[db]:-10.9.0.4}"
@@ -273,7 +275,7 @@ up() {
         prepare
         if [ "$(id -u)" -ne 0 ]; then
             say "namespaces need root: going on with sudo"
-            exec sudo env OVERLAY_DEMO_PREPARED=1 KEEP="${KEEP:-}" \
+            exec sudo env OVERLAY_DEMO_PREPARED=1 OVERLAY_DEMO_SPENT="$SECONDS" KEEP="${KEEP:-}" \
                 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-}" "$0" up
         fi
     else
@@ -283,12 +285,14 @@ up() {
     bin=${CARGO_TARGET_DIR:-$here/target}/debug
     # The first name that is free, so that a demo that was kept is in nobody's way.
     local n=''
-    while ! mkdir "/tmp/ovdemo$n" 2>/dev/null || compgen -G "/run/netns/ovdemo$n-*" >/dev/null; do
+    while compgen -G "/run/netns/ovdemo$n-*" >/dev/null || ! mkdir "/tmp/ovdemo$n" 2>/dev/null; do
         n=$((${n:-1} + 1))
     done
     demo=ovdemo$n
     dir=/tmp/$demo
     declare -gA ip_of=()
+    finished=0
+    spent=${OVERLAY_DEMO_SPENT:-0}
     trap on_exit EXIT
     trap 'exit 130' INT TERM
 
@@ -301,10 +305,7 @@ up() {
     show_kernel
     show_packet
 
-    if [ "${KEEP:-}" != 1 ]; then
-        step "Clean up"
-    fi
-    printf '\n%sdone in %d s%s\n' "$bold" "$SECONDS" "$off"
+    finished=1
 }
 
 down() {

@@ -110,22 +110,25 @@ fn a_host_whose_underlay_is_too_small_refuses_with_both_figures_and_leaves_no_tr
 }
 
 #[test]
-fn a_network_too_large_for_the_host_that_creates_it_is_refused_there() -> Result<()> {
+fn one_byte_more_than_the_underlay_carries_is_refused_with_both_figures() -> Result<()> {
     Lab::run(|lab| {
         let [a] = lab.hosts(["a"])?;
         refused(&a, 1451, 1501, 50, 1500)
     })
 }
 
+/// A network of `inner` can be created, for other hosts may carry it; nothing
+/// can be attached to it here.
 fn refused(host: &Host, inner: u16, needed: u16, overhead: u16, underlay: u16) -> Result<()> {
-    let mtu = inner.to_string();
-    let out = host.ctl(&["net", "create", "large", "--mtu", &mtu])?;
+    host.net_create("large", NetSpec { mtu: inner, ..NetSpec::default() })?;
+    let (victim, before) = (host.container("victim")?, host.our_links()?);
+    let out = host.ctl(&["attach", "--net", "large", "--netns", victim.netns()])?;
     ensure!(out.code == 1, "{out:?}");
     let figures = format!(
         "an MTU of {inner} needs an underlay MTU of {needed} ({inner} + {overhead} for VXLAN), \
          but the underlay has {underlay}"
     );
     ensure!(out.stderr.contains(&figures), "`{figures}` is not in {out:?}");
-    ensure!(host.networks()?.iter().all(|n| n.name != "large"), "it was made nevertheless");
+    ensure!(host.our_links()? == before, "links were made: {:?}", host.our_links()?);
     Ok(())
 }

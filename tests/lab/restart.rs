@@ -8,6 +8,7 @@
 
 use anyhow::{Result, bail, ensure};
 use overlay_tests::kernel::named_like_ours;
+use overlay_tests::monitor::Event;
 use overlay_tests::{Container, Host, Lab, Monitor, NetSpec, eventually};
 
 const DEMO: NetSpec<'_> =
@@ -59,10 +60,17 @@ impl Watch {
             Ok(())
         })?;
         for monitor in &self.monitors {
-            for event in monitor.events()?.iter().filter(|e| e.is_deletion()) {
-                let ours = event.text.split([' ', ':', '@']).any(named_like_ours);
-                ensure!(!ours, "on {}: {}", self.host.name(), event.text);
-            }
+            let gone: Vec<Event> = monitor
+                .events()?
+                .into_iter()
+                .filter(Event::is_deletion)
+                .filter(|e| e.text.split([' ', ':', '@']).any(named_like_ours))
+                .collect();
+            ensure!(
+                gone.is_empty(),
+                "on {} went, to come back or not: {gone:#?}",
+                self.host.name()
+            );
         }
         Ok(())
     }

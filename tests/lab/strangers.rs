@@ -25,6 +25,8 @@ fn settle(host: &Host) -> Result<()> {
         "ip addr add 10.77.0.1/24 dev br-x",
         "ip link add vx-x type vxlan id 9999 dstport 4789 local 192.0.2.99 nolearning",
         "ip link set vx-x alias overlayd:0123456789abcdef",
+        "ip link set br-x addrgenmode none",
+        "ip link set vx-x addrgenmode none",
         "ip link set vx-x master br-x up",
         "ip link set br-x up",
         "bridge fdb add 02:42:0a:09:00:02 dev vx-x dst 192.0.2.98 self permanent",
@@ -35,15 +37,24 @@ fn settle(host: &Host) -> Result<()> {
         "ip route add 10.78.0.0/24 via 10.77.0.9",
         // Our prefix, but not our alias: the name of VNI 77's bridge is taken.
         "ip link add ovb77 type bridge",
+        "ip link set ovb77 addrgenmode none",
     ] {
         host.exec(line)?;
     }
     feed_in(
         host.netns(),
         "nft -f -",
-        "table inet x { chain forward { type filter hook forward priority 0; policy accept; \
-         udp dport 4789 counter accept; } }\n\
-         table bridge overlayd-x { chain c { } }\n",
+        "table inet x {
+             chain forward {
+                 type filter hook forward priority 0; policy accept;
+                 udp dport 4789 accept
+             }
+         }
+         table bridge overlayd-x {
+             chain c {
+             }
+         }
+",
     )?;
     // Ports that come up make a bridge forget and learn a little; then it rests.
     let mut last = String::new();

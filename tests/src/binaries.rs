@@ -15,6 +15,9 @@ pub struct Binaries {
     pub overlayctl: PathBuf,
 }
 
+/// The top of the tree.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// Programs that labs run, with the Debian package of each.
 const TOOLS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
@@ -41,7 +44,8 @@ pub fn binaries() -> Result<&'static Binaries> {
 
 fn find() -> Result<Binaries> {
     let dir = match std::env::var_os("OVERLAY_BIN_DIR") {
-        Some(dir) => std::path::absolute(PathBuf::from(dir))?,
+        // From the top of the tree, where people stand: cargo starts tests elsewhere.
+        Some(dir) => PathBuf::from(ROOT).join(dir),
         None => build()?,
     };
     let program = |name: &str| {
@@ -56,10 +60,9 @@ fn find() -> Result<Binaries> {
 }
 
 fn build() -> Result<PathBuf> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "-p", "overlayd", "-p", "overlayctl"])
-        .current_dir(root)
+        .current_dir(ROOT)
         .stdin(Stdio::null())
         .status()
         .context("cannot start cargo; name built programs with OVERLAY_BIN_DIR")?;

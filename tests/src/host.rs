@@ -55,6 +55,8 @@ pub struct DaemonOptions {
     pub down_grace: Option<&'static str>,
     /// `--alone-after`.
     pub alone_after: Option<&'static str>,
+    /// `--log-level`; `OVERLAY_LOG` or `info` when left out.
+    pub log_level: Option<&'static str>,
     /// The VTEP is the IPv6 address of the host.
     pub vtep_ipv6: bool,
     /// Anything else.
@@ -120,10 +122,15 @@ impl Host {
         let (netns, ul, port) = (self.netns(), self.0.shared.underlay_netns(), self.port());
         let mtu = self.0.shared.underlay.mtu;
         let n = self.0.number;
+        // A network card keeps its address over a reboot, and peers remember it. No link-local
+        // address: it would come a second late, in the middle of somebody's snapshot.
         for line in [
             format!(
-                "ip -n {ul} link add dev {port} mtu {mtu} type veth peer name eth0 netns {netns} mtu {mtu}"
+                "ip -n {ul} link add dev {port} mtu {mtu} type veth \
+                 peer name eth0 netns {netns} mtu {mtu} address 02:00:00:00:02:{n:02x}"
             ),
+            format!("ip -n {netns} link set dev eth0 addrgenmode none"),
+            format!("ip -n {ul} link set dev {port} addrgenmode none"),
             format!("ip -n {ul} link set dev {port} master br0 up"),
             format!("ip -n {netns} addr add 192.0.2.{n}/24 dev eth0"),
             format!("ip -n {netns} addr add 2001:db8::{n:x}/64 dev eth0 nodad"),
@@ -215,7 +222,10 @@ impl Host {
             "--socket".into(),
             self.socket().display().to_string(),
             "--log-level".into(),
-            std::env::var("OVERLAY_LOG").unwrap_or_else(|_| "info".into()),
+            options.log_level.map_or_else(
+                || std::env::var("OVERLAY_LOG").unwrap_or_else(|_| "info".into()),
+                str::to_owned,
+            ),
         ];
         for peer in &options.join {
             args.extend(["--join".into(), peer.clone()]);
@@ -553,7 +563,7 @@ impl Host {
     pub fn overlayctl(&self) -> Result<Command> {
         let mut command = Command::new(&binaries()?.overlayctl);
         command.arg("--socket").arg(self.socket()).stdin(Stdio::null()).env("LC_ALL", "C");
-        command.env_remove("OVERLAY_SOCKET").env_remove("OVERLAYCTL_SOCKET");
+        command.env_remove("OVERLAYD_SOCKET");
         Ok(command)
     }
 

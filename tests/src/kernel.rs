@@ -263,7 +263,7 @@ pub fn snapshot_of(netns: &str, devs: &[&str]) -> Result<String> {
             format!("bridge -d link show dev {dev}"),
             format!("bridge -d fdb show dev {dev}"),
             format!("bridge -d fdb show br {dev}"),
-            format!("ip neigh show dev {dev} nud all"),
+            format!("ip neigh show dev {dev} nud permanent"),
             format!("ip -4 route show table all dev {dev}"),
             format!("ip -6 route show table all dev {dev}"),
         ] {

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Child;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::shell::{command_in, run_in, signal};
-use crate::wait::eventually;
+use crate::wait::{DEFAULT_WAIT, eventually, eventually_within};
 
 /// Waits until `ip` answers one ping from `netns`.
 ///
@@ -59,8 +60,8 @@ pub struct PingStream {
 /// What came of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PingSummary {
-    /// Requests that must have been answered: all up to the last answer, and
-    /// those after it but one, which may be on its way.
+    /// Requests that must have been answered: those up to the last answer, or
+    /// all of them if answers had stopped coming.
     pub sent: u64,
     /// Distinct answers.
     pub received: u64,
@@ -119,24 +120,31 @@ impl PingStream {
     /// # Errors
     /// If they do not come.
     pub fn answers(&self, n: u64) -> Result<()> {
+        self.answers_within(DEFAULT_WAIT, n)
+    }
+
+    fn answers_within(&self, wait: Duration, n: u64) -> Result<()> {
         let count = || -> Result<u64> {
             Ok(std::fs::read_to_string(&self.file)?.matches("bytes from").count() as u64)
         };
         let before = count()?;
-        eventually(&format!("{n} more answers"), || match count()? - before {
+        eventually_within(wait, &format!("{n} more answers"), || match count()? - before {
             came if came >= n => Ok(()),
             came => bail!("{came} came"),
         })
     }
 
-    /// Ends the stream and counts.
+    /// Ends the stream and counts, once answers have come after this call: then
+    /// all that was sent before it is decided, and what is on its way when ping
+    /// ends is not taken for lost.
     ///
     /// # Errors
     /// If ping did not end with its summary.
     pub fn stop(mut self) -> Result<PingSummary> {
+        let flows = self.answers_within(Duration::from_secs(2), 10).is_ok();
         signal(&self.child, Signal::SIGINT)?;
         self.child.wait()?;
-        summary(&std::fs::read_to_string(&self.file)?)
+        summary(&std::fs::read_to_string(&self.file)?, flows)
     }
 }
 
@@ -147,7 +155,7 @@ impl Drop for PingStream {
     }
 }
 
-fn summary(text: &str) -> Result<PingSummary> {
+fn summary(text: &str, flows: bool) -> Result<PingSummary> {
     let transmitted: u64 = text
         .lines()
         .find_map(|l| l.split_once(" packets transmitted").and_then(|(n, _)| n.trim().parse().ok()))
@@ -170,7 +178,7 @@ fn summary(text: &str) -> Result<PingSummary> {
         }
     }
     let last_answer = seen.last().copied().unwrap_or(0);
-    let sent = transmitted.saturating_sub(1).max(last_answer);
+    let sent = if flows { last_answer } else { transmitted };
     let mut longest_gap = 0;
     let mut before = 0;
     for seq in seen.iter().copied().chain([sent + 1]) {
@@ -184,32 +192,39 @@ fn summary(text: &str) -> Result<PingSummary> {
 mod tests {
     use super::*;
 
-    fn of(seqs: &[u64], transmitted: u64) -> PingSummary {
+    fn of(seqs: &[u64], transmitted: u64, flows: bool) -> PingSummary {
         let mut text = String::from("PING 10.9.0.2 (10.9.0.2) 56(84) bytes of data.\n");
         for seq in seqs {
             text += &format!("64 bytes from 10.9.0.2: icmp_seq={seq} ttl=64 time=0.1 ms\n");
         }
         text += &format!("\n{transmitted} packets transmitted, {} received\n", seqs.len());
-        summary(&text).unwrap()
+        summary(&text, flows).unwrap()
     }
 
     #[test]
-    fn a_request_that_is_on_its_way_at_the_end_is_not_lost() {
-        let all = of(&[1, 2, 3], 4);
+    fn requests_that_are_on_their_way_at_the_end_are_not_lost() {
+        let all = of(&[1, 2, 3], 5, true);
         assert_eq!((all.sent, all.lost(), all.longest_gap), (3, 0, 0));
         all.expect_lossless("").unwrap();
     }
 
     #[test]
-    fn gaps_in_the_middle_and_at_the_end_are_lost() {
-        let some = of(&[1, 2, 6], 10);
-        assert_eq!((some.sent, some.lost(), some.longest_gap), (9, 6, 3));
+    fn a_stream_that_ended_in_silence_has_lost_its_end() {
+        let silent = of(&[1, 2, 3], 5, false);
+        assert_eq!((silent.sent, silent.lost(), silent.longest_gap), (5, 2, 2));
+        assert!(silent.expect_lossless("").is_err());
+    }
+
+    #[test]
+    fn gaps_in_the_middle_are_lost() {
+        let some = of(&[1, 2, 6], 7, true);
+        assert_eq!((some.sent, some.lost(), some.longest_gap), (6, 3, 3));
         assert!(some.expect_lossless("").is_err());
     }
 
     #[test]
     fn an_answer_that_came_twice_is_no_lossless_stream() {
-        let twice = of(&[1, 2, 2, 3], 3);
+        let twice = of(&[1, 2, 2, 3], 3, true);
         assert_eq!((twice.lost(), twice.duplicates), (0, 1));
         assert!(twice.expect_lossless("").is_err());
     }
@@ -217,7 +232,7 @@ mod tests {
     #[test]
     fn the_counter_may_wrap() {
         let seqs: Vec<u64> = (60_000..65_536).chain(0..10).collect();
-        let wrapped = of(&seqs, 65_546);
+        let wrapped = of(&seqs, 65_546, true);
         assert_eq!(wrapped.received, 5_546);
         assert_eq!(wrapped.duplicates, 0);
     }
