@@ -261,9 +261,13 @@ fn attaches_that_cannot_be() -> Result<()> {
             overlayctl: cannot attach LAB-victim to demo: 01:00:5e:00:00:01 is not the address of one station
                         use a unicast MAC: the lowest bit of the first byte clear"#]])?;
         s.refuses(&with(&["--mac", "nonsense"]), 2, expect!["overlayctl: --mac: `nonsense` is not a MAC address; write six hex bytes like 02:42:0a:00:09:05"])?;
-        s.refuses(&with(&["--name", "c1"]), 1, expect![[r#"
+        s.refuses(
+            &with(&["--name", "c1"]),
+            1,
+            expect![[r#"
             overlayctl: cannot attach c1 to demo: the name c1 is taken by endpoint c1 on host a
-                        list them with: overlayctl endpoints"#]])?;
+                        list them with: overlayctl endpoints"#]],
+        )?;
         s.refuses(&with(&["--name", "web_1"]), 2, expect!["overlayctl: --name: `web_1` cannot be a name: it is not a DNS label; use 1 to 63 of a-z, 0-9 and `-`, no `-` at the ends"])?;
         s.refuses(&with(&["--ifname", "eth7"]), 1, expect![[r#"
             overlayctl: cannot attach LAB-victim to demo: an interface eth7 exists in /run/netns/LAB-victim
@@ -272,9 +276,13 @@ fn attaches_that_cannot_be() -> Result<()> {
             overlayctl: cannot attach LAB-victim to demo: an interface lo exists in /run/netns/LAB-victim
                         choose another with --ifname, or leave it out for the first free eth<n>"#]])?;
         s.refuses(&with(&["--ifname", "sixteen-letters-"]), 2, expect!["overlayctl: --ifname: `sixteen-letters-` cannot name an interface; use 1 to 15 printable ASCII characters without `/` and `:`"])?;
-        s.refuses(&["detach", "nosuch"], 1, expect![[r#"
+        s.refuses(
+            &["detach", "nosuch"],
+            1,
+            expect![[r#"
             overlayctl: cannot detach nosuch: no endpoint `nosuch` here
-                        list them with: overlayctl endpoints --local"#]])?;
+                        list them with: overlayctl endpoints --local"#]],
+        )?;
 
         // After all that, the victim is as good as new.
         let mut victim = s.victim.clone();
