@@ -53,7 +53,7 @@ const KEYS: &[Key] = &[
     with("socket", Some("/run/overlayd/overlayd.sock"), ""),
     with("log", Some("text"), ""),
     with("log-level", Some("info"), ""),
-    with("suspect-after", Some("1s"), ""),
+    with("down-after", Some("1s"), ""),
     with("down-grace", Some("10s"), ""),
     with("stop-grace", Some("10m"), ""),
     with("gossip-interval", Some("500ms"), ""),
@@ -140,10 +140,10 @@ pub struct Flags {
     /// What is logged: a level, or a filter like `info,overlay_gossip=debug` [default: info]
     #[arg(long, global = true, value_name = "FILTER")]
     pub log_level: Option<String>,
-    /// A host that is silent for so long is shown as suspect [default: 1s]
+    /// A suspect host (not heard for five gossip intervals) is down after so long [default: 1s]
     #[arg(long, global = true, value_name = "TIME")]
-    pub suspect_after: Option<String>,
-    /// The entries of a host that is silent for so long are removed [default: 10s]
+    pub down_after: Option<String>,
+    /// The entries of a host that is down for so long are removed [default: 10s]
     #[arg(long, global = true, value_name = "TIME")]
     pub down_grace: Option<String>,
     /// The same for a host whose daemon was stopped in good order [default: 10m]
@@ -174,7 +174,7 @@ impl Flags {
             "socket" => one(&self.socket),
             "log" => one(&self.log),
             "log-level" => one(&self.log_level),
-            "suspect-after" => one(&self.suspect_after),
+            "down-after" => one(&self.down_after),
             "down-grace" => one(&self.down_grace),
             "stop-grace" => one(&self.stop_grace),
             "gossip-interval" => one(&self.gossip_interval),
@@ -211,9 +211,9 @@ pub struct Settings {
     pub log: LogForm,
     /// What is logged, as `tracing_subscriber::EnvFilter` reads it.
     pub log_level: String,
-    /// A host silent for so long is suspect.
-    pub suspect_after: Duration,
-    /// The entries of a host silent for so long go.
+    /// A suspect host is down after so long.
+    pub down_after: Duration,
+    /// The entries of a host that is down for so long go.
     pub down_grace: Duration,
     /// The entries of a host stopped for so long go.
     pub stop_grace: Duration,
@@ -610,7 +610,7 @@ impl Values {
             )),
         });
         let log_level = self.value("log-level", log_filter);
-        let suspect_after = self.value("suspect-after", duration);
+        let down_after = self.value("down-after", duration);
         let down_grace = self.value("down-grace", duration);
         let stop_grace = self.value("stop-grace", duration);
         let gossip_interval = self.value("gossip-interval", |text| {
@@ -625,12 +625,6 @@ impl Values {
 
         if gossip_port.is_some() && gossip_port == vxlan_port {
             self.clash("gossip-port", "vxlan-port", "both are UDP ports of this host: set another");
-        }
-        if let (Some(suspect), Some(down)) = (suspect_after, down_grace)
-            && suspect > down
-        {
-            let why = "a host is suspect before it is down: make the first shorter";
-            self.clash("suspect-after", "down-grace", why);
         }
         if let (Some(down), Some(stop)) = (down_grace, stop_grace)
             && down > stop
@@ -668,7 +662,7 @@ impl Values {
             socket: socket?,
             log: log?,
             log_level: log_level?,
-            suspect_after: suspect_after?,
+            down_after: down_after?,
             down_grace: down_grace?,
             stop_grace: stop_grace?,
             gossip_interval: gossip_interval?,

@@ -120,7 +120,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         gossip: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: found.boot_id,
-        suspect_after: settings.suspect_after,
+        down_after: settings.down_after,
         down_grace: settings.down_grace,
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,

@@ -20,7 +20,7 @@ const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0
 const GRACE: Duration = Duration::from_secs(4);
 
 fn short_grace() -> DaemonOptions {
-    DaemonOptions { suspect_after: Some("1s"), down_grace: Some("4s"), ..DaemonOptions::default() }
+    DaemonOptions { down_after: Some("1s"), down_grace: Some("4s"), ..DaemonOptions::default() }
 }
 
 fn pair(a: &Host, b: &Host) -> Result<(Container, Container)> {

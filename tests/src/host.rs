@@ -49,8 +49,8 @@ struct State {
 pub struct DaemonOptions {
     /// `--join`, one each.
     pub join: Vec<String>,
-    /// `--suspect-after`.
-    pub suspect_after: Option<&'static str>,
+    /// `--down-after`.
+    pub down_after: Option<&'static str>,
     /// `--down-grace`.
     pub down_grace: Option<&'static str>,
     /// `--alone-after`.
@@ -231,7 +231,7 @@ impl Host {
             args.extend(["--join".into(), peer.clone()]);
         }
         for (flag, value) in [
-            ("--suspect-after", options.suspect_after),
+            ("--down-after", options.down_after),
             ("--down-grace", options.down_grace),
             ("--alone-after", options.alone_after),
         ] {

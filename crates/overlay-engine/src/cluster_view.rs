@@ -5,7 +5,7 @@
 //! former life does, so a restart leaves no gap.
 //!
 //! ```text
-//!            silent            suspect_after            grace
+//!            silent            down_after            grace
 //!   up ────────────► suspect ───────────────► down ───────────► down, entries
 //!    ▲                  │                       │               out of use
 //!    └──────────────────┴─── heard again ───────┴──────────────────┘
@@ -69,7 +69,7 @@ pub struct Presence {
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    pub(crate) suspect_after: Duration,
+    pub(crate) down_after: Duration,
     pub(crate) down_grace: Duration,
     pub(crate) stop_grace: Duration,
 }
@@ -456,7 +456,7 @@ impl ClusterView {
                 let heard = entry.lives.values().any(|l| l.alive);
                 (!heard).then(|| entry.silent_since())
             }
-            HostState::Suspect => Some(entry.silent_since() + self.patience.suspect_after),
+            HostState::Suspect => Some(entry.silent_since() + self.patience.down_after),
             HostState::Down => in_use.then(|| since + self.patience.down_grace),
             HostState::Stopped => in_use.then(|| since + self.patience.stop_grace),
         }
@@ -484,7 +484,7 @@ impl ClusterView {
             (_, true) => HostState::Up,
             (HostIntent::Stopped, false) => HostState::Stopped,
             (HostIntent::Up, false) => {
-                if now >= silent_since + self.patience.suspect_after {
+                if now >= silent_since + self.patience.down_after {
                     HostState::Down
                 } else {
                     HostState::Suspect

@@ -60,8 +60,8 @@ pub struct Config {
     pub version: String,
     /// Which boot of the machine this is.
     pub boot_id: String,
-    /// A silent host is down after so long.
-    pub suspect_after: Duration,
+    /// A suspect host is down after so long.
+    pub down_after: Duration,
     /// Entries of a down host go after so long.
     pub down_grace: Duration,
     /// Entries of a stopped host go after so long.
@@ -153,7 +153,7 @@ impl Engine {
     /// namespaces cannot exist. They are in the effects of the first step.
     pub fn new(config: Config, restored: Restored, now: Now) -> Self {
         let patience = Patience {
-            suspect_after: config.suspect_after,
+            down_after: config.down_after,
             down_grace: config.down_grace,
             stop_grace: config.stop_grace,
         };

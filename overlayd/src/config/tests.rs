@@ -109,7 +109,7 @@ fn told_nothing_everything_has_its_default() {
         socket = "/run/overlayd/overlayd.sock"              # default
         log = "text"                                        # default
         log-level = "info"                                  # default
-        suspect-after = "1s"                                # default
+        down-after = "1s"                                   # default
         down-grace = "10s"                                  # default
         stop-grace = "10m"                                  # default
         gossip-interval = "500ms"                           # default
@@ -158,7 +158,7 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         socket = "/run/overlayd/overlayd.sock"              # default
         log = "json"                                        # OVERLAYD_LOG
         log-level = "info"                                  # default
-        suspect-after = "1s"                                # default
+        down-after = "1s"                                   # default
         down-grace = "1m 30s"                               # OVERLAYD_DOWN_GRACE
         stop-grace = "10m"                                  # default
         gossip-interval = "500ms"                           # default
@@ -185,7 +185,7 @@ fn every_setting_can_stand_in_the_file() {
             socket = "/r/s.sock"
             log = "json"
             log-level = "warn,overlay_gossip=debug"
-            suspect-after = "2s"
+            down-after = "2s"
             down-grace = "3s"
             stop-grace = "1h"
             gossip-interval = "1s"
@@ -210,7 +210,7 @@ fn every_setting_can_stand_in_the_file() {
             socket: "/r/s.sock".into(),
             log: LogForm::Json,
             log_level: "warn,overlay_gossip=debug".to_owned(),
-            suspect_after: 2 * second,
+            down_after: 2 * second,
             down_grace: 3 * second,
             stop_grace: 3600 * second,
             gossip_interval: second,
@@ -279,7 +279,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, vxlan-port, state-dir, socket, log, log-level, suspect-after, down-grace, stop-grace, gossip-interval, alone-after"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, vxlan-port, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after"#]],
     );
 }
 
@@ -339,12 +339,6 @@ fn values_that_do_not_go_together_are_told_as_a_pair() {
         "--gossip-port 4789",
         expect![
             "gossip-port 4789 (--gossip-port) and vxlan-port 4789 (default): both are UDP ports of this host: set another"
-        ],
-    );
-    bad_flags(
-        "--suspect-after 20s",
-        expect![
-            "suspect-after 20s (--suspect-after) and down-grace 10s (default): a host is suspect before it is down: make the first shorter"
         ],
     );
     bad_flags(

@@ -13,7 +13,7 @@ fn secs(n: u64) -> Duration {
 }
 
 fn view() -> ClusterView {
-    let patience = Patience { suspect_after: secs(1), down_grace: secs(10), stop_grace: secs(600) };
+    let patience = Patience { down_after: secs(1), down_grace: secs(10), stop_grace: secs(600) };
     ClusterView::new(host(0), patience)
 }
 

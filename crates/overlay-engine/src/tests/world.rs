@@ -107,7 +107,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         gossip: ([192, 0, 2, i as u8 + 1], 7946).into(),
         version: "0".into(),
         boot_id: boot.to_string(),
-        suspect_after: Duration::from_secs(1),
+        down_after: Duration::from_secs(1),
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
