@@ -248,14 +248,17 @@ show_packet() {
     step "One packet on the underlay, decoded"
     local file=$dir/vxlan.pcap
     show underlay "tcpdump -ni br0 -w vxlan.pcap udp port 4789"
-    in_ns underlay tcpdump -ni br0 -U --immediate-mode -Z root -w "$file" udp port 4789 \
-        2>"$dir/tcpdump.log" &
+    # Not by in_ns: $! must be tcpdump itself, not a shell around it.
+    nsenter --net="/run/netns/$(ns underlay)" -- \
+        tcpdump -ni br0 -U --immediate-mode -Z root -w "$file" udp port 4789 \
+        </dev/null 2>"$dir/tcpdump.log" &
     local tcpdump=$!
     until_ok "tcpdump captures" grep -q 'listening on' "$dir/tcpdump.log"
     show "container web" "ping -c 2 ${ip_of[app]}"
     in_ns web ping -n -q -c 2 -i 0.2 -W 2 "${ip_of[app]}" >/dev/null
     until_ok "it was captured" decoded "$file"
-    kill -INT "$tcpdump"
+    # TERM: a shell starts what it puts in the background deaf to INT.
+    kill -TERM "$tcpdump"
     wait "$tcpdump" || true
     show underlay "tshark -r vxlan.pcap -O vxlan"
     tshark -n -r "$file" -d udp.port==4789,vxlan -Y 'vxlan && icmp.type == 8' -O vxlan -c 1000 2>/dev/null |
@@ -282,9 +285,9 @@ up() {
         step_number=2
     fi
 
-    bin=${CARGO_TARGET_DIR:-$here/target}/debug
+    bin=${OVERLAY_BIN_DIR:-${CARGO_TARGET_DIR:-$here/target}/debug}
     # The first name that is free, so that a demo that was kept is in nobody's way.
-    local n=''
+    local n=${OVERLAY_DEMO_NUMBER:-}
     while compgen -G "/run/netns/ovdemo$n-*" >/dev/null || ! mkdir "/tmp/ovdemo$n" 2>/dev/null; do
         n=$((${n:-1} + 1))
     done

@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -242,9 +242,22 @@ pub enum LogForm {
 }
 
 impl Settings {
-    /// Where gossip listens, with `vtep` for the address unless told.
-    pub fn gossip_listen(&self, vtep: IpAddr) -> SocketAddr {
-        SocketAddr::new(self.gossip_bind.unwrap_or(vtep), self.gossip_port)
+    /// Where gossip listens. Unless told, that is the address that others are
+    /// told, if this host `has` it (it may be that of a router that translates
+    /// it), else the VTEP's; else, if that is of the other family, any address.
+    pub fn gossip_listen(&self, vtep: IpAddr, has: impl Fn(IpAddr) -> bool) -> SocketAddr {
+        let ip = match (self.gossip_bind, self.advertise) {
+            (Some(bind), _) => bind,
+            (None, Some(told)) if has(told.ip) => told.ip,
+            (None, Some(told)) if told.ip.is_ipv4() && vtep.is_ipv6() => {
+                Ipv4Addr::UNSPECIFIED.into()
+            }
+            (None, Some(told)) if told.ip.is_ipv6() && vtep.is_ipv4() => {
+                Ipv6Addr::UNSPECIFIED.into()
+            }
+            (None, _) => vtep,
+        };
+        SocketAddr::new(ip, self.gossip_port)
     }
 
     /// Where others reach it.
@@ -252,7 +265,7 @@ impl Settings {
         match self.advertise {
             Some(told) => SocketAddr::new(told.ip, told.port.unwrap_or(self.gossip_port)),
             None => {
-                let listen = self.gossip_listen(vtep);
+                let listen = self.gossip_listen(vtep, |_| true);
                 // "Everywhere" is no address to be reached at.
                 let ip = if listen.ip().is_unspecified() { vtep } else { listen.ip() };
                 SocketAddr::new(ip, listen.port())

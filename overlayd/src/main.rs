@@ -1,7 +1,8 @@
 //! The daemon's entry: settings, log, and which of its few things to do.
 //!
 //! Exit codes: 0 it ended as asked, 1 it could not start or could not do what
-//! was asked, 2 wrong usage.
+//! was asked, 2 a setting is wrong (flag, environment or file): trying again
+//! without changing it is of no use.
 
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
             for problem in problems.0 {
                 eprintln!("overlayd: {problem}");
             }
-            return ExitCode::FAILURE;
+            return ExitCode::from(2);
         }
     };
     match cli.command() {

@@ -12,18 +12,20 @@
 //! it goes out. Looking things up for a request (a namespace, foreign devices)
 //! happens in tasks of their own.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use overlay_api::v1;
-use overlay_engine::{Config, Effect, Engine, Event, Now, PlanId, Reply, Request, Restored, Token};
+use overlay_engine::{
+    Config, Effect, Engine, Event, LocalEndpoint, Now, PlanId, Reply, Request, Restored, Token,
+};
 use overlay_gossip::{Gossip, GossipConfig};
-use overlay_model::{ApplyReport, ClusterEvent, KernelChange};
-use overlay_netlink::Kernel;
+use overlay_model::{ApplyReport, ClusterEvent, EndpointId, KernelChange};
+use overlay_netlink::{Kernel, NetnsError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -85,12 +87,7 @@ impl Clock {
 /// # Errors
 /// Whatever keeps it from starting: each says what to do.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "overlayd must be root: it makes network devices and enters namespaces; start it \
-             with sudo, or with systemctl start overlayd"
-        );
-    }
+    require_root()?;
     let underlay = overlay_netlink::underlay_for(settings.vtep_ip, settings.underlay_dev.as_ref())
         .await
         .context("cannot tell which address VXLAN packets come to")?;
@@ -106,8 +103,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // The socket before anything that changes the world: a second daemon ends here.
     let listener = control_socket::bind(&settings.socket)?;
 
+    // Whatever ends this function takes the socket's file along.
+    let _socket_file = SocketFile(settings.socket.clone());
+
     let advertise = settings.gossip_advertise(underlay.addr);
-    let listen = settings.gossip_listen(underlay.addr);
+    let listen = settings.gossip_listen(underlay.addr, has_address);
     let clock = Clock { start: Instant::now() };
     let config = Config {
         host: found.host,
@@ -125,8 +125,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
     };
-    let restored =
-        Restored { networks: found.networks, endpoints: found.endpoints, ring: found.ring };
+    let restored = Restored {
+        gone: gone(&found.endpoints, &config.boot_id),
+        networks: found.networks,
+        endpoints: found.endpoints,
+        ring: found.ring,
+    };
     info!(
         host = %config.host,
         name = %config.name,
@@ -190,18 +194,58 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _ = ending.send(true);
     // Answers that are under way, bounded: an idle keep-alive connection must not hold us.
     let _ = tokio::time::timeout(Duration::from_millis(200), server).await;
-    remove_socket(&settings.socket);
     Ok(())
+}
+
+/// # Errors
+/// For anybody else than root.
+pub fn require_root() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "overlayd must be root: it makes and removes network devices; start it with \
+             sudo, or with systemctl start overlayd"
+        );
+    }
+    Ok(())
+}
+
+/// The control socket's file, gone when the daemon is.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(err) = std::fs::remove_file(&self.0) {
+            debug!("cannot remove {}: {err}", self.0.display());
+        }
+    }
+}
+
+/// True if a device of this host has `ip`.
+fn has_address(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// The endpoints that cannot come back: their port is not there, and neither is
+/// the namespace to make it in. While the port is there so is its other end,
+/// whatever became of the path that the namespace had.
+fn gone(endpoints: &[LocalEndpoint], boot_id: &str) -> BTreeSet<EndpointId> {
+    endpoints
+        .iter()
+        .filter(|local| local.boot_id == boot_id)
+        .filter(|local| nix::net::if_::if_nametoindex(local.endpoint.id.ifname().as_str()).is_err())
+        .filter(|local| match overlay_netlink::netns_of(&local.netns.path) {
+            Ok(now) => now != local.netns,
+            Err(err) => matches!(
+                err,
+                NetnsError::NotFound(_) | NetnsError::NotANetns(_) | NetnsError::Own(_)
+            ),
+        })
+        .map(|local| local.endpoint.id)
+        .collect()
 }
 
 async fn wait_for(mut ended: watch::Receiver<bool>) {
     let _ = ended.wait_for(|ended| *ended).await;
-}
-
-fn remove_socket(path: &Path) {
-    if let Err(err) = std::fs::remove_file(path) {
-        debug!("cannot remove {}: {err}", path.display());
-    }
 }
 
 /// What gossip asks for when it has to begin a new life by itself.

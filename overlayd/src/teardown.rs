@@ -8,12 +8,15 @@ use anyhow::{Context, bail};
 use overlay_engine::{Completeness, Delta, plan};
 use overlay_netlink::Kernel;
 
+use crate::shell::require_root;
+
 /// Removes it, going on past what fails.
 ///
 /// # Errors
-/// If a daemon answers on `socket` (it would put everything back), if the
+/// Unless root, if a daemon answers on `socket` (it would put everything back), if the
 /// kernel cannot be read, or if something could not be removed.
 pub async fn run(socket: &Path) -> anyhow::Result<()> {
+    require_root()?;
     if UnixStream::connect(socket).is_ok() {
         bail!(
             "an overlayd answers on {}: it would put everything back; stop it first",

@@ -439,7 +439,7 @@ fn not_root() -> Result<()> {
             &a.overlayd_as_nobody(&args)?,
             1,
             expect![
-                "overlayd: overlayd must be root: it makes network devices and enters namespaces; start it with sudo, or with systemctl start overlayd"
+                "overlayd: overlayd must be root: it makes and removes network devices; start it with sudo, or with systemctl start overlayd"
             ],
         )?;
         if let Some(lines) = difference(&before, &a.snapshot()?) {
@@ -451,7 +451,7 @@ fn not_root() -> Result<()> {
             &out,
             1,
             expect![
-                "overlayd: cannot read the kernel: cannot read nftables table inet overlayd: Operation not permitted (you must be root)"
+                "overlayd: overlayd must be root: it makes and removes network devices; start it with sudo, or with systemctl start overlayd"
             ],
         )
     })
@@ -465,12 +465,47 @@ fn a_configuration_that_is_wrong() -> Result<()> {
             let file = overlay_tests::host::write_file(&a, "overlayd.toml", text)?;
             a.overlayd(&["check-config", "--config", &file.to_string_lossy()])
         };
-        is_refusal(&a, &check("gosip-port = 7946\n")?, 1, expect![[""]])?;
-        is_refusal(&a, &check("gossip-port = \"many\"\n")?, 1, expect![[""]])?;
-        is_refusal(&a, &check("vtep-ip = \"192.0.2.300\"\n")?, 1, expect![[""]])?;
-        is_refusal(&a, &check("name = \"web_1\"\n")?, 1, expect![[""]])?;
+        is_refusal(
+            &a,
+            &check("gosip-port = 7946\n")?,
+            2,
+            expect![
+                "overlayd: DIR/overlayd.toml line 1: there is no setting `gosip-port`; did you mean `gossip-port`?"
+            ],
+        )?;
+        is_refusal(
+            &a,
+            &check("gossip-port = \"many\"\n")?,
+            2,
+            expect![
+                "overlayd: DIR/overlayd.toml line 1: gossip-port: `many` is not a port; use a number from 1 to 65535"
+            ],
+        )?;
+        is_refusal(
+            &a,
+            &check("vtep-ip = \"192.0.2.300\"\n")?,
+            2,
+            expect![
+                "overlayd: DIR/overlayd.toml line 1: vtep-ip: `192.0.2.300` is not an IP address"
+            ],
+        )?;
+        is_refusal(
+            &a,
+            &check("name = \"web_1\"\n")?,
+            2,
+            expect![
+                "overlayd: DIR/overlayd.toml line 1: name: `web_1` cannot be a name: it is not a DNS label; use 1 to 63 of a-z, 0-9 and `-`, no `-` at the ends"
+            ],
+        )?;
         let missing = a.overlayd(&["check-config", "--config", "/nosuch/overlayd.toml"])?;
-        is_refusal(&a, &missing, 1, expect![[""]])?;
+        is_refusal(
+            &a,
+            &missing,
+            2,
+            expect![
+                "overlayd: cannot read the file /nosuch/overlayd.toml (given by --config): No such file or directory (os error 2)"
+            ],
+        )?;
         let good = check("name = \"a\"\ngossip-port = 7946\njoin = [\"192.0.2.2:7946\"]\n")?;
         ensure!(good.code == 0, "{good:?}");
         Ok(())
@@ -501,6 +536,13 @@ fn a_vtep_address_that_this_host_does_not_have() -> Result<()> {
                 "overlayd: cannot tell which address VXLAN packets come to: --underlay-dev nosuch0 does not exist; this host has eth0"
             ],
         )?;
-        is_refusal(&a, &a.overlayd(&with(&["--name", "web_1"]))?, 2, expect![[""]])
+        is_refusal(
+            &a,
+            &a.overlayd(&with(&["--name", "web_1"]))?,
+            2,
+            expect![
+                "overlayd: --name: `web_1` cannot be a name: it is not a DNS label; use 1 to 63 of a-z, 0-9 and `-`, no `-` at the ends"
+            ],
+        )
     })
 }

@@ -16,8 +16,8 @@ use crate::cluster_view::{ClusterView, Patience, Shift};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, unsaved};
 use crate::event::{
-    CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused, Reply,
-    Request, StateChange, Token,
+    Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
+    Reply, Request, StateChange, Token,
 };
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::networks::Networks;
@@ -84,6 +84,8 @@ pub struct Restored {
     pub networks: Vec<Network>,
     /// Endpoints of this host.
     pub endpoints: Vec<LocalEndpoint>,
+    /// Those of them whose namespace is not there any more.
+    pub gone: BTreeSet<EndpointId>,
     /// Ring tokens.
     pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
 }
@@ -128,6 +130,9 @@ pub struct Engine {
     pub(crate) wants_handled: BTreeMap<(HostId, NetworkId, Family), u64>,
     pub(crate) kernel: Reconciler,
     pub(crate) completeness: Completeness,
+    /// What this run has wanted at some time, noted while the view is partial:
+    /// of this alone it knows that nobody wants it when nobody does.
+    ever_wanted: BTreeSet<ObjectKey>,
     pub(crate) revision: u64,
     pub(crate) applied_revision: u64,
     /// What is wanted changed in this step.
@@ -149,8 +154,8 @@ pub struct Engine {
 impl Engine {
     /// An engine that has just started with what the state file had.
     ///
-    /// Endpoints of an earlier boot of the machine are dropped: their
-    /// namespaces cannot exist. They are in the effects of the first step.
+    /// Endpoints of an earlier boot of the machine, and those whose namespace
+    /// is gone, are dropped: that is among the effects of the first step.
     pub fn new(config: Config, restored: Restored, now: Now) -> Self {
         let patience = Patience {
             down_after: config.down_after,
@@ -170,6 +175,7 @@ impl Engine {
             wants_handled: BTreeMap::new(),
             kernel: Reconciler::default(),
             completeness: Completeness::Partial,
+            ever_wanted: BTreeSet::new(),
             revision: 0,
             applied_revision: 0,
             revised: false,
@@ -201,6 +207,11 @@ impl Engine {
             if local.boot_id != engine.config.boot_id {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
                 engine.notice(Notice::Detached { id, why: "the machine has booted since" });
+                continue;
+            }
+            if restored.gone.contains(&id) {
+                engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
+                engine.notice(Notice::Detached { id, why: "its network namespace is gone" });
                 continue;
             }
             if engine.networks.get(net).is_none() {
@@ -342,6 +353,11 @@ impl Engine {
     // ----- requests --------------------------------------------------------
 
     fn on_request(&mut self, token: Token, fresh: u64, request: Request) {
+        if let Request::CreateNetwork(CreateNetwork { foreign, .. })
+        | Request::Attach(Attach { foreign, .. }) = &request
+        {
+            self.note_underlay(foreign);
+        }
         let result = match request {
             Request::CreateNetwork(request) => {
                 match self.define_network(fresh, request) {
@@ -901,7 +917,19 @@ impl Engine {
 
     // ----- the kernel ------------------------------------------------------
 
+    /// The underlay's MTU may be another than at the start.
+    fn note_underlay(&mut self, foreign: &Foreign) {
+        let mtu = foreign.mtus.get(&self.config.underlay_dev).copied();
+        if let Some(mtu) = mtu.filter(|mtu| *mtu != self.config.underlay_mtu) {
+            self.config.underlay_mtu = mtu;
+            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        }
+    }
+
     fn on_kernel(&mut self, change: KernelChange) {
+        if let KernelChange::Snapshot(state) = &change {
+            self.note_underlay(&state.foreign);
+        }
         let full = matches!(change, KernelChange::Snapshot(_));
         let (changed, links) = self.kernel.observe(change);
         for key in changed {
@@ -934,13 +962,13 @@ impl Engine {
         wanted.chain(self.kernel.mirror().keys().cloned()).collect()
     }
 
-    /// Plans for `keys`; `true` beside a key: it may be deleted in any case.
-    pub(crate) fn plan_of(
-        &self,
-        keys: impl IntoIterator<Item = (ObjectKey, bool)>,
-    ) -> Vec<KernelOp> {
-        let deltas =
-            keys.into_iter().map(|(key, retired)| Delta { want: self.want(&key), key, retired });
+    /// Plans for `keys`.
+    pub(crate) fn plan_of(&self, keys: impl IntoIterator<Item = ObjectKey>) -> Vec<KernelOp> {
+        let deltas = keys.into_iter().map(|key| Delta {
+            want: self.want(&key),
+            retired: self.ever_wanted.contains(&key),
+            key,
+        });
         plan(deltas, self.kernel.mirror(), self.completeness)
     }
 
@@ -949,8 +977,12 @@ impl Engine {
             self.revision += 1;
         }
         while let Some(dirty) = self.kernel.take() {
-            let retired = |cause: &Cause| *cause == Cause::Touched;
-            let ops = self.plan_of(dirty.iter().map(|(key, c)| (key.clone(), retired(c))));
+            if self.completeness == Completeness::Partial {
+                let wanted = dirty.keys().filter(|key| self.want(key).is_some());
+                let wanted: Vec<ObjectKey> = wanted.cloned().collect();
+                self.ever_wanted.extend(wanted);
+            }
+            let ops = self.plan_of(dirty.keys().cloned());
             let planned: BTreeSet<ObjectKey> = ops.iter().map(KernelOp::key).collect();
             for key in dirty.keys().filter(|key| !planned.contains(key)) {
                 self.kernel.forgive(key);
@@ -1003,6 +1035,7 @@ impl Engine {
             return;
         };
         self.completeness = Completeness::Complete;
+        self.ever_wanted.clear();
         self.notice(Notice::ViewComplete { why });
         for key in self.all_keys() {
             self.kernel.touch(key, Cause::Check);

@@ -200,6 +200,52 @@ fn a_restart_adopts_everything_and_writes_nothing() {
 }
 
 #[test]
+fn both_restart_at_once_and_hear_of_endpoints_before_their_host() {
+    let mut w = pair();
+    let before: Vec<_> = (0..2).map(|i| w.kernel(i).objects().clone()).collect();
+    let operations: Vec<_> = (0..2).map(|i| w.kernel(i).operations).collect();
+    w.kill(0);
+    w.kill(1);
+    w.restart(0);
+    // Its records go out with the host's last: for a while nothing says where
+    // its endpoints are.
+    w.restart(1);
+    w.pass(Duration::from_secs(60));
+    for i in 0..2 {
+        assert_eq!(w.kernel(i).objects(), &before[i]);
+        let written = w.kernel(i).operations - operations[i];
+        assert_eq!(written, 0, "on {i}: {:?}", w.applied(i));
+    }
+}
+
+#[test]
+fn a_namespace_that_went_while_the_daemon_was_dead_takes_its_endpoint_along() {
+    let mut w = pair();
+    w.loses_namespaces(0);
+    w.applied(0);
+    w.restart(0);
+    assert_eq!(w.endpoints(0).len(), 1, "c2 on b");
+    assert_eq!(w.endpoints(1).len(), 1, "withdrawn at b too");
+    assert!(!w.applied(0).iter().any(|op| op.contains("type veth")), "no try to make its port");
+    w.attach(0, attach("demo", "c1")).unwrap();
+}
+
+#[test]
+fn the_mtu_of_the_underlay_is_that_of_now() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    let mut small = attach("demo", "c1");
+    small.foreign.mtus.insert(IfName::new("eth0").unwrap(), 1499);
+    let refused = w.attach(0, small).unwrap_err();
+    assert!(refused.message.contains("1499"), "{refused}");
+    let Reply::Hosts(hosts) = w.request(1, Request::Hosts).unwrap() else { panic!("hosts") };
+    assert_eq!(hosts[1].host.as_ref().map(|h| h.underlay_mtu), Some(1499), "the others are told");
+    let mut enough = attach("demo", "c1");
+    enough.foreign.mtus.insert(IfName::new("eth0").unwrap(), 1500);
+    w.attach(0, enough).unwrap();
+}
+
+#[test]
 fn a_reboot_restores_networks_and_drops_endpoints() {
     let mut w = pair();
     w.reboot(0);

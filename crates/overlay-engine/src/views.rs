@@ -507,7 +507,7 @@ impl Engine {
 
     pub(crate) fn plan_view(&self) -> PlanView {
         let keys = self.all_keys();
-        let ops = self.plan_of(keys.into_iter().map(|key| (key, false)));
+        let ops = self.plan_of(keys);
         PlanView {
             revision: self.revision,
             view_complete: self.completeness == Completeness::Complete,

@@ -208,6 +208,8 @@ pub struct Foreign {
     /// Destinations of the host's routes with the device of each; the default
     /// routes are left out.
     pub routes: Vec<(IpNet, IfName)>,
+    /// MTU of each link, bytes; at most 65535.
+    pub mtus: BTreeMap<IfName, u16>,
 }
 
 /// A VXLAN device that is not ours.

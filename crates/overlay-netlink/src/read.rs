@@ -504,7 +504,12 @@ pub(crate) async fn foreign(conn: &mut Conn, links: &Links) -> Result<Foreign, K
     }
     routes.sort();
     routes.dedup();
-    Ok(Foreign { vxlans, squatters, routes })
+    let mtus = links
+        .values()
+        .filter(|row| !row.ours())
+        .filter_map(|row| Some((row.ifname()?, u16::try_from(row.mtu).unwrap_or(u16::MAX))))
+        .collect();
+    Ok(Foreign { vxlans, squatters, routes, mtus })
 }
 
 /// A VXLAN device that is not ours. One with a `vnifilter` holds the VNIs of

@@ -469,7 +469,9 @@ fn run_is_what_is_done_unless_told_and_flags_may_stand_on_either_side() {
 fn gossip_listens_and_is_reached_where_it_was_told_to() {
     let vtep: IpAddr = [192, 0, 2, 1].into();
     let at = |settings: Settings| {
-        let (listen, advertise) = (settings.gossip_listen(vtep), settings.gossip_advertise(vtep));
+        let has = |ip: IpAddr| ["192.0.2.1", "192.0.2.9"].iter().any(|own| ip.to_string() == *own);
+        let listen = settings.gossip_listen(vtep, has);
+        let advertise = settings.gossip_advertise(vtep);
         (listen.to_string(), advertise.to_string())
     };
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
@@ -479,7 +481,10 @@ fn gossip_listens_and_is_reached_where_it_was_told_to() {
         at(flags("--advertise 198.51.100.1:99 --gossip-port 1")),
         pair("192.0.2.1:1", "198.51.100.1:99")
     );
+    // A router translates that address, or it is another of this host's.
     assert_eq!(at(flags("--advertise 198.51.100.1")), pair("192.0.2.1:7946", "198.51.100.1:7946"));
+    assert_eq!(at(flags("--advertise 192.0.2.9")), pair("192.0.2.9:7946", "192.0.2.9:7946"));
+    assert_eq!(at(flags("--advertise 2001:db8::9")), pair("[::]:7946", "[2001:db8::9]:7946"));
 }
 
 #[test]

@@ -74,6 +74,8 @@ struct Node {
     engine: Engine,
     kernel: FakeKernel,
     disk: Disk,
+    /// Endpoints whose namespace is found gone at the next start.
+    gone: BTreeSet<overlay_model::EndpointId>,
     incarnation: u64,
     boot: u32,
     alive: bool,
@@ -130,6 +132,7 @@ impl World {
                 engine,
                 kernel: FakeKernel::default(),
                 disk: Disk::default(),
+                gone: BTreeSet::new(),
                 incarnation: 1,
                 boot: 1,
                 alive: true,
@@ -275,6 +278,7 @@ impl World {
         let restored = Restored {
             networks: disk.networks.into_values().collect(),
             endpoints: disk.endpoints.into_values().collect(),
+            gone: std::mem::take(&mut self.nodes[i].gone),
             ring: disk.ring.into_iter().collect(),
         };
         let config = config(i, self.nodes[i].incarnation, self.nodes[i].boot);
@@ -284,6 +288,15 @@ impl World {
         node.alive = true;
         node.heard = true;
         self.start(i);
+    }
+
+    /// Its containers end while nobody looks, and take their ports along.
+    pub(super) fn loses_namespaces(&mut self, i: usize) {
+        let node = &mut self.nodes[i];
+        node.gone = node.disk.endpoints.keys().copied().collect();
+        for id in node.gone.clone() {
+            let _ = node.kernel.meddle(ObjectKey::Link(id.ifname()), None);
+        }
     }
 
     /// The machine boots: kernel and namespaces are new, the disk stays.
