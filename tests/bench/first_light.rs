@@ -25,6 +25,9 @@ const ATTACHES: usize = 100;
 /// Attaches that are made before, so that links are there and pages are warm.
 const WARM_UP: usize = 3;
 
+/// Networks whose first attach is measured.
+const FIRSTS: usize = 20;
+
 struct Attach {
     mac: String,
     began: SystemTime,
@@ -105,6 +108,22 @@ fn main() -> Result<()> {
             })
             .collect::<Result<_>>()?;
         rows.push(spread("detach on a starts until the entry is gone from b's kernel", gone));
+
+        // Bridge, VXLAN device and firewall have to be made first.
+        let mut firsts = Vec::with_capacity(FIRSTS);
+        for n in 0..FIRSTS {
+            let net = format!("net{n}");
+            a.net_create(&net, NetSpec { vni: 5000 + u32::try_from(n)?, ..NetSpec::default() })?;
+            let container = a.container(&format!("first-{n}"))?;
+            let began = SystemTime::now();
+            let out = a.ctl(&["attach", "--net", &net, "--netns", container.netns()])?;
+            ensure!(out.code == 0, "{out:?}");
+            firsts.push(between(began, SystemTime::now())?);
+        }
+        rows.push(spread(
+            &format!("first attach of a host to a network, until it has ended (n = {FIRSTS})"),
+            firsts,
+        ));
 
         eventually("the daemon on a is at rest", || a.at_rest())?;
         println!("\n{}", machine()?);
