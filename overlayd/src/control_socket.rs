@@ -11,7 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path as UrlPath, Query, State};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -141,7 +142,28 @@ fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, 
     serde_json::from_slice(bytes).map_err(|err| invalid(format!("the body is wrong: {err}")))
 }
 
+/// The path or the query of a request; if it is wrong, that is said as every
+/// other error is.
+struct Part<T>(T);
+
+impl<T, S> FromRequestParts<S> for Part<T>
+where
+    T: FromRequestParts<S>,
+    T::Rejection: std::fmt::Display,
+    S: Send + Sync,
+{
+    type Rejection = Answered;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Answered> {
+        match T::from_request_parts(parts, state).await {
+            Ok(part) => Ok(Self(part)),
+            Err(why) => Err(ok(Err(invalid(why.to_string())))),
+        }
+    }
+}
+
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NetQuery {
     net: Option<String>,
     local: Option<bool>,
@@ -210,7 +232,7 @@ async fn networks(State(door): State<Door>) -> Answered {
     ok(door.ask(Request::Networks).await)
 }
 
-async fn network(State(door): State<Door>, UrlPath(net): UrlPath<String>) -> Answered {
+async fn network(State(door): State<Door>, Part(UrlPath(net)): Part<UrlPath<String>>) -> Answered {
     ok(door.ask(Request::Network(net)).await)
 }
 
@@ -225,11 +247,17 @@ async fn create_network(
     ok(answer)
 }
 
-async fn remove_network(State(door): State<Door>, UrlPath(net): UrlPath<String>) -> Answered {
+async fn remove_network(
+    State(door): State<Door>,
+    Part(UrlPath(net)): Part<UrlPath<String>>,
+) -> Answered {
     ok(door.ask(Request::RemoveNetwork(net)).await)
 }
 
-async fn endpoints(State(door): State<Door>, Query(query): Query<NetQuery>) -> Answered {
+async fn endpoints(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<NetQuery>>,
+) -> Answered {
     let local = query.local.unwrap_or(false);
     ok(door.ask(Request::Endpoints { net: query.net, local }).await)
 }
@@ -282,18 +310,18 @@ fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
 
 async fn detach(
     State(door): State<Door>,
-    UrlPath(target): UrlPath<String>,
-    Query(query): Query<NetQuery>,
+    Part(UrlPath(target)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<NetQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target, net: query.net }).await)
 }
 
-async fn fdb(State(door): State<Door>, Query(query): Query<NetQuery>) -> Answered {
+async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
     let tables = vec![Table::Vxlan, Table::Bridge, Table::Flood];
     ok(door.ask(Request::Entries { tables, net: query.net }).await)
 }
 
-async fn neigh(State(door): State<Door>, Query(query): Query<NetQuery>) -> Answered {
+async fn neigh(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
     ok(door.ask(Request::Entries { tables: vec![Table::Neigh], net: query.net }).await)
 }
 

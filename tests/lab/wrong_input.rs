@@ -546,3 +546,86 @@ fn a_vtep_address_that_this_host_does_not_have() -> Result<()> {
         )
     })
 }
+
+#[test]
+fn http_requests_that_make_no_sense_get_an_error_body_and_change_nothing() -> Result<()> {
+    Lab::run(|lab| {
+        let a = lab.host("a")?;
+        a.start()?;
+        let before = a.snapshot()?;
+        let socket = a.socket().display().to_string();
+        let large = a.dir().join("large");
+        std::fs::write(&large, vec![b' '; 2 << 20])?;
+        let large = format!("@{}", large.display());
+        let expect = |args: &[&str], wanted: Expect| -> Result<()> {
+            let out = std::process::Command::new("curl")
+                .args(["-sS", "--max-time", "10", "-w", "%{http_code} %{content_type}"])
+                .args(["--unix-socket", &socket])
+                .args(args)
+                .output()?;
+            ensure!(out.status.success(), "{out:?}");
+            wanted.assert_eq(&String::from_utf8_lossy(&out.stdout).replace("}", "}\n"));
+            Ok(())
+        };
+        let net = "http://o/v1/networks";
+        expect(
+            &["http://o/v2/networks"],
+            expect![[r#"
+            {"code":"not_found","message":"no such path: /v2/networks","hint":"the paths are listed at /v1/openapi.json"}
+            404 application/json"#]],
+        )?;
+        expect(
+            &["-X", "PUT", net],
+            expect![[r#"
+            {"code":"invalid_request","message":"PUT is not answered at /v1/networks","hint":"the paths and methods are listed at /v1/openapi.json"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["http://o/v1/endpoints?nett=demo"],
+            expect![[r#"
+            {"code":"invalid_request","message":"Failed to deserialize query string: nett: unknown field `nett`, expected `net` or `local`"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["http://o/v1/endpoints?local=perhaps"],
+            expect![[r#"
+            {"code":"invalid_request","message":"Failed to deserialize query string: local: provided string was not `true` or `false`"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["http://o/v1/networks/%ff"],
+            expect![[r#"
+            {"code":"invalid_request","message":"Invalid UTF-8 in `net`"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["--data", "{", net],
+            expect![[r#"
+            {"code":"invalid_request","message":"the body is wrong: EOF while parsing an object at line 1 column 1"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["--data", r#"{"vni":"many"}"#, net],
+            expect![[r#"
+            {"code":"invalid_request","message":"the body is wrong: invalid type: string \"many\", expected u32 at line 1 column 13"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["--data", r#"{"vnii":7}"#, net],
+            expect![[r#"
+            {"code":"invalid_request","message":"the body is wrong: unknown field `vnii`, expected one of `name`, `vni`, `subnets`, `gateways`, `mtu`, `internal`, `no_flood`, `labels` at line 1 column 7"}
+            400 application/json"#]],
+        )?;
+        expect(
+            &["--data-binary", &large, net],
+            expect![[r#"
+            {"code":"invalid_request","message":"the body is larger than 1048576 bytes"}
+            400 application/json"#]],
+        )?;
+        if let Some(lines) = difference(&before, &a.snapshot()?) {
+            bail!("it left a trace:\n{lines}");
+        }
+        let _: overlay_api::v1::Status = a.ctl_json(&["status"])?;
+        Ok(())
+    })
+}
