@@ -59,6 +59,8 @@ pub struct DaemonOptions {
     pub log_level: Option<&'static str>,
     /// The VTEP is the IPv6 address of the host.
     pub vtep_ipv6: bool,
+    /// `NOTIFY_SOCKET`, as systemd gives it; none when left out.
+    pub notify: Option<PathBuf>,
     /// Anything else.
     pub extra: Vec<String>,
 }
@@ -274,10 +276,14 @@ impl Host {
         let mut state = self.state();
         ensure!(state.daemon.is_none(), "overlayd on {} runs already", self.name());
         let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
-        let child = command_in(self.netns(), &binaries()?.overlayd)
+        let mut command = command_in(self.netns(), &binaries()?.overlayd);
+        command.env_remove("NOTIFY_SOCKET");
+        if let Some(socket) = &options.notify {
+            command.env("NOTIFY_SOCKET", socket);
+        }
+        let child = command
             .args(self.daemon_args(options))
             .current_dir(self.dir())
-            .env_remove("NOTIFY_SOCKET")
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
