@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{IfName, MacAddr, NetworkId, Vni};
+use crate::{EndpointId, IfName, MacAddr, NetworkId, Vni};
 
 /// What `ifalias` of every link of ours begins with; the [`NetworkId`] follows.
 pub const ALIAS_PREFIX: &str = "overlayd:";
@@ -31,6 +31,22 @@ pub const NFT_TABLE: &str = "overlayd";
 pub fn alias_of(network: NetworkId) -> String {
     format!("{ALIAS_PREFIX}{network}")
 }
+
+/// The alternative name that a device which is not ours bears while it is a
+/// port of a bridge of ours: it says for which endpoint, and how the device was
+/// before. Its alias is its owner's, and stays.
+pub fn port_mark(endpoint: EndpointId, was_up: bool) -> String {
+    format!("{}{}", endpoint.ifname(), if was_up { "" } else { WAS_DOWN })
+}
+
+/// Reads what [`port_mark`] wrote.
+pub fn port_mark_of(altname: &str) -> Option<(EndpointId, bool)> {
+    let name = altname.strip_suffix(WAS_DOWN);
+    let id = name.unwrap_or(altname).strip_prefix("ove")?.parse().ok()?;
+    Some((id, name.is_none()))
+}
+
+const WAS_DOWN: &str = "-was-down";
 
 /// True for a link that is ours: by its name and its alias. Anything else is
 /// never touched.
@@ -47,6 +63,9 @@ pub enum ObjectKey {
     Firewall,
     /// A link of ours. Bridges sort before veths before VXLAN devices.
     Link(IfName),
+    /// A device of the host that is not ours, and a port of one of our bridges
+    /// because somebody attached it: it is released, never deleted.
+    Port(IfName),
     /// An address of one of our bridges.
     Address(IfName, IpNet),
     /// A broadcast destination of a VXLAN device: zero MAC to this VTEP.
@@ -61,10 +80,10 @@ pub enum ObjectKey {
 
 impl ObjectKey {
     /// The link that this thing stands on and is deleted with; `None` for
-    /// links themselves and the firewall.
+    /// links themselves, ports and the firewall.
     pub fn stands_on(&self) -> Option<&IfName> {
         match self {
-            Self::Firewall | Self::Link(_) => None,
+            Self::Firewall | Self::Link(_) | Self::Port(_) => None,
             Self::Address(dev, _)
             | Self::Flood(dev, _)
             | Self::VxlanFdb(dev, _)
@@ -79,6 +98,8 @@ impl ObjectKey {
 pub enum Object {
     /// Under [`ObjectKey::Link`].
     Link(Link),
+    /// Under [`ObjectKey::Port`].
+    Port(Port),
     /// Under [`ObjectKey::Address`]: being there is all there is to say.
     Address,
     /// Under [`ObjectKey::Flood`]: likewise.
@@ -125,6 +146,23 @@ pub struct Link {
     pub port: Option<PortFlags>,
     /// What it is.
     pub kind: LinkKind,
+}
+
+/// A device that is not ours as a port of a bridge of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The endpoint behind it.
+    pub endpoint: EndpointId,
+    /// Interface index: tells the device from another one of its name.
+    pub index: u32,
+    /// The bridge of ours; `None` when another hand has taken it out.
+    pub bridge: Option<IfName>,
+    /// Flags of the port; `None` without a bridge.
+    pub flags: Option<PortFlags>,
+    /// Administratively up.
+    pub up: bool,
+    /// It was up before it was attached, and so it stays when it is released.
+    pub was_up: bool,
 }
 
 /// Flags of a bridge port that we set or rely on.
@@ -210,6 +248,21 @@ pub struct Foreign {
     pub routes: Vec<(IpNet, IfName)>,
     /// MTU of each link, bytes; at most 65535.
     pub mtus: BTreeMap<IfName, u16>,
+    /// Each link, for whoever wants to attach it.
+    pub devices: BTreeMap<IfName, Device>,
+}
+
+/// A link that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Interface index.
+    pub index: u32,
+    /// Ethernet address, if it has one: a link that can be a port of a bridge.
+    pub mac: Option<MacAddr>,
+    /// Administratively up.
+    pub up: bool,
+    /// Name of the link that it belongs to.
+    pub master: Option<String>,
 }
 
 /// A VXLAN device that is not ours.
@@ -260,9 +313,9 @@ pub enum KernelOp {
     SetLink(IfName, LinkChange),
     /// Delete a link of ours, and with it all that stands on it.
     DelLink(IfName),
-    /// Make or replace anything that is not a link.
+    /// Make or replace anything that is not a link of ours.
     Put(ObjectKey, Object),
-    /// Delete anything that is not a link. The object is as it was, for the
+    /// Delete anything that is not a link of ours; a port is released. The object is as it was, for the
     /// text of the command.
     Del(ObjectKey, Object),
 }
@@ -307,6 +360,9 @@ pub enum Refusal {
     /// A thing of that name, or that VNI and port, is held by somebody else;
     /// the text names it.
     Taken,
+    /// The device that was attached is not there any more, or another one has
+    /// its name.
+    DeviceGone,
     /// The interface name exists in the container's namespace.
     PeerNameTaken,
     /// The link that it stands on is not there (it was deleted meanwhile).
@@ -415,6 +471,23 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     fmt_port(f, name, *port)
 }
 
+fn fmt_port_op(f: &mut fmt::Formatter<'_>, put: bool, name: &IfName, port: &Port) -> fmt::Result {
+    let mark = port_mark(port.endpoint, port.was_up);
+    let Some(bridge) = port.bridge.as_ref().filter(|_| put) else {
+        let down = if port.was_up { "" } else { " down" };
+        return write!(
+            f,
+            "ip link set {name} nomaster{down} && ip link property del dev {name} altname {mark}"
+        );
+    };
+    let up = if port.up { " up" } else { "" };
+    write!(
+        f,
+        "ip link property add dev {name} altname {mark} && ip link set {name} master {bridge}{up}"
+    )?;
+    fmt_port(f, name, port.flags)
+}
+
 fn fmt_entry(
     f: &mut fmt::Formatter<'_>,
     verb: &str,
@@ -430,6 +503,7 @@ fn fmt_entry(
             write!(f, "nft replace table inet {NFT_TABLE} # isolates")?;
             bridges.iter().try_for_each(|b| write!(f, " {b}"))
         }
+        (ObjectKey::Port(name), Object::Port(port)) => fmt_port_op(f, put, name, port),
         (ObjectKey::Address(dev, net), _) => write!(f, "ip addr {verb} {net} dev {dev}"),
         (ObjectKey::Flood(dev, dst), _) => {
             let verb = if put { "append" } else { "del" };

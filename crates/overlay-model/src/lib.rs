@@ -25,8 +25,9 @@ pub use ids::{
     MacAddr, Name, NetworkId, Vni,
 };
 pub use kernel::{
-    ApplyReport, Foreign, ForeignVxlan, KernelChange, KernelOp, KernelState, Link, LinkChange,
-    LinkKind, NetnsRef, Object, ObjectKey, OpFailure, PortFlags, Refusal, VethPeer,
+    ApplyReport, Device, Foreign, ForeignVxlan, KernelChange, KernelOp, KernelState, Link,
+    LinkChange, LinkKind, NetnsRef, Object, ObjectKey, OpFailure, Port, PortFlags, Refusal,
+    VethPeer,
 };
 pub use records::{
     Endpoint, Family, Host, HostIntent, Network, Record, RecordKey, RingToken, Stamp, Subnet, Want,

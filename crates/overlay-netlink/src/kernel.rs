@@ -107,7 +107,9 @@ impl Kernel {
             let mut batch = Vec::new();
             for op in ops {
                 match op.key() {
-                    ObjectKey::Link(name) => drop(touched.links.insert(name)),
+                    ObjectKey::Link(name) | ObjectKey::Port(name) => {
+                        touched.links.insert(name);
+                    }
                     ObjectKey::Firewall => touched.firewall = true,
                     key => {
                         if matches!(key, ObjectKey::Address(..)) {
@@ -145,6 +147,12 @@ impl Writer {
             KernelOp::AddLink(name, link) => self.add_link(name, link).await,
             KernelOp::SetLink(name, change) => self.set_link(name, change).await,
             KernelOp::DelLink(name) => self.del_link(name).await,
+            KernelOp::Put(ObjectKey::Port(name), Object::Port(port)) => {
+                self.put_port(name, port).await
+            }
+            KernelOp::Del(ObjectKey::Port(name), Object::Port(port)) => {
+                self.release_port(name, port).await
+            }
             KernelOp::Put(ObjectKey::Firewall, Object::Firewall { bridges }) => {
                 firewall::put(bridges).await
             }
@@ -165,7 +173,7 @@ impl Writer {
             return Ok(Some(*index));
         }
         match read::link_by_name(&mut self.conn, name).await? {
-            Some(row) if row.ours() => {
+            Some(row) if row.carries_ours() && row.name == name.as_str() => {
                 self.remember(name, row.index);
                 Ok(Some(row.index))
             }

@@ -14,6 +14,8 @@
 //! 1. **What was put is what is read**, by a dump as by the watch.
 //! 2. **Nothing foreign is touched or told.** Ours is what bears our name and
 //!    our alias; a link is looked at afresh before it is changed or deleted.
+//!    A device that somebody attached bears a mark of ours beside its own name
+//!    and alias; it is given back as it was, never deleted.
 //! 3. **A link is made whole or not at all**: no half-made veth stays.
 //! 4. **Present already and gone already are success.**
 //! 5. **After `apply`, its changes are in the receiver.**
@@ -27,7 +29,7 @@
 //! | `wire` | one netlink connection; batches, dumps, the kernel's words |
 //! | `read` | from messages to objects: for dumps and notifications alike |
 //! | `watch` | notifications, lost ones made good |
-//! | `links`, `veth`, `entries`, `firewall` | operations |
+//! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `holder` | who holds a VNI |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's address: [`underlay_for`] |
@@ -42,6 +44,7 @@ mod holder;
 mod kernel;
 mod links;
 mod netns;
+mod ports;
 mod read;
 mod underlay;
 mod veth;

@@ -325,7 +325,7 @@ pub(crate) fn joining(index: u32, link: &Link, master: Option<u32>) -> Vec<Reque
     requests
 }
 
-fn port_request(index: u32, port: PortFlags) -> Request {
+pub(crate) fn port_request(index: u32, port: PortFlags) -> Request {
     change(LinkBridgePort::new(index).learning(port.learning).neigh_suppress(port.neigh_suppress))
 }
 

@@ -10,17 +10,17 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours};
+use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
 use overlay_model::{
-    Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr, NetworkId, Object,
-    ObjectKey, PortFlags, Vni,
+    Device, EndpointId, Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr,
+    NetworkId, Object, ObjectKey, Port, PortFlags, Vni,
 };
 
 use crate::error::{KernelError, NlError};
@@ -51,6 +51,8 @@ pub(crate) struct LinkRow {
     pub(crate) other_end: Option<u32>,
     /// Set when the link's socket or other end is in another namespace.
     pub(crate) link_netnsid: Option<i32>,
+    /// What our mark on it says, if it is a device that was attached.
+    pub(crate) mark: Option<(EndpointId, bool)>,
     pub(crate) kind: RowKind,
 }
 
@@ -86,6 +88,7 @@ impl LinkRow {
             port: None,
             other_end: None,
             link_netnsid: None,
+            mark: None,
             kind: RowKind::Other,
         };
         for attribute in &message.attributes {
@@ -98,6 +101,12 @@ impl LinkRow {
                 LinkAttribute::Link(index) => row.other_end = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => row.link_netnsid = Some(*id),
                 LinkAttribute::LinkInfo(infos) => row.read_info(infos),
+                LinkAttribute::PropList(props) => {
+                    row.mark = props.iter().find_map(|prop| match prop {
+                        Prop::AltIfName(name) => port_mark_of(name),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
@@ -167,6 +176,42 @@ impl LinkRow {
             kind,
         };
         Some((name, link))
+    }
+
+    /// The device as a port of ours, if it bears our mark; `links` knows its
+    /// master.
+    pub(crate) fn to_port(&self, links: &Links) -> Option<(IfName, Port)> {
+        let (endpoint, was_up) = self.mark.filter(|_| !self.ours())?;
+        let bridge = self
+            .master
+            .and_then(|index| links.get(&index))
+            .filter(|row| row.ours())
+            .and_then(LinkRow::ifname);
+        let port = Port {
+            endpoint,
+            index: self.index,
+            flags: bridge.as_ref().and(self.port),
+            bridge,
+            up: self.up,
+            was_up,
+        };
+        Some((self.ifname()?, port))
+    }
+
+    /// What the mirror holds of it: a link of ours, or a port of ours.
+    pub(crate) fn to_object(&self, links: &Links) -> Option<(ObjectKey, Object)> {
+        match self.to_link(links) {
+            Some((name, link)) => Some((ObjectKey::Link(name), Object::Link(link))),
+            None => {
+                let (name, port) = self.to_port(links)?;
+                Some((ObjectKey::Port(name), Object::Port(port)))
+            }
+        }
+    }
+
+    /// Entries of ours may lead to it.
+    pub(crate) fn carries_ours(&self) -> bool {
+        self.ours() || self.mark.is_some()
     }
 
     pub(crate) fn ifname(&self) -> Option<IfName> {
@@ -258,7 +303,7 @@ pub(crate) fn neighbour(
                 let key = ObjectKey::BridgeFdb(bridge.ifname()?, mac);
                 // What extern_learn puts is neither static nor permanent in the
                 // kernel's words; the flag is what says that it is not learnt.
-                let put = (marked || state & NUD_NOARP != 0) && !permanent && dev.ours();
+                let put = (marked || state & NUD_NOARP != 0) && !permanent && dev.carries_ours();
                 let object = put.then(|| dev.ifname()).flatten();
                 Some((key, object.map(|port| Object::BridgeFdb { port, extern_learn: marked })))
             } else if matches!(dev.kind, RowKind::Vxlan(_)) && dev.ours() {
@@ -454,9 +499,7 @@ pub(crate) async fn routes(conn: &mut Conn) -> Result<Vec<RouteRow>, KernelError
 pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), KernelError> {
     let links = links(conn).await?;
     let mut objects = BTreeMap::new();
-    for (name, link) in links.values().filter_map(|row| row.to_link(&links)) {
-        objects.insert(ObjectKey::Link(name), Object::Link(link));
-    }
+    objects.extend(links.values().filter_map(|row| row.to_object(&links)));
     for message in addresses(conn).await? {
         if let Some(key) = address(&message, &links) {
             objects.insert(key, Object::Address);
@@ -509,7 +552,20 @@ pub(crate) async fn foreign(conn: &mut Conn, links: &Links) -> Result<Foreign, K
         .filter(|row| !row.ours())
         .filter_map(|row| Some((row.ifname()?, u16::try_from(row.mtu).unwrap_or(u16::MAX))))
         .collect();
-    Ok(Foreign { vxlans, squatters, routes, mtus })
+    let devices = links
+        .values()
+        .filter(|row| !row.ours())
+        .filter_map(|row| Some((row.ifname()?, device(row, links))))
+        .collect();
+    Ok(Foreign { vxlans, squatters, routes, mtus, devices })
+}
+
+fn device(row: &LinkRow, links: &Links) -> Device {
+    let ethernet = row.mac.filter(|_| !row.loopback);
+    let name_of = |index: u32| {
+        links.get(&index).map_or_else(|| format!("link {index}"), |row| row.name.clone())
+    };
+    Device { index: row.index, mac: ethernet, up: row.up, master: row.master.map(name_of) }
 }
 
 /// A VXLAN device that is not ours. One with a `vnifilter` holds the VNIs of

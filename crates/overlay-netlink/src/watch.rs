@@ -28,7 +28,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
-use overlay_model::{IfName, KernelChange, Link, Object, ObjectKey};
+use overlay_model::{IfName, KernelChange, Object, ObjectKey};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
@@ -56,7 +56,7 @@ pub(crate) enum Command {
 /// What was changed in ways of which the kernel does not tell, or not at once.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
-    /// Links: an alias set on a link that is down.
+    /// Links: an alias or another name set on a link that is down.
     pub(crate) links: BTreeSet<IfName>,
     /// Addresses: one of IPv6 without duplicate detection is told by a work
     /// queue, some time after it was acknowledged.
@@ -72,8 +72,8 @@ struct Watch {
     out: mpsc::UnboundedSender<KernelChange>,
     indices: Indices,
     links: Links,
-    /// What was told last of each link of ours.
-    told: HashMap<u32, (IfName, Link)>,
+    /// What was told last of each link and port of ours.
+    told: HashMap<u32, (ObjectKey, Object)>,
     /// Links to be read again.
     dirty: BTreeSet<u32>,
     /// Notifications were lost, or one says that entries went unseen.
@@ -295,7 +295,8 @@ impl Watch {
     }
 
     fn look_again(&mut self, index: u32) {
-        if self.links.get(&index).is_some_and(LinkRow::looks_like_ours) {
+        let concerns = |row: &LinkRow| row.looks_like_ours() || row.mark.is_some();
+        if self.links.get(&index).is_some_and(concerns) {
             self.dirty.insert(index);
         }
     }
@@ -314,30 +315,35 @@ impl Watch {
     fn see(&mut self, row: LinkRow) {
         let index = row.index;
         let before = self.links.insert(index, row.clone());
-        match row.to_link(&self.links) {
-            Some((name, link)) => {
-                if let Some((told_name, told_link)) = self.told.get(&index) {
-                    if *told_name == name && *told_link == link {
+        match row.to_object(&self.links) {
+            Some((key, object)) => {
+                let link = matches!(key, ObjectKey::Link(_));
+                if let Some((told_key, told)) = self.told.get(&index) {
+                    if *told_key == key && *told == object {
                         return;
                     }
-                    if *told_name != name {
+                    if *told_key != key {
                         // Its entries now stand under another name.
                         self.resync = true;
                     }
-                } else if before.is_some_and(|before| before.up) {
+                } else if before.is_some_and(|before| before.up) && link {
                     // It was a stranger, and may have gathered entries that we
                     // did not tell. (One that we make is marked before it is up.)
                     self.resync = true;
                 }
-                lock(&self.indices).insert(name.clone(), index);
-                self.told.insert(index, (name.clone(), link.clone()));
-                self.tell(ObjectKey::Link(name), Some(Object::Link(link)));
+                if let Some(name) = name_of(&key) {
+                    lock(&self.indices).insert(name.clone(), index);
+                }
+                self.told.insert(index, (key.clone(), object.clone()));
+                self.tell(key, Some(object));
             }
             None if self.told.contains_key(&index) => {
                 // It is there, and not ours any more: neither is what other
-                // links of ours have that leads to it.
+                // links of ours have that leads to it. A port that is released
+                // has lost its entries, of which the kernel tells.
+                let link = matches!(self.told.get(&index), Some((ObjectKey::Link(_), _)));
                 self.untell(index);
-                self.resync = true;
+                self.resync |= link;
             }
             None => {}
         }
@@ -345,15 +351,15 @@ impl Watch {
 
     /// A link is not there any more, or not ours any more.
     fn untell(&mut self, index: u32) {
-        let Some((name, _)) = self.told.remove(&index) else { return };
-        {
+        let Some((key, _)) = self.told.remove(&index) else { return };
+        if let Some(name) = name_of(&key) {
             let mut indices = lock(&self.indices);
             // The name may have gone to a newer link already.
-            if indices.get(&name) == Some(&index) {
-                indices.remove(&name);
+            if indices.get(name) == Some(&index) {
+                indices.remove(name);
             }
         }
-        self.tell(ObjectKey::Link(name), None);
+        self.tell(key, None);
     }
 
     fn tell(&self, key: ObjectKey, object: Option<Object>) {
@@ -386,11 +392,24 @@ impl Watch {
 
     /// Begins anew with these links.
     fn adopt(&mut self, links: Links) {
-        self.told =
-            links.iter().filter_map(|(index, row)| Some((*index, row.to_link(&links)?))).collect();
-        *lock(&self.indices) =
-            self.told.iter().map(|(index, (name, _))| (name.clone(), *index)).collect();
+        self.told = links
+            .iter()
+            .filter_map(|(index, row)| Some((*index, row.to_object(&links)?)))
+            .collect();
+        *lock(&self.indices) = self
+            .told
+            .iter()
+            .filter_map(|(index, (key, _))| Some((name_of(key)?.clone(), *index)))
+            .collect();
         self.links = links;
         self.dirty.clear();
+    }
+}
+
+/// The link that a key names itself.
+fn name_of(key: &ObjectKey) -> Option<&IfName> {
+    match key {
+        ObjectKey::Link(name) | ObjectKey::Port(name) => Some(name),
+        _ => None,
     }
 }

@@ -102,6 +102,47 @@ fn entries_print_as_the_commands_that_make_them() {
 }
 
 #[test]
+fn a_device_of_somebody_else_is_taken_in_and_put_back_as_it_was() {
+    let port = Port {
+        endpoint: EndpointId::from_bits(5),
+        index: 9,
+        bridge: Some(Vni::new(7).unwrap().bridge()),
+        flags: Some(PortFlags { learning: false, neigh_suppress: false }),
+        up: true,
+        was_up: true,
+    };
+    let was_down = Port { was_up: false, ..port.clone() };
+    let key = || ObjectKey::Port(name("tap0"));
+    check(
+        &[
+            KernelOp::Put(key(), Object::Port(port.clone())),
+            KernelOp::Del(key(), Object::Port(port)),
+            KernelOp::Put(key(), Object::Port(was_down.clone())),
+            KernelOp::Del(key(), Object::Port(was_down)),
+        ],
+        expect![[r#"
+            ip link property add dev tap0 altname ove000000000005 && ip link set tap0 master ovb7 up && bridge link set dev tap0 learning off neigh_suppress off
+            ip link set tap0 nomaster && ip link property del dev tap0 altname ove000000000005
+            ip link property add dev tap0 altname ove000000000005-was-down && ip link set tap0 master ovb7 up && bridge link set dev tap0 learning off neigh_suppress off
+            ip link set tap0 nomaster down && ip link property del dev tap0 altname ove000000000005-was-down
+        "#]],
+    );
+}
+
+#[test]
+fn the_mark_of_a_port_says_for_whom_and_how_it_was() {
+    let id = EndpointId::from_bits(0xabc);
+    for was_up in [true, false] {
+        assert_eq!(port_mark_of(&port_mark(id, was_up)), Some((id, was_up)));
+    }
+    for other in
+        ["tap0", "ove", "ovexyz", "ove000000000abc-was", "ovb7", "ove000000000abc-was-down2"]
+    {
+        assert_eq!(port_mark_of(other), None, "{other}");
+    }
+}
+
+#[test]
 fn keys_sort_in_the_order_of_building() {
     let vni = Vni::new(7).unwrap();
     let keys = [
@@ -109,6 +150,7 @@ fn keys_sort_in_the_order_of_building() {
         ObjectKey::Link(vni.bridge()),
         ObjectKey::Link(name("ove000000000001")),
         ObjectKey::Link(vni.vxlan()),
+        ObjectKey::Port(name("eth1.5")),
         ObjectKey::Address(vni.bridge(), "10.0.9.1/24".parse().unwrap()),
         ObjectKey::Flood(vni.vxlan(), "192.0.2.2".parse().unwrap()),
         ObjectKey::VxlanFdb(vni.vxlan(), MacAddr::of_ipv4([10, 0, 9, 5].into())),
