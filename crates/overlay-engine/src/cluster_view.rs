@@ -106,6 +106,10 @@ impl Life {
 struct HostEntry {
     lives: BTreeMap<u64, Life>,
     presence: Presence,
+    /// What the active endpoints were last brought into line with: the life
+    /// that spoke, and whether it was in use. Records of that life are taken
+    /// in one by one from then on.
+    aligned: Option<(u64, bool)>,
 }
 
 impl HostEntry {
@@ -149,6 +153,7 @@ pub(crate) struct ClusterView {
     active: BTreeMap<NetworkId, BTreeMap<(HostId, EndpointId), Endpoint>>,
     by_mac: BTreeMap<(NetworkId, MacAddr), BTreeSet<(HostId, EndpointId)>>,
     by_ip: BTreeMap<(NetworkId, IpAddr), BTreeSet<(HostId, EndpointId)>>,
+    by_name: BTreeMap<(NetworkId, Name), BTreeSet<(HostId, EndpointId)>>,
     /// How many endpoints each host has on each network, in use only.
     users: BTreeMap<NetworkId, BTreeMap<HostId, usize>>,
 }
@@ -162,6 +167,7 @@ impl ClusterView {
             active: BTreeMap::new(),
             by_mac: BTreeMap::new(),
             by_ip: BTreeMap::new(),
+            by_name: BTreeMap::new(),
             users: BTreeMap::new(),
         }
     }
@@ -232,6 +238,42 @@ impl ClusterView {
         self.winner(net, self.by_ip.get(&(net, ip))?)
     }
 
+    /// Endpoints in use that have `mac`.
+    pub(crate) fn mac_claims(
+        &self,
+        net: NetworkId,
+        mac: MacAddr,
+    ) -> impl Iterator<Item = (HostId, &Endpoint)> {
+        self.claims(net, self.by_mac.get(&(net, mac)))
+    }
+
+    /// Endpoints in use that have `ip`.
+    pub(crate) fn ip_claims(
+        &self,
+        net: NetworkId,
+        ip: IpAddr,
+    ) -> impl Iterator<Item = (HostId, &Endpoint)> {
+        self.claims(net, self.by_ip.get(&(net, ip)))
+    }
+
+    /// Endpoints in use that are called `name`.
+    pub(crate) fn name_claims(
+        &self,
+        net: NetworkId,
+        name: &Name,
+    ) -> impl Iterator<Item = (HostId, &Endpoint)> {
+        self.claims(net, self.by_name.get(&(net, name.clone())))
+    }
+
+    fn claims(
+        &self,
+        net: NetworkId,
+        claims: Option<&BTreeSet<(HostId, EndpointId)>>,
+    ) -> impl Iterator<Item = (HostId, &Endpoint)> {
+        let all = claims.into_iter().flatten();
+        all.filter_map(move |(host, id)| Some((*host, self.endpoint(net, *host, *id)?)))
+    }
+
     /// True if `host` has an endpoint on `net`.
     pub(crate) fn is_user(&self, net: NetworkId, host: HostId) -> bool {
         self.users.get(&net).is_some_and(|users| users.contains_key(&host))
@@ -298,11 +340,17 @@ impl ClusterView {
             for ip in &ep.addresses {
                 drop_claim(&mut self.by_ip, (net, *ip), (host, id));
             }
+            if let Some(name) = &ep.name {
+                drop_claim(&mut self.by_name, (net, name.clone()), (host, id));
+            }
         }
         if let Some(ep) = &after {
             self.by_mac.entry((net, ep.mac)).or_default().insert((host, id));
             for ip in &ep.addresses {
                 self.by_ip.entry((net, *ip)).or_default().insert((host, id));
+            }
+            if let Some(name) = &ep.name {
+                self.by_name.entry((net, name.clone())).or_default().insert((host, id));
             }
         }
         match (&before, &after) {
@@ -466,6 +514,7 @@ impl ClusterView {
         let entry = self.hosts.entry(host).or_insert_with(|| HostEntry {
             lives: BTreeMap::new(),
             presence: Presence { state: HostState::Up, since: now, in_use: true },
+            aligned: None,
         });
         entry.lives.entry(incarnation).or_insert_with(|| Life { since: now, ..Life::default() })
     }
@@ -519,7 +568,11 @@ impl ClusterView {
         if in_use != before.in_use {
             shifts.push(Shift::InUse(host, in_use));
         }
-        shifts.extend(self.align(host));
+        // Not at every record: it looks at all endpoints of the host.
+        if entry.aligned != Some((voice, in_use)) {
+            entry.aligned = Some((voice, in_use));
+            shifts.extend(self.align(host));
+        }
         shifts
     }
 

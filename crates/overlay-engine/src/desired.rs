@@ -13,18 +13,20 @@
 //! | gateway address on the bridge | unless the network is internal |
 //! | flood entry per VTEP | of every other host that uses the network |
 //! | vxlan FDB, bridge FDB, neighbour | for each remote MAC and address |
-//! | bridge FDB, neighbour | for each local one too: a bridge that knows them keeps ARP and ND for them off the VXLAN port |
-//! | veth `ove<id>` | for each local endpoint |
+//! | bridge FDB, neighbour | for each local one too: a bridge that knows them keeps ARP and ND for them off the VXLAN port. No FDB entry where no port is known: a static endpoint |
+//! | veth `ove<id>` | for each namespace that is attached here |
+//! | port | for each device that is attached here |
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use overlay_model::{
-    EndpointId, Family, HostId, IfName, Link, LinkKind, MacAddr, Network, Object, ObjectKey,
+    EndpointId, Family, HostId, IfName, Link, LinkKind, MacAddr, Network, Object, ObjectKey, Port,
     PortFlags, VethPeer, Vni,
 };
 
 use crate::engine::Engine;
+use crate::event::Place;
 
 /// The network that a link name of ours stands for, if it is a bridge or VXLAN
 /// device.
@@ -49,6 +51,7 @@ impl Engine {
                 (!bridges.is_empty()).then_some(Object::Firewall { bridges })
             }
             ObjectKey::Link(name) => self.want_link(name).map(Object::Link),
+            ObjectKey::Port(name) => self.want_port(name).map(Object::Port),
             ObjectKey::Address(dev, address) => {
                 let net = self.used_by_bridge(dev)?;
                 gateways(net).any(|gateway| gateway == *address).then_some(Object::Address)
@@ -71,7 +74,8 @@ impl Engine {
                 let net = self.used_by_bridge(dev)?;
                 let (host, ep) = self.view.mac_winner(net.id, *mac)?;
                 Some(if host == self.config.host {
-                    Object::BridgeFdb { port: ep.id.ifname(), extern_learn: false }
+                    let port = self.local.get(&ep.id)?.local.port()?;
+                    Object::BridgeFdb { port, extern_learn: false }
                 } else {
                     self.vtep_of(host)?;
                     Object::BridgeFdb { port: net.vni.vxlan(), extern_learn: true }
@@ -117,8 +121,27 @@ impl Engine {
         })
     }
 
+    /// Learning is off: what stands behind the device has been said.
+    fn want_port(&self, name: &IfName) -> Option<Port> {
+        let local = &self.local.get(self.by_device.get(name)?)?.local;
+        let net = self.networks.get(local.endpoint.network)?;
+        let Place::Device { index, was_up, .. } = local.place else { return None };
+        if self.used(net.vni)?.id != net.id {
+            return None;
+        }
+        Some(Port {
+            endpoint: local.endpoint.id,
+            index,
+            bridge: Some(net.vni.bridge()),
+            flags: Some(PortFlags { learning: false, neigh_suppress: false }),
+            up: true,
+            was_up,
+        })
+    }
+
     fn want_veth(&self, id: EndpointId) -> Option<Link> {
         let local = &self.local.get(&id)?.local;
+        let Place::Netns { netns, ifname, default_route } = &local.place else { return None };
         let net = self.networks.get(local.endpoint.network)?;
         if self.used(net.vni)?.id != net.id {
             return None;
@@ -130,7 +153,7 @@ impl Engine {
         };
         let wanted =
             |gateway: &IpAddr| ep.addresses.iter().any(|ip| Family::of(ip) == Family::of(gateway));
-        let routed = local.default_route && !net.internal;
+        let routed = *default_route && !net.internal;
         Some(Link {
             network: net.id,
             mtu: net.mtu,
@@ -140,8 +163,8 @@ impl Engine {
             port: Some(PortFlags { learning: true, neigh_suppress: false }),
             kind: LinkKind::Veth {
                 peer: Some(Box::new(VethPeer {
-                    netns: local.netns.clone(),
-                    ifname: local.ifname.clone(),
+                    netns: netns.clone(),
+                    ifname: ifname.clone(),
                     mac: ep.mac,
                     mtu: net.mtu,
                     addresses: ep.addresses.iter().filter_map(prefix).collect(),
@@ -178,7 +201,7 @@ impl Engine {
         }
         keys.extend(self.view.ips_on(net.id).map(|ip| ObjectKey::Neigh(bridge.clone(), ip)));
         let here = self.local.values().filter(|l| l.local.endpoint.network == net.id);
-        keys.extend(here.map(|l| ObjectKey::Link(l.local.endpoint.id.ifname())));
+        keys.extend(here.filter_map(|l| l.local.port_key()));
         keys
     }
 

@@ -8,24 +8,31 @@
 //!
 //! An endpoint is published when it is in the kernel and in the state file. A
 //! refusal is replied when the kernel holds nothing of it any more.
+//!
+//! An endpoint stands in a [`Place`]: behind a veth pair of ours, behind a
+//! device that somebody else made and we only borrow, or behind nothing of ours
+//! (see `statics.rs` for many of these at once).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay_model::{
-    Endpoint, EndpointId, Family, HostId, IfName, MacAddr, Network, NetworkId, ObjectKey, Record,
-    RecordKey, Refusal, Want, WantWhat, mtu,
+    Device, Endpoint, EndpointId, Family, Foreign, HostId, IfName, MacAddr, Name, NetnsRef,
+    Network, NetworkId, Object, ObjectKey, Port, Record, RecordKey, Refusal, Want, WantWhat, mtu,
 };
 
 use crate::cluster_view::HostState;
+use crate::desired::{endpoint_of, gateways};
 use crate::engine::{After, Engine, check_routes};
-use crate::event::{Attach, ErrorKind, LocalEndpoint, Notice, Refused, Reply, StateChange, Token};
+use crate::event::{
+    Attach, ErrorKind, LocalEndpoint, Notice, Place, Refused, Reply, StateChange, Token, Where,
+};
 use crate::ipam::{NoAddress, is_host_address};
 use crate::reconcile::Cause;
 
 /// How long an owner has to answer a request for addresses.
-const WANT_PATIENCE: Duration = Duration::from_millis(700);
+pub(crate) const WANT_PATIENCE: Duration = Duration::from_millis(700);
 
 /// Bytes that labels, and aliases, may take together: a record must stay
 /// within what gossip carries well.
@@ -64,11 +71,28 @@ pub(crate) struct WaitingAttach {
     tried: BTreeSet<(Family, HostId)>,
 }
 
+/// A request for addresses that is under way.
 #[derive(Debug)]
-struct Asking {
-    family: Family,
-    target: HostId,
-    until: Duration,
+pub(crate) struct Asking {
+    pub(crate) family: Family,
+    pub(crate) target: HostId,
+    pub(crate) until: Duration,
+}
+
+/// What is checked of any endpoint.
+pub(crate) struct Station<'a> {
+    pub(crate) ips: &'a [IpAddr],
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) name: Option<&'a Name>,
+    pub(crate) aliases: &'a BTreeSet<Name>,
+    pub(crate) labels: &'a BTreeMap<String, String>,
+}
+
+impl WaitingAttach {
+    /// What it asks for, if it is its turn.
+    pub(crate) fn asks(&self) -> Option<(NetworkId, Family)> {
+        self.asking.as_ref().map(|a| (self.network, a.family))
+    }
 }
 
 /// What is missing of an attach.
@@ -104,8 +128,38 @@ impl Engine {
     }
 
     fn check_attach(&self, request: &Attach) -> Result<NetworkId, Refused> {
-        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
         let net = self.find_network(&request.net)?;
+        self.check_network(net, &request.foreign)?;
+        let station = Station {
+            ips: &request.ips,
+            mac: request.mac,
+            name: request.name.as_ref(),
+            aliases: &request.aliases,
+            labels: &request.labels,
+        };
+        self.check_station(net, &station, |_, _| false)?;
+        match &request.place {
+            Where::Netns { netns, taken_ifnames, ifname: Some(ifname), .. }
+                if taken_ifnames.contains(ifname) =>
+            {
+                Err(peer_name_taken(ifname, netns))
+            }
+            Where::Netns { .. } => Ok(net.id),
+            Where::Device(ifname) => {
+                self.check_device(net, ifname, request)?;
+                Ok(net.id)
+            }
+            Where::Static if request.mac.is_none() => Err(Refused::new(
+                ErrorKind::Invalid,
+                "a static endpoint needs a MAC: nothing here could be asked for it",
+            )
+            .hint("say the station's own with --mac")),
+            Where::Static => Ok(net.id),
+        }
+    }
+
+    /// Refuses a network that cannot be had on this host.
+    pub(crate) fn check_network(&self, net: &Network, foreign: &Foreign) -> Result<(), Refused> {
         if let Some(why) = self.networks.conflict(net.id) {
             return Err(Refused::new(
                 ErrorKind::Unsupported,
@@ -124,13 +178,25 @@ impl Engine {
         })?;
         if !self.view.is_user(net.id, self.config.host) {
             for subnet in net.subnets.iter().filter(|_| !net.internal) {
-                check_routes(subnet.cidr, &request.foreign).map_err(|r| {
+                check_routes(subnet.cidr, foreign).map_err(|r| {
                     r.hint("remove the route, or make a network with another subnet")
                 })?;
             }
         }
-        for (i, ip) in request.ips.iter().enumerate() {
-            if request.ips[..i].iter().any(|other| Family::of(other) == Family::of(ip)) {
+        Ok(())
+    }
+
+    /// Refuses a station that cannot be on `net`, or has something of another;
+    /// those that are `going` have nothing.
+    pub(crate) fn check_station(
+        &self,
+        net: &Network,
+        station: &Station<'_>,
+        going: impl Fn(HostId, &Endpoint) -> bool,
+    ) -> Result<(), Refused> {
+        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        for (i, ip) in station.ips.iter().enumerate() {
+            if station.ips[..i].iter().any(|other| Family::of(other) == Family::of(ip)) {
                 return Err(invalid(format!("{ip} is the second address of its family")));
             }
             let Some(subnet) = net.subnets.iter().find(|s| s.cidr.contains(ip)) else {
@@ -153,43 +219,130 @@ impl Engine {
                     subnet.cidr
                 )));
             }
-            if let Some((host, ep)) = self.view.ip_winner(net.id, *ip) {
+            let mut claims = self.view.ip_claims(net.id, *ip);
+            if let Some((host, ep)) = claims.find(|(host, ep)| !going(*host, ep)) {
                 return Err(self.taken(&ip.to_string(), host, ep));
             }
         }
-        if let Some(mac) = request.mac {
+        if let Some(mac) = station.mac {
             if !mac.is_unicast() {
                 return Err(invalid(format!("{mac} is not the address of one station"))
                     .hint("use a unicast MAC: the lowest bit of the first byte clear"));
             }
-            if let Some((host, ep)) = self.view.mac_winner(net.id, mac) {
+            let mut claims = self.view.mac_claims(net.id, mac);
+            if let Some((host, ep)) = claims.find(|(host, ep)| !going(*host, ep)) {
                 return Err(self.taken(&mac.to_string(), host, ep));
             }
         }
-        if let Some(name) = &request.name
-            && let Some((host, ep)) =
-                self.view.active_on(net.id).find(|(_, ep)| ep.name.as_ref() == Some(name))
-        {
-            return Err(self.taken(&format!("the name {name}"), host, ep));
+        if let Some(name) = station.name {
+            let mut claims = self.view.name_claims(net.id, name);
+            if let Some((host, ep)) = claims.find(|(host, ep)| !going(*host, ep)) {
+                return Err(self.taken(&format!("the name {name}"), host, ep));
+            }
         }
-        if let Some(ifname) = &request.ifname
-            && request.taken_ifnames.contains(ifname)
-        {
-            return Err(peer_name_taken(ifname, request));
-        }
-        let labels: usize = request.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+        let labels: usize = station.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
         if labels > LABEL_BYTES {
             return Err(invalid(format!(
                 "the labels have {labels} bytes together; at most {LABEL_BYTES} are carried"
             )));
         }
-        let aliases: usize = request.aliases.iter().map(|a| a.as_str().len()).sum();
+        let aliases: usize = station.aliases.iter().map(|a| a.as_str().len()).sum();
         if aliases > ALIAS_BYTES {
             return Err(invalid(format!(
                 "the aliases have {aliases} bytes together; at most {ALIAS_BYTES} are carried"
             )));
         }
-        Ok(net.id)
+        Ok(())
+    }
+
+    /// Refuses a device that cannot be a port, or whose loss would hurt.
+    fn check_device(
+        &self,
+        net: &Network,
+        ifname: &IfName,
+        request: &Attach,
+    ) -> Result<Device, Refused> {
+        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        let ours = ObjectKey::Link(ifname.clone());
+        if self.kernel.mirror().contains_key(&ours) {
+            return Err(invalid(format!("{ifname} is a link of overlayd's own")));
+        }
+        let Some(device) = request.foreign.devices.get(ifname) else {
+            return Err(Refused::new(
+                ErrorKind::NotFound,
+                format!("there is no interface {ifname} on this host"),
+            )
+            .hint("list them with: ip link"));
+        };
+        if *ifname == self.config.underlay_dev {
+            return Err(invalid(format!(
+                "{ifname} is the underlay: VXLAN packets leave by it; attach a VLAN of it, or \
+                 another interface"
+            )));
+        }
+        if let Some(local) = self.by_device.get(ifname).and_then(|id| self.local.get(id)) {
+            let name = host_text_of(&local.local.endpoint);
+            return Err(Refused::new(
+                ErrorKind::Taken,
+                format!("{ifname} is attached already, as endpoint {name}"),
+            )
+            .hint("detach that one first; further stations behind it: overlayctl endpoint add"));
+        }
+        let lent = self.lent(ifname, device);
+        if let Some(master) = device.master.as_ref().filter(|_| lent.is_none()) {
+            return Err(Refused::new(ErrorKind::Taken, format!("{ifname} belongs to {master}"))
+                .hint(format!("take it out with: ip link set {ifname} nomaster")));
+        }
+        let Some(own) = device.mac else {
+            return Err(Refused::new(
+                ErrorKind::Unsupported,
+                format!("{ifname} has no Ethernet address: it cannot be a port of a bridge"),
+            ));
+        };
+        match request.mac {
+            None => {
+                return Err(invalid(format!(
+                    "an endpoint behind a device needs a MAC: that of the station, which is not \
+                     that of {ifname}"
+                ))
+                .hint("say it with --mac; a VM's is in its configuration"));
+            }
+            Some(mac) if mac == own => {
+                return Err(invalid(format!(
+                    "{mac} is the MAC of {ifname} itself, which the host answers to"
+                ))
+                .hint("say that of the station behind it with --mac"));
+            }
+            Some(_) => {}
+        }
+        if let Some((route, _)) = request.foreign.routes.iter().find(|(_, dev)| dev == ifname) {
+            return Err(Refused::new(
+                ErrorKind::InUse,
+                format!("this host's route {route} leads through {ifname}: it would be cut off"),
+            )
+            .hint(format!("remove the addresses first with: ip addr flush dev {ifname}")));
+        }
+        if let Some(mtu) = request.foreign.mtus.get(ifname).filter(|mtu| **mtu < net.mtu) {
+            return Err(Refused::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{ifname} has an MTU of {mtu}, network {} of {}: what does not fit would be \
+                     lost without a word",
+                    net.name, net.mtu
+                ),
+            )
+            .hint(format!("raise it with: ip link set {ifname} mtu {}", net.mtu)));
+        }
+        Ok(device.clone())
+    }
+
+    /// What the kernel has of `device` as a port that a former life of ours
+    /// did not give back.
+    fn lent(&self, ifname: &IfName, device: &Device) -> Option<&Port> {
+        match self.kernel.mirror().get(&ObjectKey::Port(ifname.clone())) {
+            Some(Object::Port(port)) if port.index == device.index => Some(port),
+            _ => None,
+        }
     }
 
     fn taken(&self, what: &str, host: HostId, ep: &Endpoint) -> Refused {
@@ -204,7 +357,8 @@ impl Engine {
         let mut asking: BTreeSet<(NetworkId, Family)> = self
             .waiting
             .iter()
-            .filter_map(|w| w.asking.as_ref().map(|a| (w.network, a.family)))
+            .filter_map(WaitingAttach::asks)
+            .chain(self.imports_asking())
             .collect();
         for mut waiting in std::mem::take(&mut self.waiting) {
             if let Some(at) = waiting.asking.take_if(|a| a.until <= self.now.mono) {
@@ -250,6 +404,7 @@ impl Engine {
                 }
             }
         }
+        self.serve_imports();
     }
 
     /// When [`Engine::serve_waiting`] gives an owner up.
@@ -257,7 +412,7 @@ impl Engine {
         self.waiting.iter().filter_map(|w| w.asking.as_ref().map(|a| a.until)).min()
     }
 
-    fn withdraw_want(&mut self, network: NetworkId, family: Family) {
+    pub(crate) fn withdraw_want(&mut self, network: NetworkId, family: Family) {
         self.publish(RecordKey::Want(network, family), None);
     }
 
@@ -268,12 +423,17 @@ impl Engine {
             return Err(Missing::Never(Refused::new(ErrorKind::NotFound, message)));
         };
         let me = self.config.host;
+        // Of a station that others have set up, what is said is all there is.
+        let said_all = waiting.request.place == Where::Static && !waiting.request.ips.is_empty();
         let mut got: Vec<IpAddr> = Vec::new();
         let mut missing = None;
         for subnet in &net.subnets {
             let family = Family::of(&subnet.gateway);
             let asked = waiting.request.ips.iter().copied().find(|ip| Family::of(ip) == family);
             // Whoever asks for a second address of a taken name has lost a race.
+            if said_all && asked.is_none() {
+                continue;
+            }
             let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
             let result = match asked {
                 Some(ip) => pool.allocate_exact(me, ip).map(|()| ip),
@@ -370,7 +530,7 @@ impl Engine {
         }
     }
 
-    fn no_owner(&self, net: &Network) -> Refused {
+    pub(crate) fn no_owner(&self, net: &Network) -> Refused {
         Refused::new(
             ErrorKind::Unavailable,
             format!("the addresses of network {} are not known here yet", net.name),
@@ -401,7 +561,29 @@ impl Engine {
             }
             return self.reply(token, Err(refused));
         }
-        let ifname = request.ifname.clone().unwrap_or_else(|| free_ifname(&request.taken_ifnames));
+        let place = match request.place {
+            Where::Netns { netns, taken_ifnames, ifname, default_route } => Place::Netns {
+                ifname: ifname.unwrap_or_else(|| free_ifname(&taken_ifnames)),
+                netns,
+                default_route,
+            },
+            Where::Device(ifname) => {
+                let device = &request.foreign.devices[&ifname];
+                let lent = self.lent(&ifname, device).map(|port| port.was_up);
+                let (index, was_up) = (device.index, lent.unwrap_or(device.up));
+                let net_mtu = self.networks.get(network).map_or(0, |net| net.mtu);
+                let wide = request.foreign.mtus.get(&ifname).filter(|mtu| **mtu > net_mtu);
+                if let Some(mtu) = wide {
+                    let what = format!(
+                        "its MTU is {mtu}, that of its network {net_mtu}: the station behind it \
+                         must send no packet larger than that"
+                    );
+                    self.notice(Notice::Device { ifname: ifname.clone(), what });
+                }
+                Place::Device { ifname, index, was_up }
+            }
+            Where::Static => Place::Static,
+        };
         let endpoint = Endpoint {
             id,
             network,
@@ -415,20 +597,42 @@ impl Engine {
         };
         let local = LocalEndpoint {
             endpoint: endpoint.clone(),
-            netns: request.netns,
-            ifname,
-            default_route: request.default_route,
+            place,
             boot_id: self.config.boot_id.clone(),
         };
-        self.local.insert(id, Local { local, phase: Phase::Making(token) });
+        self.insert_local(id, Local { local, phase: Phase::Making(token) });
         self.activate(id, Some(endpoint));
+    }
+
+    /// The only way into `local`: the indices go along.
+    pub(crate) fn insert_local(&mut self, id: EndpointId, local: Local) {
+        if let Place::Device { ifname, .. } = &local.local.place {
+            self.by_device.insert(ifname.clone(), id);
+        }
+        if matches!(local.phase, Phase::Making(_)) {
+            self.making.insert(id);
+        }
+        self.local.insert(id, local);
+    }
+
+    /// The only way out of `local`.
+    fn take_local(&mut self, id: EndpointId) -> Option<Local> {
+        let local = self.local.remove(&id)?;
+        if let Place::Device { ifname, .. } = &local.local.place {
+            self.by_device.remove(ifname);
+        }
+        self.making.remove(&id);
+        Some(local)
     }
 
     /// Puts an own endpoint into the view or takes it out.
     pub(crate) fn activate(&mut self, id: EndpointId, endpoint: Option<Endpoint>) {
         let me = self.config.host;
-        let Some(net) = self.local.get(&id).map(|l| l.local.endpoint.network) else { return };
-        self.touch(ObjectKey::Link(id.ifname()));
+        let Some(local) = self.local.get(&id).map(|l| &l.local) else { return };
+        let net = local.endpoint.network;
+        if let Some(key) = local.port_key() {
+            self.touch(key);
+        }
         let used = self.view.is_user(net, me);
         if let Some(shift) = self.view.set_active(me, net, id, endpoint) {
             self.on_shift(shift);
@@ -442,9 +646,9 @@ impl Engine {
     /// A plan has been carried out: see how far the endpoints have come.
     pub(crate) fn advance_endpoints(&mut self) {
         let making: Vec<(EndpointId, Token)> = self
-            .local
+            .making
             .iter()
-            .filter_map(|(id, l)| match l.phase {
+            .filter_map(|id| match self.local.get(id)?.phase {
                 Phase::Making(token) => Some((*id, token)),
                 _ => None,
             })
@@ -455,46 +659,56 @@ impl Engine {
                 self.roll_back(id, token, refused);
                 continue;
             };
-            let mut needed = vec![
-                ObjectKey::Link(id.ifname()),
-                ObjectKey::Link(net.vni.bridge()),
-                ObjectKey::Link(net.vni.vxlan()),
-                ObjectKey::Firewall,
-            ];
-            needed.extend(
-                crate::desired::gateways(net).map(|g| ObjectKey::Address(net.vni.bridge(), g)),
-            );
+            let port = self.local[&id].local.port_key();
+            let needed: Vec<ObjectKey> = port.iter().cloned().chain(needed(net)).collect();
             let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
             if let Some(failure) = failed {
                 let kind = match failure.refusal {
                     Refusal::Taken | Refusal::PeerNameTaken => ErrorKind::Taken,
-                    Refusal::NetnsGone => ErrorKind::NotFound,
+                    Refusal::NetnsGone | Refusal::DeviceGone => ErrorKind::NotFound,
                     Refusal::NoDevice | Refusal::Permission | Refusal::Busy | Refusal::Other => {
                         ErrorKind::Kernel
                     }
                 };
                 let refused = Refused::new(kind, failure.text.clone());
                 self.roll_back(id, token, refused);
-            } else if needed.iter().all(|key| self.kernel.mirror().contains_key(key)) {
+            } else if needed.iter().all(|key| self.kernel.mirror().contains_key(key))
+                && port.is_none_or(|key| self.is_as_wanted(&key))
+            {
+                self.making.remove(&id);
                 let local = self.local.get_mut(&id).expect("listed above");
                 local.phase = Phase::Saving(token);
+                if let Some(draft) = self.importing.remove(&token) {
+                    self.resume_import(id, token, draft);
+                    continue;
+                }
                 let change = StateChange::Endpoint(Box::new(local.local.clone()));
                 self.persist(vec![change], After::Attached(id));
             }
         }
 
         let orphans: Vec<EndpointId> = self
-            .local
+            .kernel
+            .failures()
             .iter()
-            .filter(|(_, l)| l.phase == Phase::Ready)
-            .filter(|(id, _)| {
-                let failure = self.kernel.failures().get(&ObjectKey::Link(id.ifname()));
-                failure.is_some_and(|f| f.refusal == Refusal::NetnsGone)
+            .filter_map(|(key, failure)| match (key, failure.refusal) {
+                (ObjectKey::Link(name), Refusal::NetnsGone) => endpoint_of(name),
+                (ObjectKey::Port(name), Refusal::DeviceGone) => self.by_device.get(name).copied(),
+                _ => None,
             })
-            .map(|(id, _)| *id)
+            .filter(|id| self.local.get(id).is_some_and(|l| l.phase == Phase::Ready))
             .collect();
         for id in orphans {
-            self.drop_endpoint(id, "its network namespace is gone");
+            let why = gone_text(&self.local[&id].local.place);
+            self.drop_endpoints([id], why);
+        }
+    }
+
+    /// Another port of that name would not do.
+    fn is_as_wanted(&self, port: &ObjectKey) -> bool {
+        match port {
+            ObjectKey::Port(_) => self.kernel.mirror().get(port) == self.want(port).as_ref(),
+            _ => true,
         }
     }
 
@@ -529,27 +743,44 @@ impl Engine {
 
     fn roll_back(&mut self, id: EndpointId, token: Token, refused: Refused) {
         self.remove_local(id);
+        if let Some(draft) = self.importing.remove(&token) {
+            self.release_draft(&draft);
+        }
         self.reply_when_settled(token, Err(refused));
     }
 
     /// Takes an own endpoint out of everything but the state file and gossip.
     pub(crate) fn remove_local(&mut self, id: EndpointId) {
-        self.activate(id, None);
-        let Some(local) = self.local.remove(&id) else { return };
-        let ep = local.local.endpoint;
+        let Some(ep) = self.forget_local(id) else { return };
         for ip in ep.addresses {
             self.release_lease(ep.network, ip);
         }
     }
 
-    /// An own endpoint goes without anybody having asked.
-    pub(crate) fn drop_endpoint(&mut self, id: EndpointId, why: &'static str) {
-        let Some(local) = self.local.get(&id) else { return };
-        let net = local.local.endpoint.network;
-        self.remove_local(id);
-        self.publish(RecordKey::Endpoint(net, id), None);
-        self.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-        self.notice(Notice::Detached { id, why });
+    /// The same, but its addresses stay leased.
+    pub(crate) fn forget_local(&mut self, id: EndpointId) -> Option<Endpoint> {
+        self.activate(id, None);
+        Some(self.take_local(id)?.local.endpoint)
+    }
+
+    /// Own endpoints go without anybody having asked.
+    pub(crate) fn drop_endpoints(
+        &mut self,
+        ids: impl IntoIterator<Item = EndpointId>,
+        why: &'static str,
+    ) {
+        let mut changes = Vec::new();
+        for id in ids {
+            let Some(local) = self.local.get(&id) else { continue };
+            let net = local.local.endpoint.network;
+            self.remove_local(id);
+            self.publish(RecordKey::Endpoint(net, id), None);
+            changes.push(StateChange::DropEndpoint(id));
+            self.notice(Notice::Detached { id, why });
+        }
+        if !changes.is_empty() {
+            self.persist(changes, After::Nothing);
+        }
     }
 
     /// An endpoint of this host is to be detached.
@@ -566,14 +797,25 @@ impl Engine {
 
     fn find_local(&self, target: &str, net: Option<&str>) -> Result<EndpointId, Refused> {
         let net = net.map(|text| self.find_network(text).map(|n| n.id)).transpose()?;
+        let (mac, name) = (target.parse::<MacAddr>().ok(), target.parse::<Name>().ok());
         let named = |ep: &Endpoint| {
-            ep.id.to_string() == target || ep.name.as_ref().is_some_and(|n| n.as_str() == target)
+            ep.id.to_string() == target
+                || ep.name.as_ref().is_some_and(|n| n.as_str() == target)
+                || mac == Some(ep.mac)
         };
         let on = |ep: &Endpoint| net.is_none_or(|net| ep.network == net);
-        let found: Vec<&Local> = self
-            .local
-            .values()
-            .filter(|l| named(&l.local.endpoint) && on(&l.local.endpoint))
+        let me = self.config.host;
+        let mut ids: BTreeSet<EndpointId> = target.parse().into_iter().collect();
+        for net in self.networks.iter() {
+            let by_name = name.as_ref().map(|name| self.view.name_claims(net.id, name));
+            let by_mac = mac.map(|mac| self.view.mac_claims(net.id, mac));
+            let claims = by_name.into_iter().flatten().chain(by_mac.into_iter().flatten());
+            ids.extend(claims.filter(|(host, _)| *host == me).map(|(_, ep)| ep.id));
+        }
+        let found: Vec<&Local> = ids
+            .iter()
+            .filter_map(|id| self.local.get(id))
+            .filter(|l| on(&l.local.endpoint))
             .collect();
         match found.as_slice() {
             [one] if one.phase == Phase::Ready => Ok(one.local.endpoint.id),
@@ -669,10 +911,27 @@ pub(crate) fn unsaved(why: &str) -> Refused {
         .hint("nothing was changed; free or mend the disk, then try again")
 }
 
-fn peer_name_taken(ifname: &IfName, request: &Attach) -> Refused {
+/// Why an endpoint of this host goes whose place is gone.
+pub(crate) fn gone_text(place: &Place) -> &'static str {
+    match place {
+        Place::Netns { .. } => "its network namespace is gone",
+        Place::Device { .. } => "its device is gone",
+        Place::Static => "what it stood behind is gone",
+    }
+}
+
+/// What must be in the kernel of a network for an endpoint to be of use.
+pub(crate) fn needed(net: &Network) -> impl Iterator<Item = ObjectKey> {
+    let bridge = net.vni.bridge();
+    [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan()), ObjectKey::Firewall]
+        .into_iter()
+        .chain(gateways(net).map(move |g| ObjectKey::Address(bridge.clone(), g)))
+}
+
+fn peer_name_taken(ifname: &IfName, netns: &NetnsRef) -> Refused {
     Refused::new(
         ErrorKind::Taken,
-        format!("an interface {ifname} exists in {}", request.netns.path.display()),
+        format!("an interface {ifname} exists in {}", netns.path.display()),
     )
     .hint("choose another with --ifname, or leave it out for the first free eth<n>")
 }

@@ -14,15 +14,16 @@ use overlay_model::{
 
 use crate::cluster_view::{ClusterView, Patience, Shift};
 use crate::desired::{endpoint_of, vni_of};
-use crate::endpoints::{Local, Phase, WaitingAttach, unsaved};
+use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
 use crate::event::{
-    Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
-    Reply, Request, StateChange, Token,
+    Attach, CreateNetwork, Effect, ErrorKind, Event, Import, LocalEndpoint, Notice, Now, Place,
+    PlanId, Refused, Reply, Request, StateChange, Token, Where,
 };
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
 use crate::reconcile::{Cause, Reconciler, keys_on};
+use crate::statics::{Draft, WaitingImport};
 
 /// How long after the start the live hosts are given to be heard, at least.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -84,7 +85,7 @@ pub struct Restored {
     pub networks: Vec<Network>,
     /// Endpoints of this host.
     pub endpoints: Vec<LocalEndpoint>,
-    /// Those of them whose namespace is not there any more.
+    /// Those of them whose namespace or device is not there any more.
     pub gone: BTreeSet<EndpointId>,
     /// Ring tokens.
     pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
@@ -104,6 +105,7 @@ pub(crate) enum After {
         before: Box<Network>,
     },
     Attached(EndpointId),
+    Imported(Box<Draft>, Token),
     Detached(EndpointId, Token),
     Donated {
         net: NetworkId,
@@ -125,7 +127,16 @@ pub struct Engine {
     pub(crate) view: ClusterView,
     pub(crate) pools: BTreeMap<(NetworkId, Family), Pool>,
     pub(crate) local: BTreeMap<EndpointId, Local>,
+    /// Devices that are attached here.
+    pub(crate) by_device: BTreeMap<IfName, EndpointId>,
+    /// Endpoints of this host that are [`Phase::Making`].
+    pub(crate) making: BTreeSet<EndpointId>,
     pub(crate) waiting: Vec<WaitingAttach>,
+    pub(crate) waiting_imports: Vec<WaitingImport>,
+    /// Imports whose network is on its way into the kernel.
+    pub(crate) importing: BTreeMap<Token, Draft>,
+    /// How often who owns which addresses has changed.
+    pub(crate) ring_changes: u64,
     pub(crate) want_seq: u64,
     pub(crate) wants_handled: BTreeMap<(HostId, NetworkId, Family), u64>,
     pub(crate) kernel: Reconciler,
@@ -155,7 +166,8 @@ impl Engine {
     /// An engine that has just started with what the state file had.
     ///
     /// Endpoints of an earlier boot of the machine, and those whose namespace
-    /// is gone, are dropped: that is among the effects of the first step.
+    /// or device is gone, are dropped: that is among the effects of the first
+    /// step. Static ones stand behind nothing that could be gone.
     pub fn new(config: Config, restored: Restored, now: Now) -> Self {
         let patience = Patience {
             down_after: config.down_after,
@@ -169,7 +181,12 @@ impl Engine {
             view: ClusterView::new(config.host, patience),
             pools: BTreeMap::new(),
             local: BTreeMap::new(),
+            by_device: BTreeMap::new(),
+            making: BTreeSet::new(),
             waiting: Vec::new(),
+            waiting_imports: Vec::new(),
+            importing: BTreeMap::new(),
+            ring_changes: 0,
             // Requests of a former life must not look newer than ours.
             want_seq: config.incarnation,
             wants_handled: BTreeMap::new(),
@@ -201,22 +218,23 @@ impl Engine {
                 pool.merge(offset, token);
             }
         }
+        let mut dropped = Vec::new();
         for local in restored.endpoints {
             let id = local.endpoint.id;
             let net = local.endpoint.network;
-            if local.boot_id != engine.config.boot_id {
-                engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "the machine has booted since" });
-                continue;
-            }
-            if restored.gone.contains(&id) {
-                engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "its network namespace is gone" });
-                continue;
-            }
-            if engine.networks.get(net).is_none() {
-                engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "its network is gone" });
+            let settled = matches!(local.place, Place::Static);
+            let why = if !settled && local.boot_id != engine.config.boot_id {
+                Some("the machine has booted since")
+            } else if restored.gone.contains(&id) {
+                Some(gone_text(&local.place))
+            } else if engine.networks.get(net).is_none() {
+                Some("its network is gone")
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                dropped.push(StateChange::DropEndpoint(id));
+                engine.notice(Notice::Detached { id, why });
                 continue;
             }
             for ip in &local.endpoint.addresses {
@@ -225,8 +243,11 @@ impl Engine {
                 }
             }
             let endpoint = local.endpoint.clone();
-            engine.local.insert(id, Local { local, phase: Phase::Ready });
+            engine.insert_local(id, Local { local, phase: Phase::Ready });
             engine.activate(id, Some(endpoint));
+        }
+        if !dropped.is_empty() {
+            engine.persist(dropped, After::Nothing);
         }
         engine
     }
@@ -260,9 +281,10 @@ impl Engine {
     pub fn needs_foreign(&self, request: &Request) -> bool {
         match request {
             Request::CreateNetwork(_) => true,
-            Request::Attach(attach) => self
+            Request::Attach(Attach { place: Where::Device(_), .. }) => true,
+            Request::Attach(Attach { net, .. }) | Request::Import(Import { net, .. }) => self
                 .networks
-                .find(&attach.net)
+                .find(net)
                 .is_some_and(|net| !self.view.is_user(net.id, self.config.host)),
             _ => false,
         }
@@ -279,7 +301,8 @@ impl Engine {
                 Some(if self.now.mono < settled { settled.min(alone) } else { alone })
             }
         };
-        [complete, self.view.next_deadline(), self.kernel.next_deadline(), self.waiting_deadline()]
+        let waiting = self.waiting_deadline().into_iter().chain(self.imports_deadline()).min();
+        [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting]
             .into_iter()
             .flatten()
             .min()
@@ -333,6 +356,11 @@ impl Engine {
             self.publish_networks();
         }
         self.reconcile();
+        if !self.making.is_empty() && self.kernel.is_idle() {
+            // All was there already: no report will come.
+            self.advance_endpoints();
+            self.reconcile();
+        }
         self.flush()
     }
 
@@ -354,7 +382,8 @@ impl Engine {
 
     fn on_request(&mut self, token: Token, fresh: u64, request: Request) {
         if let Request::CreateNetwork(CreateNetwork { foreign, .. })
-        | Request::Attach(Attach { foreign, .. }) = &request
+        | Request::Attach(Attach { foreign, .. })
+        | Request::Import(Import { foreign, .. }) = &request
         {
             self.note_underlay(foreign);
         }
@@ -373,6 +402,7 @@ impl Engine {
                 return;
             }
             Request::Attach(request) => return self.attach(token, fresh, request),
+            Request::Import(request) => return self.import(token, fresh, request),
             Request::Detach { target, net } => {
                 return self.detach(token, &target, net.as_deref());
             }
@@ -668,9 +698,7 @@ impl Engine {
             .filter(|(_, l)| l.local.endpoint.network == before.id && l.phase == Phase::Ready)
             .map(|(id, _)| *id)
             .collect();
-        for id in doomed {
-            self.drop_endpoint(id, "its network was removed");
-        }
+        self.drop_endpoints(doomed, "its network was removed");
         let families: Vec<Family> =
             self.pools.keys().filter(|(net, _)| *net == before.id).map(|(_, f)| *f).collect();
         for family in families {
@@ -791,14 +819,12 @@ impl Engine {
 
     fn look_for_conflict(&mut self, ep: &overlay_model::Endpoint) {
         let me = self.config.host;
-        let mine = |l: &&Local| {
-            let own = &l.local.endpoint;
-            own.network == ep.network
-                && (own.mac == ep.mac || own.addresses.iter().any(|a| ep.addresses.contains(a)))
+        let own = {
+            let by_ip = ep.addresses.iter().flat_map(|ip| self.view.ip_claims(ep.network, *ip));
+            let mut claims = self.view.mac_claims(ep.network, ep.mac).chain(by_ip);
+            claims.find(|(host, _)| *host == me).map(|(_, own)| own.clone())
         };
-        let Some(own) = self.local.values().find(mine).map(|l| l.local.endpoint.clone()) else {
-            return;
-        };
+        let Some(own) = own else { return };
         let what = own
             .addresses
             .iter()
@@ -854,6 +880,7 @@ impl Engine {
         if !pool.merge(offset, token) {
             return;
         }
+        self.ring_changes += 1;
         // Each owner publishes what it owns, so a giver's death loses nothing.
         if token.owner == me {
             self.publish(RecordKey::Ring(net, family, offset), Some(Record::Ring(token)));
@@ -941,7 +968,10 @@ impl Engine {
                 for key in self.wanted_keys(&net) {
                     self.kernel.touch(key, Cause::Check);
                 }
-            } else if let Some(local) = endpoint_of(&link).and_then(|id| self.local.get(&id)) {
+            } else if let Some(local) = endpoint_of(&link)
+                .or_else(|| self.by_device.get(&link).copied())
+                .and_then(|id| self.local.get(&id))
+            {
                 let ep = &local.local.endpoint;
                 if let Some(net) = self.networks.get(ep.network) {
                     let key = ObjectKey::BridgeFdb(net.vni.bridge(), ep.mac);
@@ -1113,6 +1143,7 @@ impl Engine {
                 self.removed(token, id, *before, result);
             }
             Some(After::Attached(id)) => self.attached(id, result),
+            Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),
             Some(After::Donated { net, family, tokens, count, to, before }) => {
                 if result.is_err() {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use overlay_model::{
     ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, IfName, KernelChange,
-    KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, Record, RecordKey, RingToken, Vni,
+    KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken,
+    Vni,
 };
 
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
@@ -107,11 +108,13 @@ pub enum Request {
     Networks,
     /// Show a network, by name or id.
     Network(String),
-    /// Attach a namespace.
+    /// Attach a namespace or a device, or take a static endpoint in.
     Attach(Attach),
-    /// Detach an endpoint of this host, by name or id.
+    /// Take many static endpoints in, all or none.
+    Import(Import),
+    /// Detach an endpoint of this host, by name, id or MAC.
     Detach {
-        /// Name or id.
+        /// Name, id or MAC.
         target: String,
         /// Name or id of its network, when the name is not unique.
         net: Option<String>,
@@ -166,18 +169,37 @@ pub struct CreateNetwork {
     pub foreign: Foreign,
 }
 
-/// A namespace to attach: `None` and empty are chosen by the engine.
+/// What an endpoint is to stand behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// A veth pair of ours into a namespace.
+    Netns {
+        /// The namespace, which was there just now.
+        netns: NetnsRef,
+        /// Interface names in it.
+        taken_ifnames: BTreeSet<IfName>,
+        /// Interface inside; the first free `eth<n>`.
+        ifname: Option<IfName>,
+        /// Set a default route if the network has a gateway.
+        default_route: bool,
+    },
+    /// A device of this host that somebody else made.
+    Device(IfName),
+    /// Nothing of ours.
+    Static,
+}
+
+/// An endpoint to attach: `None` and empty are chosen by the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attach {
     /// Name or id of the network.
     pub net: String,
-    /// The namespace, which was there just now.
-    pub netns: NetnsRef,
-    /// Interface names in it.
-    pub taken_ifnames: BTreeSet<IfName>,
-    /// At most one a family.
+    /// What it stands behind.
+    pub place: Where,
+    /// At most one a family. A static endpoint has these and no more; if
+    /// none is given, and for other families otherwise, free ones are taken.
     pub ips: Vec<IpAddr>,
-    /// Ethernet address.
+    /// Ethernet address; must be given unless the place is a namespace.
     pub mac: Option<MacAddr>,
     /// Name in DNS.
     pub name: Option<Name>,
@@ -185,12 +207,37 @@ pub struct Attach {
     pub aliases: BTreeSet<Name>,
     /// Free text.
     pub labels: BTreeMap<String, String>,
-    /// Interface inside; the first free `eth<n>`.
-    pub ifname: Option<IfName>,
-    /// Set a default route if the network has a gateway.
-    pub default_route: bool,
     /// What the kernel holds that is not ours; needed only when
     /// [`Engine::needs_foreign`](crate::Engine::needs_foreign) says so.
+    pub foreign: Foreign,
+}
+
+/// One of many static endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticEndpoint {
+    /// Ethernet address: what tells it from others of its network.
+    pub mac: MacAddr,
+    /// At least one, at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// Name in DNS.
+    pub name: Option<Name>,
+    /// Further names.
+    pub aliases: BTreeSet<Name>,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Static endpoints to take in, all or none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Import {
+    /// Name or id of the network.
+    pub net: String,
+    /// They are all static endpoints that this host has on the network: those
+    /// that differ are changed, those that are not among them removed.
+    pub replace: bool,
+    /// Which.
+    pub endpoints: Vec<StaticEndpoint>,
+    /// As in [`Attach`].
     pub foreign: Foreign,
 }
 
@@ -213,6 +260,17 @@ pub enum Reply {
     Entries(Vec<EntryView>),
     /// What would be done.
     Plan(PlanView),
+    /// What came of an import.
+    Imported {
+        /// New ones.
+        added: usize,
+        /// Those that have changed.
+        changed: usize,
+        /// Those that are gone.
+        removed: usize,
+        /// Those that were so already.
+        unchanged: usize,
+    },
     /// The host leaves.
     Leaving {
         /// Endpoints that stay attached here.
@@ -252,12 +310,25 @@ pub struct Refused {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What is wrong with single items of a list, the first of them.
+    pub details: Vec<Detail>,
+}
+
+/// What is wrong with one item of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detail {
+    /// Which, from 0.
+    pub index: usize,
+    /// Another one that it collides with.
+    pub also: Option<usize>,
+    /// For people: one line.
+    pub message: String,
 }
 
 impl Refused {
     /// A refusal without a hint.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, details: Vec::new() }
     }
 
     /// The same with a hint.
@@ -267,19 +338,126 @@ impl Refused {
     }
 }
 
+/// What an endpoint of this host stands behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A veth pair of ours.
+    Netns {
+        /// The container's namespace.
+        netns: NetnsRef,
+        /// The interface inside.
+        ifname: IfName,
+        /// It got a default route.
+        default_route: bool,
+    },
+    /// A device that somebody else made, and that is a port while it is attached.
+    Device {
+        /// Its name.
+        ifname: IfName,
+        /// Its interface index: tells it from another one of its name.
+        index: u32,
+        /// It was up before.
+        was_up: bool,
+    },
+    /// Nothing of ours: frames for it find their way by themselves.
+    Static,
+}
+
 /// An endpoint of this host, with what only this host knows of it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct LocalEndpoint {
     /// What the cluster is told.
     pub endpoint: Endpoint,
-    /// The container's namespace.
-    pub netns: NetnsRef,
-    /// The interface inside.
-    pub ifname: IfName,
-    /// It got a default route.
-    pub default_route: bool,
-    /// In which boot of the machine the namespace was seen.
+    /// What it stands behind.
+    pub place: Place,
+    /// In which boot of the machine that was seen.
     pub boot_id: String,
+}
+
+impl LocalEndpoint {
+    /// What of it the kernel holds under a key of its own: its port.
+    pub(crate) fn port_key(&self) -> Option<ObjectKey> {
+        match &self.place {
+            Place::Netns { .. } => Some(ObjectKey::Link(self.endpoint.id.ifname())),
+            Place::Device { ifname, .. } => Some(ObjectKey::Port(ifname.clone())),
+            Place::Static => None,
+        }
+    }
+
+    /// The bridge port that frames for it leave by, if that is known.
+    pub fn port(&self) -> Option<IfName> {
+        match &self.place {
+            Place::Netns { .. } => Some(self.endpoint.id.ifname()),
+            Place::Device { ifname, .. } => Some(ifname.clone()),
+            Place::Static => None,
+        }
+    }
+}
+
+/// A [`LocalEndpoint`] as it is written: the fields of a namespace as they
+/// were when there was nothing else.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Written {
+    endpoint: Endpoint,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    netns: Option<NetnsRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ifname: Option<IfName>,
+    #[serde(default)]
+    default_route: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<WrittenDevice>,
+    boot_id: String,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct WrittenDevice {
+    ifname: IfName,
+    index: u32,
+    was_up: bool,
+}
+
+impl From<LocalEndpoint> for Written {
+    fn from(local: LocalEndpoint) -> Self {
+        let LocalEndpoint { endpoint, place, boot_id } = local;
+        let mut written = Self {
+            endpoint,
+            netns: None,
+            ifname: None,
+            default_route: false,
+            device: None,
+            boot_id,
+        };
+        match place {
+            Place::Netns { netns, ifname, default_route } => {
+                written.netns = Some(netns);
+                written.ifname = Some(ifname);
+                written.default_route = default_route;
+            }
+            Place::Device { ifname, index, was_up } => {
+                written.device = Some(WrittenDevice { ifname, index, was_up });
+            }
+            Place::Static => {}
+        }
+        written
+    }
+}
+
+impl TryFrom<Written> for LocalEndpoint {
+    type Error = &'static str;
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { endpoint, netns, ifname, default_route, device, boot_id } = written;
+        let place = match (netns, ifname, device) {
+            (Some(netns), Some(ifname), None) => Place::Netns { netns, ifname, default_route },
+            (None, None, Some(WrittenDevice { ifname, index, was_up })) => {
+                Place::Device { ifname, index, was_up }
+            }
+            (None, None, None) => Place::Static,
+            _ => return Err("an endpoint that stands in two places"),
+        };
+        Ok(Self { endpoint, place, boot_id })
+    }
 }
 
 /// One change of the state file.
@@ -354,6 +532,24 @@ pub enum Notice {
         /// Its addresses.
         addresses: Vec<IpAddr>,
     },
+    /// Static endpoints of this host were taken in, changed or removed.
+    Imported {
+        /// Their network.
+        net: Name,
+        /// New ones.
+        added: usize,
+        /// Those that have changed.
+        changed: usize,
+        /// Those that are gone.
+        removed: usize,
+    },
+    /// Something about an attached device that its owner should know.
+    Device {
+        /// Which.
+        ifname: IfName,
+        /// What, and what to do.
+        what: String,
+    },
     /// An endpoint of this host is detached.
     Detached {
         /// Which.
@@ -407,10 +603,12 @@ impl Notice {
             Self::NetworkConflict { .. }
             | Self::EndpointConflict { .. }
             | Self::KernelRefused { .. }
+            | Self::Device { .. }
             | Self::Repairing { .. }
             | Self::NotPersisted { .. } => true,
             Self::Network { .. }
             | Self::Attached { .. }
+            | Self::Imported { .. }
             | Self::Detached { .. }
             | Self::ViewComplete { .. }
             | Self::Donated { .. } => false,
@@ -445,6 +643,11 @@ impl fmt::Display for Notice {
                 write!(f, " to {net}:")?;
                 addresses.iter().try_for_each(|a| write!(f, " {a}"))
             }
+            Self::Imported { net, added, changed, removed } => write!(
+                f,
+                "static endpoints of {net}: {added} added, {changed} changed, {removed} removed"
+            ),
+            Self::Device { ifname, what } => write!(f, "device {ifname}: {what}"),
             Self::Detached { id, why } => write!(f, "detached endpoint {id}: {why}"),
             Self::ViewComplete { why } => write!(f, "the view is complete: {why}"),
             Self::KernelRefused { command, reason, retry_in } => {

@@ -5,6 +5,8 @@
 //! - A link that goes takes along what stands on it, and what a bridge's FDB
 //!   says of it as a port.
 //! - An entry on a device that is not there is refused.
+//! - A bridge that goes lets its ports go. A device that is not ours can be a
+//!   port while it is there, under its index.
 //! - A link whose name exists is refused; putting and deleting entries repeats
 //!   without error.
 
@@ -21,6 +23,8 @@ pub struct FakeKernel {
     objects: BTreeMap<ObjectKey, Object>,
     /// Namespaces that can be found.
     pub netns: BTreeSet<PathBuf>,
+    /// Devices that are not ours, with the index of each.
+    pub devices: BTreeMap<IfName, u32>,
     /// Keys that it refuses to make, with the reason.
     pub refuse: BTreeMap<ObjectKey, Refusal>,
     /// Operations tried since the start.
@@ -54,6 +58,12 @@ impl FakeKernel {
             }
         }
         (changes, report)
+    }
+
+    /// A device that is not ours goes, and what is ours of it.
+    pub fn unplug(&mut self, device: &IfName) -> Vec<KernelChange> {
+        self.devices.remove(device);
+        self.meddle(ObjectKey::Port(device.clone()), None)
     }
 
     /// Somebody else sets or deletes an object.
@@ -107,7 +117,18 @@ impl FakeKernel {
                     self.expect_link(dev)?;
                 }
                 if let Object::BridgeFdb { port, .. } = object {
-                    self.expect_link(port)?;
+                    self.expect_port(port)?;
+                }
+                if let (ObjectKey::Port(name), Object::Port(port)) = (key, object) {
+                    if self.devices.get(name) != Some(&port.index) {
+                        return Err(Refusal::DeviceGone);
+                    }
+                    if let Some(Object::Port(now)) = self.objects.get(key)
+                        && now.endpoint != port.endpoint
+                    {
+                        return Err(Refusal::Busy);
+                    }
+                    self.expect_link(port.bridge.as_ref().ok_or(Refusal::Other)?)?;
                 }
                 self.set(key.clone(), object.clone(), changes);
             }
@@ -124,6 +145,13 @@ impl FakeKernel {
         }
     }
 
+    fn expect_port(&self, name: &IfName) -> Result<(), Refusal> {
+        match self.objects.get(&ObjectKey::Port(name.clone())) {
+            Some(Object::Port(port)) if port.bridge.is_some() => Ok(()),
+            _ => self.expect_link(name),
+        }
+    }
+
     fn set(&mut self, key: ObjectKey, object: Object, changes: &mut Vec<KernelChange>) {
         changes.push(KernelChange::Object(key.clone(), Some(object.clone())));
         self.objects.insert(key, object);
@@ -134,7 +162,7 @@ impl FakeKernel {
             return;
         }
         changes.push(KernelChange::Object(key.clone(), None));
-        let ObjectKey::Link(gone) = key else { return };
+        let (ObjectKey::Link(gone) | ObjectKey::Port(gone)) = key else { return };
         let fallen: Vec<ObjectKey> = self
             .objects
             .iter()
@@ -147,6 +175,20 @@ impl FakeKernel {
         for key in fallen {
             self.objects.remove(&key);
             changes.push(KernelChange::Object(key, None));
+        }
+        let lent: Vec<(ObjectKey, overlay_model::Port)> = self
+            .objects
+            .iter()
+            .filter_map(|(key, object)| match object {
+                Object::Port(port) if port.bridge.as_ref() == Some(gone) => {
+                    Some((key.clone(), port.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        for (key, port) in lent {
+            let out = overlay_model::Port { bridge: None, flags: None, ..port };
+            self.set(key, Object::Port(out), changes);
         }
         let ports: Vec<ObjectKey> = self
             .objects

@@ -142,6 +142,16 @@ impl Pool {
     /// # Errors
     /// Each of [`NoAddress`] but `Exhausted`.
     pub fn allocate_exact(&mut self, me: HostId, ip: IpAddr) -> Result<(), NoAddress> {
+        self.can_allocate_exact(me, ip)?;
+        self.leased.extend(self.offset_of(ip));
+        Ok(())
+    }
+
+    /// Says what [`Pool::allocate_exact`] would, and leases nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn can_allocate_exact(&self, me: HostId, ip: IpAddr) -> Result<(), NoAddress> {
         let offset = self.offset_of(ip).ok_or(NoAddress::NotLeasable)?;
         if !self.is_leasable(offset) {
             return Err(NoAddress::NotLeasable);
@@ -152,10 +162,7 @@ impl Pool {
         match self.owner_of(offset) {
             None => Err(NoAddress::NoOwner),
             Some(owner) if owner != me => Err(NoAddress::OwnedBy(owner)),
-            Some(_) => {
-                self.leased.insert(offset);
-                Ok(())
-            }
+            Some(_) => Ok(()),
         }
     }
 

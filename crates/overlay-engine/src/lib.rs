@@ -41,13 +41,14 @@ pub mod ipam;
 mod networks;
 mod plan;
 mod reconcile;
+mod statics;
 mod views;
 
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{
-    Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
-    Reply, Request, StateChange, Token,
+    Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, Import, LocalEndpoint, Notice, Now,
+    Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
 };
 pub use plan::{Completeness, Delta, plan};
 pub use views::{

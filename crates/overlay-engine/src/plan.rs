@@ -72,7 +72,7 @@ pub fn plan(
             (None, None) => {}
             (None, Some(now)) => {
                 if completeness == Completeness::Complete || retired {
-                    if let ObjectKey::Link(name) = &key {
+                    if let ObjectKey::Link(name) | ObjectKey::Port(name) = &key {
                         removed.insert(name.clone());
                     }
                     remove.push((key, now.clone()));
@@ -103,12 +103,27 @@ pub fn plan(
                 let stands = |dev: &IfName| {
                     made.contains(dev) || have.contains_key(&ObjectKey::Link(dev.clone()))
                 };
+                let lent = |dev: &IfName| {
+                    let port = have.get(&ObjectKey::Port(dev.clone()));
+                    matches!(port, Some(Object::Port(port)) if port.bridge.is_some())
+                };
                 let based = key.stands_on().is_none_or(stands)
                     && match &want {
-                        Object::BridgeFdb { port, .. } => stands(port),
+                        Object::BridgeFdb { port, .. } => stands(port) || lent(port),
+                        Object::Port(port) => port.bridge.as_ref().is_none_or(stands),
                         _ => true,
                     };
                 if based && now != Some(&want) {
+                    if let (ObjectKey::Port(name), Object::Port(want)) = (&key, &want) {
+                        // Another run's, or another device's: given back first.
+                        if let Some(Object::Port(now)) = now
+                            && (now.endpoint, now.index, now.was_up)
+                                != (want.endpoint, want.index, want.was_up)
+                        {
+                            make.push(KernelOp::Del(key.clone(), Object::Port(now.clone())));
+                        }
+                        made.insert(name.clone());
+                    }
                     // The old broadcast list cannot be replaced, only extended.
                     make.push(KernelOp::Put(key, want));
                 }
@@ -116,7 +131,8 @@ pub fn plan(
         }
     }
 
-    // What stands on a link that goes is gone with it.
+    // What stands on a link that goes is gone with it, and what a bridge says of
+    // a port that goes.
     remove.retain(|(key, object)| {
         let on = key.stands_on().is_some_and(|dev| removed.contains(dev));
         let by = matches!(object, Object::BridgeFdb { port, .. } if removed.contains(port));

@@ -96,7 +96,7 @@ impl Reconciler {
     }
 
     /// Takes a change of the kernel in. Returns the keys that changed, and the
-    /// links that are new or gone.
+    /// links that are new or gone, and ports that changed.
     pub(crate) fn observe(&mut self, change: KernelChange) -> (Vec<ObjectKey>, Vec<IfName>) {
         match change {
             KernelChange::Object(key, object) => {
@@ -143,7 +143,8 @@ impl Reconciler {
                 if before.as_ref() == self.mirror.get(&key) {
                     return (changed, links);
                 }
-                if let (ObjectKey::Link(name), None) = (&key, &before) {
+                if let (ObjectKey::Link(name), None) | (ObjectKey::Port(name), _) = (&key, &before)
+                {
                     links.push(name.clone());
                 }
             }

@@ -9,7 +9,7 @@ use expect_test::{Expect, expect};
 use overlay_model::{IfName, KernelChange, Object, ObjectKey, Refusal, Vni};
 use proptest::prelude::*;
 
-use crate::event::{Effect, ErrorKind, Event, Reply, Request};
+use crate::event::{Effect, ErrorKind, Event, Reply, Request, Where};
 use crate::views::{EndpointState, Table};
 use world::{World, attach, create};
 
@@ -149,7 +149,8 @@ fn a_namespace_that_is_gone_is_refused_and_later_released() {
     w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
     w.kernel(0).netns.remove(std::path::Path::new("/run/netns/c1"));
     let mut gone = attach("demo", "c1");
-    gone.netns.path = "/run/netns/gone".into();
+    let Where::Netns { netns, .. } = &mut gone.place else { panic!("a namespace") };
+    netns.path = "/run/netns/gone".into();
     assert_eq!(w.attach_at(0, gone).unwrap_err().kind, ErrorKind::NotFound);
 
     w.attach(0, attach("demo", "c1")).unwrap();
@@ -399,7 +400,10 @@ fn wrong_attachments_are_refused_with_what_to_do() {
             "the name c2 is taken by endpoint c2 on host h1",
         ),
         (
-            with(|a| a.ifname = Some(IfName::new("lo").unwrap())),
+            with(|a| {
+                let Where::Netns { ifname, .. } = &mut a.place else { panic!("a namespace") };
+                *ifname = Some(IfName::new("lo").unwrap());
+            }),
             "an interface lo exists in /run/netns/c9",
         ),
         (

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    Endpoint, EndpointId, Host, HostId, IfName, Name, NetnsRef, Network, NetworkId, Object,
-    ObjectKey,
+    Endpoint, EndpointId, Host, HostId, IfName, Name, Network, NetworkId, Object, ObjectKey,
 };
 
 use crate::cluster_view::{HostState, Presence};
 use crate::desired::vni_of;
 use crate::endpoints::Phase;
 use crate::engine::Engine;
-use crate::event::{ErrorKind, Refused, host_text};
+use crate::event::{ErrorKind, Place, Refused, host_text};
 use crate::plan::Completeness;
 
 /// A network, with what is known about its use.
@@ -64,8 +63,8 @@ pub struct EndpointView {
     pub vtep: Option<IpAddr>,
     /// How it is.
     pub state: EndpointState,
-    /// Interface inside and namespace, when local.
-    pub place: Option<(IfName, NetnsRef)>,
+    /// What it stands behind, when local.
+    pub place: Option<Place>,
 }
 
 /// A host.
@@ -186,7 +185,9 @@ fn table_of(key: &ObjectKey) -> Option<(Table, &IfName, String)> {
         ObjectKey::BridgeFdb(dev, mac) => Some((Table::Bridge, dev, mac.to_string())),
         ObjectKey::Flood(dev, ip) => Some((Table::Flood, dev, ip.to_string())),
         ObjectKey::Neigh(dev, ip) => Some((Table::Neigh, dev, ip.to_string())),
-        ObjectKey::Firewall | ObjectKey::Link(_) | ObjectKey::Address(..) => None,
+        ObjectKey::Firewall | ObjectKey::Link(_) | ObjectKey::Port(_) | ObjectKey::Address(..) => {
+            None
+        }
     }
 }
 
@@ -196,9 +197,14 @@ fn value_of(key: &ObjectKey, object: &Object) -> String {
         (_, Object::VxlanFdb { dst }) => dst.to_string(),
         (_, Object::BridgeFdb { port, .. }) => port.to_string(),
         (_, Object::Neigh { mac }) => mac.to_string(),
-        (_, Object::Link(_) | Object::Address | Object::Flood | Object::Firewall { .. }) => {
-            String::new()
-        }
+        (
+            _,
+            Object::Link(_)
+            | Object::Port(_)
+            | Object::Address
+            | Object::Flood
+            | Object::Firewall { .. },
+        ) => String::new(),
     }
 }
 
@@ -245,7 +251,8 @@ impl Engine {
     pub(crate) fn local_view(&self, id: EndpointId) -> Option<EndpointView> {
         let local = self.local.get(&id)?;
         let ep = &local.local.endpoint;
-        let state = match self.kernel.failures().get(&ObjectKey::Link(id.ifname())) {
+        let failure = local.local.port_key().and_then(|key| self.kernel.failures().get(&key));
+        let state = match failure {
             Some(failure) => EndpointState::Failed(failure.text.clone()),
             None if local.phase != Phase::Ready => EndpointState::Pending,
             None => match self.lost(self.config.host, ep) {
@@ -253,7 +260,7 @@ impl Engine {
                 None => EndpointState::Ready,
             },
         };
-        let place = Some((local.local.ifname.clone(), local.local.netns.clone()));
+        let place = Some(local.local.place.clone());
         Some(EndpointView { place, state, ..self.endpoint_view(self.config.host, ep) })
     }
 
@@ -313,10 +320,10 @@ impl Engine {
         }
         views.retain(|v| net.is_none_or(|net| v.endpoint.network == net));
         views.sort_by(|a, b| {
-            let key = |v: &EndpointView| {
-                let net = v.network.as_ref().map(|n| n.name.clone());
-                (net, v.host.clone(), v.endpoint.name.clone(), v.endpoint.id)
-            };
+            fn key(v: &EndpointView) -> impl Ord + '_ {
+                let net = v.network.as_ref().map(|n| &n.name);
+                (net, &v.host, &v.endpoint.name, v.endpoint.id)
+            }
             key(a).cmp(&key(b))
         });
         views

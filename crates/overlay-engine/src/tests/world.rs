@@ -12,6 +12,7 @@ use overlay_model::{
 use crate::engine::{Config, Engine, Restored};
 use crate::event::{
     Attach, CreateNetwork, Effect, Event, LocalEndpoint, Now, Refused, Reply, Request, StateChange,
+    Where,
 };
 use crate::fake_kernel::FakeKernel;
 use crate::views::{EndpointState, EndpointView, NetworkView};
@@ -28,15 +29,17 @@ pub(super) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
 pub(super) fn attach(net: &str, name: &str) -> Attach {
     Attach {
         net: net.into(),
-        netns: NetnsRef { path: format!("/run/netns/{name}").into(), cookie: 1 },
-        taken_ifnames: [IfName::new("lo").unwrap()].into(),
+        place: Where::Netns {
+            netns: NetnsRef { path: format!("/run/netns/{name}").into(), cookie: 1 },
+            taken_ifnames: [IfName::new("lo").unwrap()].into(),
+            ifname: None,
+            default_route: true,
+        },
         ips: vec![],
         mac: None,
         name: Some(Name::new(name).unwrap()),
         aliases: BTreeSet::new(),
         labels: BTreeMap::new(),
-        ifname: None,
-        default_route: true,
         foreign: Foreign::default(),
     }
 }
@@ -198,7 +201,9 @@ impl World {
 
     /// Attaches a namespace that is there.
     pub(super) fn attach(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
-        self.nodes[i].kernel.netns.insert(attach.netns.path.clone());
+        if let Where::Netns { netns, .. } = &attach.place {
+            self.nodes[i].kernel.netns.insert(netns.path.clone());
+        }
         self.attach_at(i, attach)
     }
 
