@@ -30,6 +30,9 @@ use crate::shell::Input;
 /// Longest body that is read, bytes.
 const MAX_BODY: usize = 1 << 20;
 
+/// Longest body of an import: about 300,000 endpoints.
+const MAX_IMPORT: usize = 64 << 20;
+
 /// How long a request may take before the daemon says that it is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -101,6 +104,7 @@ impl Door {
             code: v1::ErrorCode::Unavailable,
             message: "overlayd is stopping".into(),
             hint: None,
+            details: Vec::new(),
         };
         self.inputs
             .send(Input::Request { request: Box::new(request), looked: false, reply })
@@ -111,6 +115,7 @@ impl Door {
                 code: v1::ErrorCode::Unavailable,
                 message: format!("no answer within {} s", PATIENCE.as_secs()),
                 hint: Some("see what it waits for with: overlayctl status".into()),
+                details: Vec::new(),
             }),
         }
     }
@@ -137,7 +142,14 @@ fn ok(answer: Answer) -> Answered {
 }
 
 fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, v1::Error> {
-    let bytes = bytes.map_err(|_| invalid(format!("the body is larger than {MAX_BODY} bytes")))?;
+    body_within(MAX_BODY, bytes)
+}
+
+fn body_within<T: DeserializeOwned>(
+    most: usize,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<T, v1::Error> {
+    let bytes = bytes.map_err(|_| invalid(format!("the body is larger than {most} bytes")))?;
     let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(bytes).map_err(|err| invalid(format!("the body is wrong: {err}")))
 }
@@ -180,6 +192,11 @@ pub async fn serve(
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{net}", get(network).delete(remove_network))
         .route("/v1/endpoints", get(endpoints).post(attach))
+        .route(
+            "/v1/endpoints/import",
+            // An endpoint may be called so.
+            post(import).layer(DefaultBodyLimit::max(MAX_IMPORT)).delete(detach_import),
+        )
         .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
         .route(
             "/v1/hosts",
@@ -209,6 +226,7 @@ async fn unknown(uri: Uri) -> Answered {
         code: v1::ErrorCode::NotFound,
         message: format!("no such path: {}", uri.path()),
         hint: Some("the paths are listed at /v1/openapi.json".into()),
+        details: Vec::new(),
     }))
 }
 
@@ -217,6 +235,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Answered {
         code: v1::ErrorCode::InvalidRequest,
         message: format!("{method} is not answered at {}", uri.path()),
         hint: Some("the paths and methods are listed at /v1/openapi.json".into()),
+        details: Vec::new(),
     }))
 }
 
@@ -225,6 +244,7 @@ async fn openapi() -> Answered {
         code: v1::ErrorCode::Internal,
         message: err.to_string(),
         hint: None,
+        details: Vec::new(),
     }))
 }
 
@@ -270,10 +290,28 @@ async fn attach(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) 
     ok(answer)
 }
 
+async fn import(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
+    // Tens of megabytes of JSON take their time, which others need not wait for.
+    let read = move || body_within(MAX_IMPORT, bytes).and_then(convert::import);
+    let answer = match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(request)) => door.ask(Request::Import(request)).await,
+        Ok(Err(error)) => Err(error),
+        Err(err) => Err(v1::Error {
+            code: v1::ErrorCode::Internal,
+            message: format!("reading the list failed: {err}"),
+            hint: None,
+            details: Vec::new(),
+        }),
+    };
+    ok(answer)
+}
+
 /// Finds the namespace, on a thread of its own: opening one can block.
 async fn look_up(bytes: Result<Bytes, BytesRejection>) -> Result<Request, v1::Error> {
     let body: v1::Attach = body(bytes)?;
-    let path = convert::netns_path(&body)?;
+    let Some(path) = convert::netns_path(&body)? else {
+        return Ok(Request::Attach(convert::attach(body, None)?));
+    };
     let asked = body.netns.clone();
     let looked = tokio::task::spawn_blocking(move || {
         let netns = overlay_netlink::netns_of(&path)?;
@@ -286,10 +324,11 @@ async fn look_up(bytes: Result<Bytes, BytesRejection>) -> Result<Request, v1::Er
         Ok(Err(err)) => return Err(netns_error(&err, asked.as_deref())),
         Err(err) => {
             let message = format!("looking into the namespace failed: {err}");
-            return Err(v1::Error { code: v1::ErrorCode::Internal, message, hint: None });
+            let code = v1::ErrorCode::Internal;
+            return Err(v1::Error { code, message, hint: None, details: Vec::new() });
         }
     };
-    Ok(Request::Attach(convert::attach(body, netns, taken)?))
+    Ok(Request::Attach(convert::attach(body, Some((netns, taken)))?))
 }
 
 fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
@@ -305,7 +344,7 @@ fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
         }
         _ => (v1::ErrorCode::InvalidRequest, None),
     };
-    v1::Error { code, message: err.to_string(), hint }
+    v1::Error { code, message: err.to_string(), hint, details: Vec::new() }
 }
 
 async fn detach(
@@ -314,6 +353,13 @@ async fn detach(
     Part(Query(query)): Part<Query<NetQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target, net: query.net }).await)
+}
+
+async fn detach_import(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<NetQuery>>,
+) -> Answered {
+    ok(door.ask(Request::Detach { target: "import".into(), net: query.net }).await)
 }
 
 async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {

@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use overlay_api::v1;
 use overlay_engine::{
-    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView,
-    NetworkView, Refused, Reply, StatusView, Table,
+    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView, Import,
+    NetworkView, Place, Refused, Reply, StaticEndpoint, StatusView, Table, Where,
 };
-use overlay_model::{Foreign, IfName, InvalidName, Name, NetnsRef, Vni};
+use overlay_model::{Foreign, IfName, InvalidMac, InvalidName, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
-    v1::Error { code: v1::ErrorCode::InvalidRequest, message: message.to_string(), hint: None }
+    v1::Error {
+        code: v1::ErrorCode::InvalidRequest,
+        message: message.to_string(),
+        hint: None,
+        details: Vec::new(),
+    }
 }
 
 /// A refusal of the engine, for the wire.
@@ -29,7 +34,12 @@ pub fn error(refused: Refused) -> v1::Error {
         ErrorKind::Kernel => v1::ErrorCode::KernelRefused,
         ErrorKind::Unavailable => v1::ErrorCode::Unavailable,
     };
-    v1::Error { code, message: refused.message, hint: refused.hint }
+    let details = refused
+        .details
+        .into_iter()
+        .map(|d| v1::Detail { index: d.index, also: d.also, message: d.message })
+        .collect();
+    v1::Error { code, message: refused.message, hint: refused.hint, details }
 }
 
 /// What to create; what the kernel holds is filled in later.
@@ -47,48 +57,108 @@ pub fn create_network(body: v1::CreateNetwork) -> Result<CreateNetwork, v1::Erro
     })
 }
 
-/// Where the namespace to attach is found.
-pub fn netns_path(body: &v1::Attach) -> Result<PathBuf, v1::Error> {
+/// Where the namespace to attach is found, if it is one that is to be attached.
+pub fn netns_path(body: &v1::Attach) -> Result<Option<PathBuf>, v1::Error> {
+    let others = usize::from(body.device.is_some()) + usize::from(body.is_static);
+    let places = usize::from(body.netns.is_some()) + usize::from(body.pid.is_some()) + others;
+    if places > 1 {
+        return Err(invalid("of netns, pid, device and static more than one is given; give one"));
+    }
+    if others > 0 && (body.ifname.is_some() || body.no_default_route) {
+        return Err(invalid("ifname and no_default_route are for namespaces; leave them out"));
+    }
     match (&body.netns, body.pid) {
-        (Some(netns), None) if netns.is_empty() => Err(invalid("the netns is empty")),
-        (Some(netns), None) if netns.contains('/') => {
+        (Some(netns), _) if netns.is_empty() => Err(invalid("the netns is empty")),
+        (Some(netns), _) if netns.contains('/') => {
             let path = Path::new(netns);
             if path.is_absolute() {
-                Ok(path.to_owned())
+                Ok(Some(path.to_owned()))
             } else {
                 Err(invalid(format!("the netns path {netns} is relative; give it from the root")))
             }
         }
-        (Some(netns), None) if netns == "." || netns == ".." => {
+        (Some(netns), _) if netns == "." || netns == ".." => {
             Err(invalid(format!("`{netns}` is not the name of a network namespace")))
         }
-        (Some(netns), None) => Ok(Path::new("/run/netns").join(netns)),
-        (None, Some(pid)) => Ok(PathBuf::from(format!("/proc/{pid}/ns/net"))),
-        (Some(_), Some(_)) => Err(invalid("netns and pid are both given; give one of them")),
-        (None, None) => Err(invalid("neither netns nor pid is given; give one of them")),
+        (Some(netns), _) => Ok(Some(Path::new("/run/netns").join(netns))),
+        (None, Some(pid)) => Ok(Some(PathBuf::from(format!("/proc/{pid}/ns/net")))),
+        (None, None) if others > 0 => Ok(None),
+        (None, None) => {
+            Err(invalid("none of netns, pid, device and static is given; give one of them"))
+        }
     }
 }
 
-/// What to attach, once its namespace has been found.
+/// What to attach, once its namespace has been found if it has one.
 pub fn attach(
     body: v1::Attach,
-    netns: NetnsRef,
-    taken_ifnames: BTreeSet<IfName>,
+    found: Option<(NetnsRef, BTreeSet<IfName>)>,
 ) -> Result<Attach, v1::Error> {
-    let aliases: Result<BTreeSet<Name>, InvalidName> =
-        body.aliases.iter().map(|a| Name::new(a)).collect();
+    let ifname =
+        |text: Option<String>| text.as_deref().map(IfName::new).transpose().map_err(invalid);
+    let place = match (found, ifname(body.device)?) {
+        (Some((netns, taken_ifnames)), _) => Where::Netns {
+            netns,
+            taken_ifnames,
+            ifname: ifname(body.ifname)?,
+            default_route: !body.no_default_route,
+        },
+        (None, Some(device)) => Where::Device(device),
+        (None, None) => Where::Static,
+    };
     Ok(Attach {
         net: body.net,
-        netns,
-        taken_ifnames,
+        place,
         ips: body.ips,
         mac: body.mac.map(|mac| mac.parse()).transpose().map_err(invalid)?,
         name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
-        aliases: aliases.map_err(invalid)?,
+        aliases: names(&body.aliases).map_err(invalid)?,
         labels: body.labels,
-        ifname: body.ifname.as_deref().map(IfName::new).transpose().map_err(invalid)?,
-        default_route: !body.no_default_route,
         foreign: Foreign::default(),
+    })
+}
+
+fn names(texts: &[String]) -> Result<BTreeSet<Name>, InvalidName> {
+    texts.iter().map(|text| Name::new(text)).collect()
+}
+
+/// How many wrong items of a list are named.
+const DETAILS: usize = 20;
+
+/// Which static endpoints to take in; what is wrong with any is said of the
+/// first twenty.
+pub fn import(body: v1::Import) -> Result<Import, v1::Error> {
+    let count = body.endpoints.len();
+    let mut endpoints = Vec::with_capacity(count);
+    let mut details = Vec::new();
+    let mut wrong = 0;
+    for (index, item) in body.endpoints.into_iter().enumerate() {
+        match static_endpoint(item) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(message) => {
+                wrong += 1;
+                if details.len() < DETAILS {
+                    details.push(v1::Detail { index, also: None, message });
+                }
+            }
+        }
+    }
+    if wrong > 0 {
+        let verb = if wrong == 1 { "is" } else { "are" };
+        let message = format!("{wrong} of {count} endpoints {verb} wrong, so none was taken in");
+        return Err(v1::Error { details, ..invalid(message) });
+    }
+    Ok(Import { net: body.net, replace: body.replace, endpoints, foreign: Foreign::default() })
+}
+
+fn static_endpoint(item: v1::StaticEndpoint) -> Result<StaticEndpoint, String> {
+    let name = item.name.as_deref().map(Name::new).transpose();
+    Ok(StaticEndpoint {
+        mac: item.mac.parse().map_err(|err: InvalidMac| err.to_string())?,
+        addresses: item.addresses,
+        name: name.map_err(|err| err.to_string())?,
+        aliases: names(&item.aliases).map_err(|err| err.to_string())?,
+        labels: item.labels,
     })
 }
 
@@ -130,9 +200,13 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::Conflict(why) => ("conflict", Some(why)),
     };
     let ep = view.endpoint;
-    let (ifname, netns) = match view.place {
-        Some((ifname, netns)) => (Some(ifname.to_string()), Some(netns.path.display().to_string())),
-        None => (None, None),
+    let (port, ifname, netns) = match view.place {
+        Some(Place::Netns { ifname, netns, .. }) => {
+            let netns = netns.path.display().to_string();
+            (Some(ep.id.ifname().to_string()), Some(ifname.to_string()), Some(netns))
+        }
+        Some(Place::Device { ifname, .. }) => (Some(ifname.to_string()), None, None),
+        Some(Place::Static) | None => (None, None, None),
     };
     v1::Endpoint {
         id: ep.id.to_string(),
@@ -149,7 +223,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         attached_ms: ep.attached_ms,
         state: state.to_owned(),
         reason,
-        host_ifname: view.local.then(|| ep.id.ifname().to_string()),
+        host_ifname: port,
         ifname,
         netns,
     }
@@ -255,6 +329,9 @@ pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Resu
             view_complete: plan.view_complete,
             commands: plan.commands,
         }),
+        Reply::Imported { added, changed, removed, unchanged } => {
+            serde_json::to_vec(&v1::Imported { added, changed, removed, unchanged })
+        }
         Reply::Leaving { endpoints } => {
             let told = counters.get("peers").copied().unwrap_or(0);
             let told = usize::try_from(told).unwrap_or(usize::MAX);

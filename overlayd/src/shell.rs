@@ -21,10 +21,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Engine, Event, LocalEndpoint, Now, PlanId, Reply, Request, Restored, Token,
+    Config, Effect, Engine, Event, LocalEndpoint, Now, Place, PlanId, Reply, Request, Restored,
+    Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
-use overlay_model::{ApplyReport, ClusterEvent, EndpointId, KernelChange};
+use overlay_model::{ApplyReport, ClusterEvent, EndpointId, IfName, KernelChange};
 use overlay_netlink::{Kernel, NetnsError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -227,19 +228,27 @@ fn has_address(ip: IpAddr) -> bool {
 
 /// The endpoints that cannot come back: their port is not there, and neither is
 /// the namespace to make it in. While the port is there so is its other end,
-/// whatever became of the path that the namespace had.
+/// whatever became of the path that the namespace had. A device is the same one
+/// while it has its index.
 fn gone(endpoints: &[LocalEndpoint], boot_id: &str) -> BTreeSet<EndpointId> {
+    let index_of = |name: &IfName| nix::net::if_::if_nametoindex(name.as_str()).ok();
+    let is_gone = |local: &LocalEndpoint| match &local.place {
+        Place::Netns { netns, .. } => {
+            index_of(&local.endpoint.id.ifname()).is_none()
+                && match overlay_netlink::netns_of(&netns.path) {
+                    Ok(now) => now != *netns,
+                    Err(err) => matches!(
+                        err,
+                        NetnsError::NotFound(_) | NetnsError::NotANetns(_) | NetnsError::Own(_)
+                    ),
+                }
+        }
+        Place::Device { ifname, index, .. } => index_of(ifname) != Some(*index),
+        Place::Static => false,
+    };
     endpoints
         .iter()
-        .filter(|local| local.boot_id == boot_id)
-        .filter(|local| nix::net::if_::if_nametoindex(local.endpoint.id.ifname().as_str()).is_err())
-        .filter(|local| match overlay_netlink::netns_of(&local.netns.path) {
-            Ok(now) => now != local.netns,
-            Err(err) => matches!(
-                err,
-                NetnsError::NotFound(_) | NetnsError::NotANetns(_) | NetnsError::Own(_)
-            ),
-        })
+        .filter(|local| local.boot_id == boot_id && is_gone(local))
         .map(|local| local.endpoint.id)
         .collect()
 }
@@ -369,6 +378,7 @@ impl Shell {
                     match request.as_mut() {
                         Request::CreateNetwork(create) => create.foreign = found,
                         Request::Attach(attach) => attach.foreign = found,
+                        Request::Import(import) => import.foreign = found,
                         _ => {}
                     }
                     let _ = inputs.send(Input::Request { request, looked: true, reply });
@@ -378,6 +388,7 @@ impl Shell {
                         code: v1::ErrorCode::KernelRefused,
                         message: format!("cannot read the kernel's devices and routes: {err}"),
                         hint: None,
+                        details: Vec::new(),
                     }));
                 }
             }
@@ -442,6 +453,7 @@ impl Shell {
                     code: v1::ErrorCode::Internal,
                     message: format!("cannot write the reply: {err}"),
                     hint: None,
+                    details: Vec::new(),
                 })
             }
             Err(refused) => Err(convert::error(refused)),

@@ -34,7 +34,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use overlay_engine::LocalEndpoint;
+use overlay_engine::{LocalEndpoint, Place};
 use overlay_model::{EndpointId, Family, HostId, Network, NetworkId, RingToken};
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -42,8 +42,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-/// The format that we write, and the newest that we read.
+/// The format that we write.
 const FORMAT: u8 = 1;
+/// The format of an endpoint that is in no namespace: what knows only of those
+/// that are must not take the file for damaged.
+const PLACES: u8 = 2;
 /// Enough for what is read once and then only written; redb's default is 1 GiB.
 const CACHE: usize = 8 << 20;
 
@@ -278,8 +281,10 @@ impl StateFile {
         }
         // Only the path of a namespace can fail here; say so before anything is written.
         for change in changes {
-            if let StateChange::Endpoint(endpoint) = change {
-                serde_json::to_vec(endpoint)
+            if let StateChange::Endpoint(endpoint) = change
+                && let Place::Netns { netns, .. } = &endpoint.place
+            {
+                serde_json::to_vec(netns)
                     .map_err(|err| StateError::Value { what: "an endpoint", err })?;
             }
         }
@@ -295,7 +300,8 @@ impl StateFile {
                     }
                     StateChange::DropNetwork(id) => drop(networks.remove(id.0)?),
                     StateChange::Endpoint(endpoint) => {
-                        endpoints.insert(endpoint.endpoint.id.bits(), &*value(endpoint))?;
+                        endpoints
+                            .insert(endpoint.endpoint.id.bits(), &*endpoint_value(endpoint))?;
                     }
                     StateChange::DropEndpoint(id) => drop(endpoints.remove(id.bits())?),
                     StateChange::Ring(network, family, offset, token) => {
@@ -496,7 +502,7 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
         loaded.networks.push(read(row?.1.value())?);
     }
     for row in txn.open_table(ENDPOINTS)?.iter()? {
-        loaded.endpoints.push(read(row?.1.value())?);
+        loaded.endpoints.push(read_endpoint(row?.1.value())?);
     }
     for row in txn.open_table(RING)?.iter()? {
         let (key, bytes) = row?;
@@ -524,6 +530,23 @@ fn value<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_writer(&mut bytes, value)
         .expect("numbers, strings and maps with string keys; paths were checked before");
     bytes
+}
+
+fn endpoint_value(endpoint: &LocalEndpoint) -> Vec<u8> {
+    let mut bytes = value(endpoint);
+    if !matches!(endpoint.place, Place::Netns { .. }) {
+        bytes[0] = PLACES;
+    }
+    bytes
+}
+
+fn read_endpoint(bytes: &[u8]) -> Result<LocalEndpoint, Unread> {
+    match bytes {
+        [PLACES, json @ ..] => {
+            serde_json::from_slice(json).map_err(|err| Unread::Damaged(err.to_string()))
+        }
+        bytes => read(bytes),
+    }
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unread> {

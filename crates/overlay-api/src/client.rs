@@ -92,7 +92,7 @@ impl ClientError {
             Self::Permission { .. } => v1::ErrorCode::Forbidden,
             Self::Protocol(_) => v1::ErrorCode::Internal,
         };
-        v1::Error { code, message: self.to_string(), hint: None }
+        v1::Error { code, message: self.to_string(), hint: None, details: Vec::new() }
     }
 }
 
@@ -140,9 +140,15 @@ impl Client {
         self.delete(&format!("/v1/networks/{}", encode(net))).await
     }
 
-    /// Attaches a network namespace to a network.
+    /// Attaches a network namespace or a device to a network, or takes a static
+    /// endpoint in.
     pub async fn attach(&self, request: &v1::Attach) -> Result<v1::Endpoint, ClientError> {
         self.ask(Method::POST, "/v1/endpoints", Some(request)).await
+    }
+
+    /// Takes many static endpoints in, all or none.
+    pub async fn import(&self, request: &v1::Import) -> Result<v1::Imported, ClientError> {
+        self.ask(Method::POST, "/v1/endpoints/import", Some(request)).await
     }
 
     /// Lists the endpoints of all networks or of `net`, of all hosts or only
@@ -156,7 +162,7 @@ impl Client {
         self.get(&with_query("/v1/endpoints", query)).await
     }
 
-    /// Detaches the endpoint of this name or id; `net` is needed when endpoints
+    /// Detaches the endpoint of this name, id or MAC; `net` is needed when endpoints
     /// of two networks have the name. The reply shows it as it was.
     pub async fn detach(
         &self,
@@ -325,6 +331,7 @@ fn refusal(request: &str, status: StatusCode, body: &[u8]) -> ClientError {
         },
         message: message.to_owned(),
         hint: loose["hint"].as_str().map(str::to_owned),
+        details: Vec::new(),
     })
 }
 

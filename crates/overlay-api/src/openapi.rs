@@ -21,7 +21,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     servers((url = "http://overlayd", description = "The Unix socket, /run/overlayd/overlayd.sock unless told otherwise")),
     tags(
         (name = "networks", description = "Ethernet segments across hosts"),
-        (name = "endpoints", description = "Attached network namespaces"),
+        (name = "endpoints", description = "Attached network namespaces and devices, and static endpoints"),
         (name = "host", description = "This daemon, its kernel, and the cluster it sees"),
     ),
     // Replies that succeed bring their schemas along; those that fail do not.
@@ -32,6 +32,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::get_network,
         operations::delete_network,
         operations::attach,
+        operations::import,
         operations::list_endpoints,
         operations::detach,
         operations::list_hosts,
@@ -103,14 +104,24 @@ mod operations {
             Forbidden, NotFound, Conflict, Failed, Unavailable))]
     fn delete_network() {}
 
-    /// Attaches a network namespace to a network.
+    /// Attaches a network namespace or a device to a network, or takes a static
+    /// endpoint in.
     ///
-    /// When this answers, the interface is up and addressed.
+    /// When this answers, the interface is up and, in a namespace, addressed.
     #[utoipa::path(post, path = "/v1/endpoints", tag = "endpoints",
         request_body = Attach,
         responses((status = 200, description = "As attached", body = Endpoint),
             Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
     fn attach() {}
+
+    /// Takes many static endpoints in, all or none.
+    ///
+    /// The body may have 64 MiB. An error names what is wrong with single items.
+    #[utoipa::path(post, path = "/v1/endpoints/import", tag = "endpoints",
+        request_body = Import,
+        responses((status = 200, description = "What came of it", body = Imported),
+            Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
+    fn import() {}
 
     /// Lists the endpoints known here, on all hosts.
     #[utoipa::path(get, path = "/v1/endpoints", tag = "endpoints",
@@ -125,7 +136,7 @@ mod operations {
     /// Detaches an endpoint of this host.
     #[utoipa::path(delete, path = "/v1/endpoints/{endpoint}", tag = "endpoints",
         params(
-            ("endpoint" = String, Path, description = "Its name or id"),
+            ("endpoint" = String, Path, description = "Its name, id or MAC"),
             ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
         ),
         responses((status = 200, description = "As it was", body = Endpoint),

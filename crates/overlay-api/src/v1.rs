@@ -66,6 +66,21 @@ pub struct Error {
     /// What to do about it, one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Of a list: what is wrong with single items, at most 20 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<Detail>,
+}
+
+/// What is wrong with one item of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Detail {
+    /// Which, from 0.
+    pub index: usize,
+    /// Another one that it collides with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<usize>,
+    /// For people: one line.
+    pub message: String,
 }
 
 /// Creates a network. Everything may be left out.
@@ -144,23 +159,32 @@ pub struct Subnet {
     pub gateway: IpAddr,
 }
 
-/// Attaches a network namespace to a network.
+/// Attaches something to a network: a network namespace (`netns` or `pid`), a
+/// device of the host (`device`), or nothing that is here (`static`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Attach {
     /// Name or id of the network.
     pub net: String,
-    /// A path (has a `/`), or a name under `/run/netns`. This or `pid`.
+    /// A path (has a `/`), or a name under `/run/netns`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
-    /// A process in the namespace. This or `netns`.
+    /// A process in the namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// At most one a family; chosen when left out.
+    /// A device of the host that becomes a port of the network's bridge, such as
+    /// a VM's tap: `mac` is that of the station behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The station is reached by ways that are not ours; `mac` must be given.
+    #[serde(rename = "static", skip_serializing_if = "Not::not")]
+    pub is_static: bool,
+    /// At most one a family; chosen when left out. With `static`, those given
+    /// are all that there are.
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpAddr>,
-    /// Derived from the IPv4 address when left out.
+    /// Derived from the IPv4 address when left out; needed with `device` and `static`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// DNS label, unique in the network.
@@ -180,7 +204,55 @@ pub struct Attach {
     pub no_default_route: bool,
 }
 
-/// An endpoint: one attached namespace, here or on another host.
+/// Takes many static endpoints in, all or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Import {
+    /// Name or id of the network.
+    pub net: String,
+    /// They are all static endpoints of this host on the network: those that
+    /// differ are changed, those that are not among them removed. They are told
+    /// apart by their MACs.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub replace: bool,
+    /// Which.
+    pub endpoints: Vec<StaticEndpoint>,
+}
+
+/// A station that is reached behind this host by ways that are not ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StaticEndpoint {
+    /// Its Ethernet address.
+    pub mac: String,
+    /// At least one, at most one a family.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// DNS label, unique in the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Further DNS labels, which other endpoints may share.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// Free text.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What came of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Imported {
+    /// New ones.
+    pub added: usize,
+    /// Those that have changed.
+    pub changed: usize,
+    /// Those that are gone.
+    pub removed: usize,
+    /// Those that were so already.
+    pub unchanged: usize,
+}
+
+/// An endpoint: an attached namespace or device, or a static one, here or on another host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Endpoint {
     /// 12 hex digits.
@@ -216,13 +288,14 @@ pub struct Endpoint {
     /// Why, when the state is not `ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The host's end of the veth pair, when local.
+    /// The port of the bridge, when local and known: the host's end of the veth
+    /// pair, or the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ifname: Option<String>,
-    /// The interface inside the namespace, when local.
+    /// The interface inside the namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
-    /// The namespace, when local.
+    /// The namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
 }

@@ -56,9 +56,11 @@ fn endpoint(bits: u64) -> LocalEndpoint {
             move_seq: 3,
             attached_ms: 1_700_000_000_002,
         },
-        netns: NetnsRef { path: "/run/netns/web1".into(), cookie: 42 },
-        ifname: IfName::new("eth0").unwrap(),
-        default_route: true,
+        place: Place::Netns {
+            netns: NetnsRef { path: "/run/netns/web1".into(), cookie: 42 },
+            ifname: IfName::new("eth0").unwrap(),
+            default_route: true,
+        },
         boot_id: "b".to_owned(),
     }
 }
@@ -357,7 +359,8 @@ fn a_path_that_is_not_text_is_refused_and_nothing_of_the_commit_is_written() {
     let dir = dir();
     let (file, _) = open(&dir);
     let mut odd = endpoint(5);
-    odd.netns.path = std::ffi::OsString::from_vec(vec![b'/', 0xff]).into();
+    let Place::Netns { netns, .. } = &mut odd.place else { panic!("it is in a namespace") };
+    netns.path = std::ffi::OsString::from_vec(vec![b'/', 0xff]).into();
     let changes = [StateChange::Network(network(7)), StateChange::Endpoint(Box::new(odd))];
     let text = file.commit(&changes).unwrap_err().to_string();
     assert!(text.starts_with("cannot remember an endpoint"), "{text}");
@@ -375,6 +378,29 @@ fn values_of_format_1_stay_readable() {
     frozen(&endpoint(5), json);
     let json = r#"{"owner":"11112222-3333-4444-5555-666677778888","version":9,"until":340282366920938463463374607431768211455}"#;
     frozen(&RingToken { owner: HOST, version: 9, until: u128::MAX }, json);
+}
+
+/// As above, for endpoints that are in no namespace.
+#[test]
+fn endpoints_of_format_2_stay_readable() {
+    let json = |more: &str| {
+        r#"{"endpoint":{"id":"000000000005","network":"0000000000000007","name":"web","aliases":["www"],"mac":"02:42:0a:00:09:05","addresses":["10.0.9.5"],"labels":{},"move_seq":3,"attached_ms":1700000000002},"default_route":false,"#.to_owned() + more + r#""boot_id":"b"}"#
+    };
+    let ifname = IfName::new("tap0").unwrap();
+    let device = Place::Device { ifname, index: 7, was_up: true };
+    let cases = [
+        (device, json(r#""device":{"ifname":"tap0","index":7,"was_up":true},"#)),
+        (Place::Static, json("")),
+    ];
+    for (place, json) in cases {
+        let is = LocalEndpoint { place, ..endpoint(5) };
+        let bytes = [&[2u8][..], json.as_bytes()].concat();
+        assert_eq!(String::from_utf8(endpoint_value(&is)), String::from_utf8(bytes.clone()));
+        assert_eq!(read_endpoint(&bytes).ok().unwrap(), is);
+        // Software that knows only of namespaces says that it is too old.
+        assert!(matches!(read::<LocalEndpoint>(&bytes), Err(Unread::Newer(2))));
+    }
+    assert_eq!(endpoint_value(&endpoint(5))[0], 1, "nothing changes for those");
 }
 
 #[track_caller]
