@@ -23,6 +23,8 @@ Examples:
   overlayctl net create demo --vni 4097 --subnet 10.0.9.0/24
   overlayctl attach --net demo --netns web1 --name web
   overlayctl attach --net demo --pid \"$(docker inspect -f '{{.State.Pid}}' db)\" --name db
+  overlayctl attach --net demo --device tap0 --mac 52:54:00:12:34:56 --name vm
+  overlayctl endpoint import --net demo stations.txt
   overlayctl endpoints --net demo
   overlayctl status
   overlayctl endpoints --json | jq -r '.[] | select(.local) | .ips[0]'
@@ -64,10 +66,14 @@ pub(crate) enum Command {
     /// Create, list, show and delete networks
     #[command(subcommand)]
     Net(NetCommand),
-    /// Attach a network namespace to a network
+    /// Attach a network namespace, or a device of this host, to a network
     Attach(Box<AttachArgs>),
     /// Detach endpoints of this host
     Detach(DetachArgs),
+    /// Add, import and remove static endpoints: stations behind this host that
+    /// are reached by ways that are not overlayd's
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
     /// List endpoints, on all hosts
     #[command(visible_alias = "ep")]
     Endpoints(EndpointsArgs),
@@ -159,8 +165,80 @@ pub(crate) struct CreateArgs {
     pub(crate) labels: Labels,
 }
 
+const IMPORT_FORMATS: &str = "\
+The file has one of three forms; its first character says which:
+  text        a line each: MAC IP[,IP] [NAME]; what follows a # is a remark
+  JSON lines  a line each: {\"mac\": …, \"addresses\": […], \"name\": …, \"aliases\": […], \"labels\": {…}}
+  JSON        an array of these
+
+Every line that is wrong is named, twenty of them at most, and nothing is imported if any is.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// Add one
+    Add(Box<AddArgs>),
+    /// Add many, all or none
+    #[command(after_help = IMPORT_FORMATS)]
+    Import(ImportArgs),
+    /// Remove endpoints of this host
+    Rm(RmArgs),
+}
+
 #[derive(Debug, ClapArgs)]
-#[command(group = ArgGroup::new("where").required(true).args(["netns", "pid"]))]
+pub(crate) struct AddArgs {
+    /// The network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
+
+    /// Ethernet address of the station
+    #[arg(long, value_parser = mac)]
+    pub(crate) mac: MacAddr,
+
+    /// Address; at most one IPv4 and one IPv6 [default: free ones]
+    #[arg(long = "ip", value_name = "IP", value_parser = ip)]
+    pub(crate) ips: Vec<IpAddr>,
+
+    /// A DNS label, unique in the network
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Option<Name>,
+
+    /// A further DNS label, which other endpoints may share
+    #[arg(long = "alias", value_name = "NAME", value_parser = name)]
+    pub(crate) aliases: Vec<Name>,
+
+    #[command(flatten)]
+    pub(crate) labels: Labels,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ImportArgs {
+    /// The network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
+
+    /// Make these all static endpoints of this host on the network: change those
+    /// that differ, remove those that are not in the file
+    #[arg(long)]
+    pub(crate) replace: bool,
+
+    /// A file, or - for standard input
+    #[arg(value_name = "FILE|-")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmArgs {
+    /// Name, id or MAC of the endpoint
+    #[arg(required = true, value_name = "NAME|ID|MAC", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) endpoints: Vec<String>,
+
+    /// Its network; needed when endpoints of two networks have the name or MAC
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("where").required(true).args(["netns", "pid", "device"]))]
 pub(crate) struct AttachArgs {
     /// The network, by name or id
     #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
@@ -174,11 +252,17 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_parser = pid)]
     pub(crate) pid: Option<u32>,
 
+    /// A device of this host, such as a VM's tap: it becomes a port of the
+    /// network's bridge until it is detached; needs --mac
+    #[arg(long, value_name = "IF", value_parser = ifname, requires = "mac")]
+    pub(crate) device: Option<IfName>,
+
     /// Address; at most one IPv4 and one IPv6 [default: free ones]
     #[arg(long = "ip", value_name = "IP", value_parser = ip)]
     pub(crate) ips: Vec<IpAddr>,
 
-    /// Ethernet address [default: made from the IPv4 address]
+    /// Ethernet address; with --device that of the station behind it [default:
+    /// made from the IPv4 address]
     #[arg(long, value_parser = mac)]
     pub(crate) mac: Option<MacAddr>,
 
@@ -194,11 +278,11 @@ pub(crate) struct AttachArgs {
     pub(crate) labels: Labels,
 
     /// The interface inside the namespace [default: the first free eth<N>]
-    #[arg(long, value_name = "IF", value_parser = ifname)]
+    #[arg(long, value_name = "IF", value_parser = ifname, conflicts_with = "device")]
     pub(crate) ifname: Option<IfName>,
 
     /// Set no default route
-    #[arg(long)]
+    #[arg(long, conflicts_with = "device")]
     pub(crate) no_default_route: bool,
 }
 

@@ -7,6 +7,7 @@
 //! `tests/`.
 
 mod attach;
+mod endpoint;
 mod net;
 mod show;
 
@@ -45,6 +46,7 @@ impl Session {
             Command::Net(command) => self.net(command).await,
             Command::Attach(args) => self.attach(*args).await,
             Command::Detach(args) => self.detach(args).await,
+            Command::Endpoint(command) => self.endpoint(command).await,
             Command::Endpoints(args) => self.endpoints(args).await,
             Command::Hosts => self.hosts().await,
             Command::Status => self.status().await,

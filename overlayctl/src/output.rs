@@ -23,6 +23,13 @@ pub(crate) enum Failure {
     },
     /// Wrong usage that only became clear from several arguments together.
     Usage(String),
+    /// A file that is wrong in these lines: nothing was asked of the daemon.
+    Lines {
+        /// What was attempted, and how many lines are wrong.
+        what: String,
+        /// Each with its number.
+        lines: Vec<v1::Detail>,
+    },
     /// Some of the things named failed, and have been said to.
     SaidAlready,
     /// Standard output did not take it.
@@ -97,10 +104,21 @@ impl Output {
                         code: v1::ErrorCode::InvalidRequest,
                         message: text,
                         hint: None,
+                        details: Vec::new(),
                     };
                     self.complain("", &ClientError::Api(error));
                 } else {
                     say(&format!("overlayctl: {}", clean(&text)));
+                }
+                ExitCode::from(2)
+            }
+            Err(Failure::Lines { what, lines }) => {
+                let code = v1::ErrorCode::InvalidRequest;
+                let error = v1::Error { code, message: what, hint: None, details: lines };
+                if self.json {
+                    self.complain("", &ClientError::Api(error));
+                } else {
+                    say(&format!("overlayctl: {}{}", clean(&error.message), more(&error)));
                 }
                 ExitCode::from(2)
             }
@@ -116,14 +134,15 @@ impl Output {
     }
 }
 
-/// One line, and a second one with the hint if there is one.
+/// One line, and a second one with the hint if there is one; what is wrong with
+/// single items of a list stands in between.
 fn complaint(doing: &str, error: &v1::Error) -> String {
-    let mut text = format!("overlayctl: cannot {}: {}", clean(doing), clean(&error.message));
-    if let Some(hint) = &error.hint {
-        text.push_str("\n            ");
-        text.push_str(&clean(hint));
-    }
-    text
+    format!("overlayctl: cannot {}: {}{}", clean(doing), clean(&error.message), more(error))
+}
+
+fn more(error: &v1::Error) -> String {
+    let details = error.details.iter().map(|detail| &detail.message);
+    details.chain(&error.hint).map(|line| format!("\n            {}", clean(line))).collect()
 }
 
 /// A line on standard error. If that is closed there is nobody to tell.
@@ -150,6 +169,7 @@ mod tests {
             code: v1::ErrorCode::Exhausted,
             message: "no free address in 10.9.0.0/24 (253 of 253 leased)".into(),
             hint: Some("detach one of: overlayctl endpoints --net net-7".into()),
+            details: Vec::new(),
         };
         expect![[r#"
             overlayctl: cannot attach c1 to net-7: no free address in 10.9.0.0/24 (253 of 253 leased)

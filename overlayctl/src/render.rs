@@ -21,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::Table;
 
-pub(crate) use endpoint::{attached, detached, endpoints, local_endpoints};
+pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoints};
 pub(crate) use entry::{entries, plan};
 pub(crate) use host::{hosts, left};
 pub(crate) use network::{created, deleted, networks, networks_in_full};

@@ -16,7 +16,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use overlay_api::v1;
+use overlay_api::{MAX_IMPORT, v1};
 use overlay_engine::{Request, Table};
 use overlay_netlink::NetnsError;
 use serde::Deserialize;
@@ -29,9 +29,6 @@ use crate::shell::Input;
 
 /// Longest body that is read, bytes.
 const MAX_BODY: usize = 1 << 20;
-
-/// Longest body of an import: about 300,000 endpoints.
-const MAX_IMPORT: usize = 64 << 20;
 
 /// How long a request may take before the daemon says that it is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);

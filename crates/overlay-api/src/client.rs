@@ -66,6 +66,18 @@ pub enum ClientError {
     #[error(transparent)]
     Api(#[from] v1::Error),
 
+    /// More at once than overlayd takes. Nothing was changed.
+    #[error(
+        "{request} has {bytes} bytes, and overlayd takes {} MiB at once; do it in parts",
+        crate::MAX_IMPORT >> 20
+    )]
+    TooLarge {
+        /// Method and path.
+        request: String,
+        /// How much.
+        bytes: usize,
+    },
+
     /// What came back is not the contract, or the daemon ended meanwhile. The
     /// request may have taken effect: look before asking again.
     #[error("{0}")]
@@ -90,6 +102,7 @@ impl ClientError {
             Self::Api(error) => return error.clone(),
             Self::NotRunning { .. } | Self::Timeout { .. } => v1::ErrorCode::Unavailable,
             Self::Permission { .. } => v1::ErrorCode::Forbidden,
+            Self::TooLarge { .. } => v1::ErrorCode::InvalidRequest,
             Self::Protocol(_) => v1::ErrorCode::Internal,
         };
         v1::Error { code, message: self.to_string(), hint: None, details: Vec::new() }
@@ -265,6 +278,9 @@ impl Client {
                 .expect("the types of v1 have string keys and no failing serialiser")
                 .into(),
         };
+        if bytes.len() > crate::MAX_IMPORT {
+            return Err(ClientError::TooLarge { request, bytes: bytes.len() });
+        }
         let mut message = Request::builder()
             .method(method)
             .uri(path)

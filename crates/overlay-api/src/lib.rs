@@ -11,8 +11,9 @@
 //! | `GET /v1/networks/{name or id}` | - | [`v1::Network`] |
 //! | `DELETE /v1/networks/{name or id}` | - | [`v1::Network`] as it was |
 //! | `POST /v1/endpoints` | [`v1::Attach`] | [`v1::Endpoint`] |
+//! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
-//! | `DELETE /v1/endpoints/{name or id}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
 //! | `GET /v1/hosts` | - | [`v1::Host`], a list |
 //! | `GET /v1/status` | - | [`v1::Status`] |
 //! | `GET /v1/fdb?net=…` | - | [`v1::Entry`], a list |
@@ -32,6 +33,9 @@ pub mod openapi;
 pub mod v1;
 
 pub use client::{Client, ClientError};
+
+/// The largest body that overlayd takes, bytes: that of an import.
+pub const MAX_IMPORT: usize = 64 << 20;
 
 /// Where overlayd listens and overlayctl calls, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/overlayd/overlayd.sock";

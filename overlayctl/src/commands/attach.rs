@@ -31,9 +31,9 @@ impl Session {
 
 /// What people would call the thing that they attach.
 fn subject(request: &v1::Attach) -> String {
-    match (&request.name, &request.netns, request.pid) {
+    match (&request.name, request.netns.as_ref().or(request.device.as_ref()), request.pid) {
         (Some(name), _, _) => name.clone(),
-        (None, Some(netns), _) => netns.clone(),
+        (None, Some(place), _) => place.clone(),
         (None, None, Some(pid)) => format!("process {pid}"),
         (None, None, None) => "nothing".to_owned(),
     }
@@ -47,6 +47,8 @@ fn request(
         net: args.net,
         netns: args.netns.map(|text| netns(text, cwd)).transpose()?,
         pid: args.pid,
+        device: args.device.map(String::from),
+        is_static: false,
         ips: args.ips,
         mac: args.mac.map(String::from),
         name: args.name.map(String::from),
@@ -149,6 +151,8 @@ mod tests {
         assert_eq!(subject(&request), "process 7");
         request = v1::Attach { netns: Some("web1".into()), ..v1::Attach::default() };
         assert_eq!(subject(&request), "web1");
+        request = v1::Attach { device: Some("tap0".into()), ..v1::Attach::default() };
+        assert_eq!(subject(&request), "tap0");
         request.name = Some("web".into());
         assert_eq!(subject(&request), "web");
     }

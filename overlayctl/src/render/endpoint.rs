@@ -1,6 +1,6 @@
 //! Endpoints.
 
-use overlay_api::v1::Endpoint;
+use overlay_api::v1::{Endpoint, Imported};
 
 use super::{age, clean, fields, labels, list, or_dash, table};
 
@@ -93,6 +93,12 @@ pub(crate) fn attached(endpoint: &Endpoint) -> String {
             ("state", state),
         ],
     )
+}
+
+/// `endpoint import`.
+pub(crate) fn imported(done: &Imported) -> String {
+    let Imported { added, changed, removed, unchanged } = done;
+    format!("{added} added, {changed} changed, {removed} removed, {unchanged} unchanged\n")
 }
 
 /// `detach`.

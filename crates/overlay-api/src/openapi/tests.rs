@@ -32,6 +32,7 @@ fn operations_have_these_ids() {
     expect![[r#"
         GET /v1/endpoints → list_endpoints
         POST /v1/endpoints → attach
+        POST /v1/endpoints/import → import
         DELETE /v1/endpoints/{endpoint} → detach
         GET /v1/fdb → list_fdb
         GET /v1/hosts → list_hosts
