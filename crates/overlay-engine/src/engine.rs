@@ -1013,16 +1013,20 @@ impl Engine {
                 self.ever_wanted.extend(wanted);
             }
             let ops = self.plan_of(dirty.keys().cloned());
-            let planned: BTreeSet<ObjectKey> = ops.iter().map(KernelOp::key).collect();
-            for key in dirty.keys().filter(|key| !planned.contains(key)) {
-                self.kernel.forgive(key);
+            if !self.kernel.failures().is_empty() {
+                let planned: BTreeSet<ObjectKey> = ops.iter().map(KernelOp::key).collect();
+                for key in dirty.keys().filter(|key| !planned.contains(key)) {
+                    self.kernel.forgive(key);
+                }
             }
             if ops.is_empty() {
                 self.kernel.skip();
                 continue;
             }
+            let seen = dirty.values().any(|cause| *cause == Cause::Seen);
             let repairs: Vec<&KernelOp> = ops
                 .iter()
+                .filter(|_| seen)
                 .filter(|op| {
                     let key = op.key();
                     dirty.get(&key) == Some(&Cause::Seen)

@@ -44,7 +44,8 @@ pub(crate) struct Reconciler {
     /// The first dump has come: before it nothing can be planned.
     seen_kernel: bool,
     dirty: BTreeMap<ObjectKey, Cause>,
-    in_flight: Option<(PlanId, BTreeSet<ObjectKey>)>,
+    /// The keys in order.
+    in_flight: Option<(PlanId, Vec<ObjectKey>)>,
     last_plan: PlanId,
     failures: BTreeMap<ObjectKey, Failure>,
     pub(crate) written: u64,
@@ -182,7 +183,10 @@ impl Reconciler {
     pub(crate) fn begin(&mut self, ops: &[KernelOp]) -> PlanId {
         self.last_plan += 1;
         self.plans += 1;
-        self.in_flight = Some((self.last_plan, ops.iter().map(KernelOp::key).collect()));
+        let mut keys: Vec<ObjectKey> = ops.iter().map(KernelOp::key).collect();
+        keys.sort();
+        keys.dedup();
+        self.in_flight = Some((self.last_plan, keys));
         self.last_plan
     }
 
@@ -205,9 +209,11 @@ impl Reconciler {
         };
         self.written += done as u64;
         self.refused += failed.len() as u64;
-        let failed_keys: BTreeSet<ObjectKey> = failed.iter().map(|f| f.op.key()).collect();
-        for key in keys.difference(&failed_keys) {
-            self.failures.remove(key);
+        if !self.failures.is_empty() {
+            let failed_keys: BTreeSet<ObjectKey> = failed.iter().map(|f| f.op.key()).collect();
+            for key in keys.iter().filter(|key| !failed_keys.contains(key)) {
+                self.failures.remove(key);
+            }
         }
         for failure in failed {
             let key = failure.op.key();
@@ -240,7 +246,7 @@ impl Reconciler {
             .failures
             .iter()
             .filter(|(key, f)| f.next_try <= now && !self.dirty.contains_key(key))
-            .filter(|(key, _)| self.in_flight.as_ref().is_none_or(|(_, keys)| !keys.contains(*key)))
+            .filter(|(key, _)| !self.is_in_flight(key))
             .map(|(key, _)| key.clone())
             .collect();
         for key in due {
@@ -248,12 +254,13 @@ impl Reconciler {
         }
     }
 
+    fn is_in_flight(&self, key: &ObjectKey) -> bool {
+        self.in_flight.as_ref().is_some_and(|(_, keys)| keys.binary_search(key).is_ok())
+    }
+
     /// When [`Reconciler::tick`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        let waits = |key: &ObjectKey| {
-            !self.dirty.contains_key(key)
-                && self.in_flight.as_ref().is_none_or(|(_, keys)| !keys.contains(key))
-        };
+        let waits = |key: &ObjectKey| !self.dirty.contains_key(key) && !self.is_in_flight(key);
         self.failures.iter().filter(|(k, _)| waits(k)).map(|(_, f)| f.next_try).min()
     }
 }

@@ -80,7 +80,12 @@ impl EndpointId {
 
     /// The host's end of the endpoint's veth pair: `ove<id>`.
     pub fn ifname(self) -> IfName {
-        IfName(format!("ove{self}"))
+        let mut text = *b"ove000000000000";
+        for (i, digit) in text[3..].iter_mut().enumerate() {
+            let nibble = (self.0 >> (44 - 4 * i)) & 0xf;
+            *digit = b"0123456789abcdef"[nibble as usize];
+        }
+        IfName::of(&text)
     }
 }
 
@@ -153,12 +158,12 @@ impl Vni {
 
     /// The network's bridge on a host that uses it: `ovb<VNI>`.
     pub fn bridge(self) -> IfName {
-        IfName(format!("ovb{}", self.0))
+        IfName::numbered(*b"ovb", self.0)
     }
 
     /// The network's VXLAN device (the VTEP's port in the bridge): `ovx<VNI>`.
     pub fn vxlan(self) -> IfName {
-        IfName(format!("ovx{}", self.0))
+        IfName::numbered(*b"ovx", self.0)
     }
 }
 
@@ -357,7 +362,15 @@ impl From<Name> for String {
 /// `.` or `..` (kernel `net/core/dev.c`, `dev_valid_name`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct IfName(String);
+pub struct IfName {
+    /// Zeros behind its end, so that names compare as their texts do. In place
+    /// and not on the heap: every key of what a kernel holds has one.
+    bytes: [u8; IFNAME_MAX],
+    len: u8,
+}
+
+/// The kernel's `IFNAMSIZ` without its zero.
+const IFNAME_MAX: usize = 15;
 
 /// The text cannot name an interface.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -375,26 +388,53 @@ impl IfName {
     pub fn new(text: &str) -> Result<Self, InvalidIfName> {
         let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
         if fits && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':') {
-            Ok(Self(text.to_owned()))
+            Ok(Self::of(text.as_bytes()))
         } else {
             Err(InvalidIfName(text.chars().take(80).collect()))
         }
     }
 
+    /// Of what is known to be a name.
+    fn of(text: &[u8]) -> Self {
+        let mut bytes = [0; IFNAME_MAX];
+        bytes[..text.len()].copy_from_slice(text);
+        Self { bytes, len: text.len() as u8 }
+    }
+
+    /// A short prefix and a number.
+    fn numbered(prefix: [u8; 3], mut number: u32) -> Self {
+        let mut digits = [0; 10];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        let mut text = [0; 13];
+        let len = 3 + digits.len() - at;
+        text[..3].copy_from_slice(&prefix);
+        text[3..len].copy_from_slice(&digits[at..]);
+        Self::of(&text[..len])
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let text = &self.bytes[..usize::from(self.len)];
+        std::str::from_utf8(text).expect("it was made of printable ASCII")
     }
 }
 
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 impl fmt::Debug for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 impl FromStr for IfName {
@@ -411,7 +451,7 @@ impl TryFrom<String> for IfName {
 }
 impl From<IfName> for String {
     fn from(name: IfName) -> String {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

@@ -72,3 +72,20 @@ fn ids_travel_as_text_in_json() {
     assert!(serde_json::from_str::<Name>("\"a b\"").is_err());
     assert!(serde_json::from_str::<Vni>("0").is_err());
 }
+
+#[test]
+fn names_of_links_are_as_they_print_and_sort_as_their_texts() {
+    for n in [1, 9, 10, 4097, Vni::MAX] {
+        let vni = Vni::new(n).unwrap();
+        assert_eq!(vni.bridge().as_str(), format!("ovb{n}"));
+        assert_eq!(vni.vxlan(), IfName::new(&format!("ovx{n}")).unwrap());
+    }
+    for bits in [0, 0xabc, u64::MAX] {
+        let id = EndpointId::from_bits(bits);
+        assert_eq!(id.ifname().as_str(), format!("ove{id}"));
+    }
+    let texts = ["a", "a0", "a00", "ab", "abcdefghijklmno", "b", "ovb1", "ovb10", "ovb2"];
+    let names: Vec<IfName> = texts.iter().map(|t| IfName::new(t).unwrap()).collect();
+    assert!(texts.is_sorted() && names.is_sorted());
+    assert!(names.iter().zip(texts).all(|(name, text)| name.to_string() == text));
+}
