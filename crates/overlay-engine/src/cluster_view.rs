@@ -18,7 +18,7 @@
 //! the lower host (RFC 7432 section 15), then the lower endpoint. Claims are a
 //! set and the rule is a total order, so the order of messages cannot matter.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -151,9 +151,9 @@ pub(crate) struct ClusterView {
     hosts: BTreeMap<HostId, HostEntry>,
     /// In use only, this host's own among them.
     active: BTreeMap<NetworkId, BTreeMap<(HostId, EndpointId), Endpoint>>,
-    by_mac: BTreeMap<(NetworkId, MacAddr), BTreeSet<(HostId, EndpointId)>>,
-    by_ip: BTreeMap<(NetworkId, IpAddr), BTreeSet<(HostId, EndpointId)>>,
-    by_name: BTreeMap<(NetworkId, Name), BTreeSet<(HostId, EndpointId)>>,
+    by_mac: BTreeMap<(NetworkId, MacAddr), Claims>,
+    by_ip: BTreeMap<(NetworkId, IpAddr), Claims>,
+    by_name: BTreeMap<(NetworkId, Name), Claims>,
     /// How many endpoints each host has on each network, in use only.
     users: BTreeMap<NetworkId, BTreeMap<HostId, usize>>,
 }
@@ -268,7 +268,7 @@ impl ClusterView {
     fn claims(
         &self,
         net: NetworkId,
-        claims: Option<&BTreeSet<(HostId, EndpointId)>>,
+        claims: Option<&Claims>,
     ) -> impl Iterator<Item = (HostId, &Endpoint)> {
         let all = claims.into_iter().flatten();
         all.filter_map(move |(host, id)| Some((*host, self.endpoint(net, *host, *id)?)))
@@ -307,11 +307,7 @@ impl ClusterView {
             .filter(move |host| *host != me)
     }
 
-    fn winner(
-        &self,
-        net: NetworkId,
-        claims: &BTreeSet<(HostId, EndpointId)>,
-    ) -> Option<(HostId, &Endpoint)> {
+    fn winner(&self, net: NetworkId, claims: &Claims) -> Option<(HostId, &Endpoint)> {
         claims
             .iter()
             .filter_map(|(host, id)| Some((*host, self.endpoint(net, *host, *id)?)))
@@ -345,12 +341,12 @@ impl ClusterView {
             }
         }
         if let Some(ep) = &after {
-            self.by_mac.entry((net, ep.mac)).or_default().insert((host, id));
+            add_claim(&mut self.by_mac, (net, ep.mac), (host, id));
             for ip in &ep.addresses {
-                self.by_ip.entry((net, *ip)).or_default().insert((host, id));
+                add_claim(&mut self.by_ip, (net, *ip), (host, id));
             }
             if let Some(name) = &ep.name {
-                self.by_name.entry((net, name.clone())).or_default().insert((host, id));
+                add_claim(&mut self.by_name, (net, name.clone()), (host, id));
             }
         }
         match (&before, &after) {
@@ -420,6 +416,8 @@ impl ClusterView {
                     return Vec::new();
                 }
                 life.host = Some(record);
+                // All is there: what is in use is looked through once more.
+                self.hosts.get_mut(&host).expect("it has this life").aligned = None;
                 shifts.push(Shift::Host(host));
             }
             (RecordKey::Endpoint(net, id), Some(Record::Endpoint(ep))) => {
@@ -609,14 +607,21 @@ impl ClusterView {
     }
 }
 
-fn drop_claim<K: Ord>(
-    claims: &mut BTreeMap<K, BTreeSet<(HostId, EndpointId)>>,
-    key: K,
-    claim: (HostId, EndpointId),
-) {
-    if let Some(set) = claims.get_mut(&key) {
-        set.remove(&claim);
-        if set.is_empty() {
+/// Who claims something: almost always one endpoint, so a list that is as small
+/// as it can be.
+type Claims = Vec<(HostId, EndpointId)>;
+
+fn add_claim<K: Ord>(claims: &mut BTreeMap<K, Claims>, key: K, claim: (HostId, EndpointId)) {
+    let list = claims.entry(key).or_insert_with(|| Vec::with_capacity(1));
+    if !list.contains(&claim) {
+        list.push(claim);
+    }
+}
+
+fn drop_claim<K: Ord>(claims: &mut BTreeMap<K, Claims>, key: K, claim: (HostId, EndpointId)) {
+    if let Some(list) = claims.get_mut(&key) {
+        list.retain(|other| *other != claim);
+        if list.is_empty() {
             claims.remove(&key);
         }
     }

@@ -170,7 +170,7 @@ pub struct CreateNetwork {
 }
 
 /// What an endpoint is to stand behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Where {
     /// A veth pair of ours into a namespace.
     Netns {
@@ -213,7 +213,7 @@ pub struct Attach {
 }
 
 /// One of many static endpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StaticEndpoint {
     /// Ethernet address: what tells it from others of its network.
     pub mac: MacAddr,
@@ -228,7 +228,7 @@ pub struct StaticEndpoint {
 }
 
 /// Static endpoints to take in, all or none.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Import {
     /// Name or id of the network.
     pub net: String,
@@ -315,7 +315,7 @@ pub struct Refused {
 }
 
 /// What is wrong with one item of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Detail {
     /// Which, from 0.
     pub index: usize,
@@ -339,7 +339,7 @@ impl Refused {
 }
 
 /// What an endpoint of this host stands behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Place {
     /// A veth pair of ours.
     Netns {

@@ -9,9 +9,9 @@ use expect_test::{Expect, expect};
 use overlay_model::{IfName, KernelChange, Object, ObjectKey, Refusal, Vni};
 use proptest::prelude::*;
 
-use crate::event::{Effect, ErrorKind, Event, Reply, Request, Where};
+use crate::event::{Effect, ErrorKind, Event, Notice, Place, Reply, Request, Where};
 use crate::views::{EndpointState, Table};
-use world::{World, attach, create};
+use world::{World, add, attach, create, list, plug};
 
 fn vni(n: u32) -> Vni {
     Vni::new(n).unwrap()
@@ -514,8 +514,279 @@ fn foreign_changes_are_no_business_of_ours() {
     assert_eq!(effects, Vec::<Effect>::new());
 }
 
+const VM: &str = "52:54:00:00:00:01";
+
+#[test]
+fn a_static_endpoint_makes_the_network_and_no_port() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.attach(1, attach("demo", "c2")).unwrap();
+    w.applied(1);
+    let view = w.attach_at(0, add("demo", VM, "10.9.0.77")).unwrap();
+    assert_eq!((view.state, view.place), (EndpointState::Ready, Some(Place::Static)));
+    check(
+        &w.applied(1),
+        expect![[r#"
+            bridge fdb append 00:00:00:00:00:00 dev ovx7 dst 192.0.2.1 self permanent
+            bridge fdb replace 52:54:00:00:00:01 dev ovx7 dst 192.0.2.1 self permanent
+            bridge fdb replace 52:54:00:00:00:01 dev ovx7 master static extern_learn
+            ip neigh replace 10.9.0.77 lladdr 52:54:00:00:00:01 dev ovb7 nud permanent extern_learn
+        "#]],
+    );
+    let ops = w.applied(0);
+    assert!(ops.iter().any(|op| op.starts_with("ip link add ovx7")), "{ops:#?}");
+    assert!(ops.iter().any(|op| op.starts_with("ip neigh replace 10.9.0.77")), "{ops:#?}");
+    assert!(!ops.iter().any(|op| op.contains(VM) && op.starts_with("bridge fdb")), "{ops:#?}");
+
+    // A reboot is nothing to it, unlike to a container.
+    w.reboot(0);
+    w.pass(Duration::from_secs(60));
+    assert_eq!(w.endpoints(1).len(), 2);
+    w.assert_kernels_match_the_cluster();
+    w.detach(0, VM).unwrap();
+    assert_eq!(w.kernel(0).objects().len(), 0);
+}
+
+#[test]
+fn a_device_is_taken_in_and_given_back_as_it_was() {
+    let mut w = pair();
+    w.applied(0);
+    let view = w.plug(0, plug("demo", "tap0", 9, VM)).unwrap();
+    assert_eq!(view.state, EndpointState::Ready);
+    check(
+        &w.applied(0),
+        expect![[r#"
+            ip link property add dev tap0 altname ove000000000004-was-down && ip link set tap0 master ovb7 up && bridge link set dev tap0 learning off neigh_suppress off
+            bridge fdb replace 52:54:00:00:00:01 dev tap0 master static
+            ip neigh replace 10.9.0.3 lladdr 52:54:00:00:00:01 dev ovb7 nud permanent extern_learn
+        "#]],
+    );
+    let twice = w.plug(0, plug("demo", "tap0", 9, "52:54:00:00:00:02")).unwrap_err();
+    assert!(twice.message.starts_with("tap0 is attached already, as endpoint"), "{twice}");
+    w.restart(0);
+    w.pass(Duration::from_secs(60));
+    assert_eq!(w.applied(0), Vec::<String>::new(), "it is adopted");
+    w.detach(0, VM).unwrap();
+    check(
+        &w.applied(0),
+        expect![[r#"
+            ip neigh del 10.9.0.3 dev ovb7
+            ip link set tap0 nomaster down && ip link property del dev tap0 altname ove000000000004-was-down
+        "#]],
+    );
+    w.assert_kernels_match_the_cluster();
+}
+
+#[test]
+fn a_device_that_goes_takes_its_endpoint_along_and_another_of_its_name_is_another() {
+    let mut w = pair();
+    w.plug(0, plug("demo", "tap0", 9, VM)).unwrap();
+    w.unplug(0, "tap0");
+    w.pass(Duration::from_secs(1));
+    assert_eq!(w.endpoints(1).len(), 2, "withdrawn everywhere");
+    w.plug(0, plug("demo", "tap0", 10, VM)).unwrap();
+    w.loses_namespaces(0);
+    w.kernel(0).devices.insert(IfName::new("tap0").unwrap(), 11);
+    w.restart(0);
+    w.pass(Duration::from_secs(60));
+    assert_eq!(w.endpoints(1).len(), 1, "c2 on b");
+    assert!(!w.kernel(0).objects().contains_key(&ObjectKey::Port(IfName::new("tap0").unwrap())));
+}
+
+#[test]
+fn a_port_that_a_crash_left_is_given_back_or_attached_anew() {
+    let mut w = pair();
+    // In the kernel, and then the daemon dies before its state file knows.
+    w.plug(0, plug("demo", "tap0", 9, VM)).unwrap();
+    let key = ObjectKey::Port(IfName::new("tap0").unwrap());
+    let left = w.kernel(0).objects()[&key].clone();
+    w.detach(0, VM).unwrap();
+    w.meddle(0, key.clone(), Some(left.clone()));
+    assert!(!w.kernel(0).objects().contains_key(&key), "given back");
+
+    // While the view is partial it stays; another attach of it replaces it, and
+    // knows still that the device was down.
+    w.kernel(0).meddle(key.clone(), Some(left));
+    w.restart(0);
+    assert!(w.kernel(0).objects().contains_key(&key));
+    w.applied(0);
+    let mut again = plug("demo", "tap0", 9, VM);
+    let dev = again.foreign.devices.values_mut().next().unwrap();
+    (dev.up, dev.master) = (true, Some("ovb7".into()));
+    let view = w.plug(0, again).unwrap();
+    let (was, is) = ("ove000000000004-was-down", format!("ove{}-was-down", view.endpoint.id));
+    let ops = w.applied(0);
+    assert_eq!(
+        ops[..2],
+        [
+            format!(
+                "ip link set tap0 nomaster down && ip link property del dev tap0 altname {was}"
+            ),
+            format!(
+                "ip link property add dev tap0 altname {is} && ip link set tap0 master ovb7 up && \
+                 bridge link set dev tap0 learning off neigh_suppress off"
+            ),
+        ]
+    );
+    w.assert_kernels_match_the_cluster();
+}
+
+#[test]
+fn an_import_is_one_write_and_all_or_nothing() {
+    let mut w = pair();
+    let writes = w.writes(0);
+    let three = [
+        ("02:aa:00:00:00:01", "10.9.0.11"),
+        ("02:aa:00:00:00:02", "10.9.0.12"),
+        ("02:aa:00:00:00:03", "10.9.0.13"),
+    ];
+    assert_eq!(w.import(0, list("demo", false, &three)), Ok([3, 0, 0, 0]));
+    assert_eq!(w.writes(0), writes + 1);
+    w.assert_kernels_match_the_cluster();
+    assert_eq!(w.endpoints(1).len(), 5);
+
+    let before = (w.endpoints(0), w.kernel(0).objects().clone());
+    let wrong = [
+        ("02:aa:00:00:00:04", "10.9.0.14"),
+        ("02:aa:00:00:00:04", "10.9.0.15"),
+        ("02:aa:00:00:00:05", "10.9.0.14"),
+        ("02:aa:00:00:00:01", "10.9.0.16"),
+        ("02:aa:00:00:00:06", "10.9.0.2"),
+        ("02:aa:00:00:00:07", ""),
+        ("02:aa:00:00:00:08", "10.9.0.17,10.9.0.18"),
+    ];
+    let refused = w.import(0, list("demo", false, &wrong)).unwrap_err();
+    let details: String = refused
+        .details
+        .iter()
+        .map(|d| format!("{} {:?} {}\n", d.index, d.also, d.message))
+        .collect();
+    expect![[r#"
+        6 of 7 endpoints are wrong, so none was taken in
+        1 Some(0) 02:aa:00:00:00:04 is given twice
+        2 Some(0) 10.9.0.14 is given twice
+        3 None 02:aa:00:00:00:01 is taken by endpoint 000000000004 on host h0
+        4 None 10.9.0.2 is taken by endpoint c1 on host h0
+        5 None 02:aa:00:00:00:07 has no address
+        6 None 10.9.0.18 is the second address of its family
+    "#]]
+    .assert_eq(&format!("{refused}\n{details}"));
+    w.disk_full(0, true);
+    let fine = list("demo", false, &[("02:aa:00:00:00:09", "10.9.0.19")]);
+    assert_eq!(w.import(0, fine.clone()).unwrap_err().kind, ErrorKind::Unavailable);
+    w.disk_full(0, false);
+    assert_eq!((w.endpoints(0), w.kernel(0).objects().clone()), before);
+    assert_eq!(w.import(0, fine), Ok([1, 0, 0, 0]), "its address was given back");
+}
+
+#[test]
+fn replace_makes_the_list_the_truth_of_static_endpoints_and_of_nothing_else() {
+    let mut w = pair();
+    let (one, two, three) = ("02:aa:00:00:00:01", "02:aa:00:00:00:02", "02:aa:00:00:00:03");
+    let first = [(one, "10.9.0.11"), (two, "10.9.0.12"), (three, "10.9.0.13")];
+    w.import(0, list("demo", true, &first)).unwrap();
+    w.plug(0, plug("demo", "tap0", 9, VM)).unwrap();
+    // Two swap their addresses, which no moment of is a conflict.
+    let swapped = [(one, "10.9.0.12"), (two, "10.9.0.11"), (three, "10.9.0.13")];
+    assert_eq!(w.import(0, list("demo", true, &swapped)), Ok([0, 2, 0, 1]));
+    assert_eq!(w.import(0, list("demo", true, &swapped)), Ok([0, 0, 0, 3]));
+    w.assert_kernels_match_the_cluster();
+    let ip_of = |w: &mut World, mac: &str| {
+        let views = w.endpoints(1);
+        let view = views.iter().find(|v| v.endpoint.mac.to_string() == mac);
+        view.map(|v| v.ips[0].addr().to_string())
+    };
+    assert_eq!(ip_of(&mut w, one).as_deref(), Some("10.9.0.12"));
+    assert_eq!(w.import(0, list("demo", true, &[(two, "10.9.0.14")])), Ok([0, 1, 2, 0]));
+    assert_eq!(ip_of(&mut w, one), None);
+    assert_eq!(w.endpoints(1).len(), 4, "c1, c2, the VM, and the one that is left");
+    // What was freed can be had again, what was kept cannot.
+    w.attach_at(0, add("demo", one, "10.9.0.11")).unwrap();
+    let kept = w.attach_at(0, add("demo", three, "10.9.0.14")).unwrap_err();
+    assert_eq!(kept.kind, ErrorKind::Taken);
+    w.disk_full(0, true);
+    w.import(0, list("demo", true, &[])).unwrap_err();
+    w.disk_full(0, false);
+    assert_eq!(w.endpoints(1).len(), 5, "nothing has changed");
+    assert_eq!(w.import(0, list("demo", true, &[])), Ok([0, 0, 2, 0]));
+    w.assert_kernels_match_the_cluster();
+}
+
+#[test]
+fn an_import_into_a_network_that_is_not_here_yet_brings_it_or_leaves_nothing() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    let two = [("02:aa:00:00:00:01", "10.9.0.11"), ("02:aa:00:00:00:02", "10.9.0.12")];
+    w.refuse(0, ObjectKey::Link(vni(7).vxlan()), Some(Refusal::Taken));
+    let refused = w.import(0, list("demo", false, &two)).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Taken);
+    assert_eq!(w.kernel(0).objects().len(), 0, "{:?}", w.kernel(0).objects());
+    assert_eq!(w.endpoints(0), vec![]);
+    w.refuse(0, ObjectKey::Link(vni(7).vxlan()), None);
+    assert_eq!(w.import(0, list("demo", false, &two)), Ok([2, 0, 0, 0]));
+    assert_eq!(w.endpoints(1).len(), 2);
+    w.restart(0);
+    w.pass(Duration::from_secs(60));
+    assert_eq!(w.endpoints(1).len(), 2);
+    w.assert_kernels_match_the_cluster();
+}
+
+#[test]
+fn an_import_gets_addresses_of_another_host_by_halves_and_leaves_those_that_run() {
+    let mut w = pair();
+    // b owns 10.9.0.129 and all above, which c2 has.
+    let many: Vec<(String, String)> = (0..100)
+        .map(|n| (format!("02:aa:00:00:00:{n:02x}"), format!("10.9.0.{}", 140 + n)))
+        .collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(m, i)| (m.as_str(), i.as_str())).collect();
+    assert_eq!(w.import(0, list("demo", false, &many)), Ok([100, 0, 0, 0]));
+    w.assert_no_address_twice();
+    w.assert_kernels_match_the_cluster();
+    w.attach(1, attach("demo", "c3")).unwrap();
+    // One that b has leased it does not give, whatever else it gives.
+    let taken = w.attach_at(1, add("demo", VM, "10.9.0.131")).unwrap();
+    assert_eq!(taken.state, EndpointState::Ready);
+    w.partition(true);
+    let lost = w.import(0, list("demo", false, &[("02:bb:00:00:00:01", "10.9.0.131")]));
+    let lost = lost.unwrap_err();
+    assert!(lost.kind == ErrorKind::Taken || lost.kind == ErrorKind::Unavailable, "{lost}");
+    w.partition(false);
+    w.kill(1);
+    w.pass(Duration::from_secs(60));
+    let gone =
+        w.import(0, list("demo", false, &[("02:bb:00:00:00:02", "10.9.0.131")])).unwrap_err();
+    assert_eq!(
+        gone.message,
+        "10.9.0.131 of the addresses belong to host h1, which cannot be reached"
+    );
+    w.assert_no_address_twice();
+}
+
+#[test]
+fn a_conflict_with_one_of_many_is_found_and_told() {
+    let mut w = pair();
+    w.partition(true);
+    w.attach_at(0, add("demo", VM, "10.9.0.50")).unwrap();
+    w.attach_at(1, add("demo", VM, "10.9.0.150")).unwrap();
+    w.partition(false);
+    // The lower host wins on both; the other one shows why not.
+    let states: Vec<_> = w.endpoints(1).into_iter().map(|v| v.state).collect();
+    let lost = states.iter().filter(|s| matches!(s, EndpointState::Conflict(_))).count();
+    assert_eq!(lost, 1, "{states:?}");
+    let notice = Notice::EndpointConflict {
+        what: VM.into(),
+        loser: overlay_model::EndpointId::from_bits(5),
+        winner: "h0".into(),
+    };
+    assert!(w.notices(1).contains(&notice), "{:?}", w.notices(1));
+}
+
 #[derive(Debug, Clone)]
 enum Op {
+    Static(usize, u32, u8),
+    Import(usize, u32, bool, Vec<u8>),
+    Plug(usize, u32, u8),
+    Unplug(usize, u8),
     Create(usize, u32),
     Remove(usize, u32),
     Attach(usize, u32, u8),
@@ -535,6 +806,11 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (h.clone(), 1u32..4).prop_map(|(h, v)| Op::Remove(h, v)),
         6 => (h.clone(), 1u32..4, 0u8..6).prop_map(|(h, v, c)| Op::Attach(h, v, c)),
         3 => (h.clone(), 0u8..6).prop_map(|(h, c)| Op::Detach(h, c)),
+        2 => (h.clone(), 1u32..4, 0u8..6).prop_map(|(h, v, c)| Op::Static(h, v, c)),
+        2 => (h.clone(), 1u32..4, any::<bool>(), prop::collection::vec(0u8..12, 0..6))
+            .prop_map(|(h, v, replace, all)| Op::Import(h, v, replace, all)),
+        2 => (h.clone(), 1u32..4, 0u8..2).prop_map(|(h, v, d)| Op::Plug(h, v, d)),
+        1 => (h.clone(), 0u8..2).prop_map(|(h, d)| Op::Unplug(h, d)),
         1 => h.clone().prop_map(Op::Restart),
         1 => h.clone().prop_map(Op::Silent),
         1 => h.clone().prop_map(Op::Heard),
@@ -562,6 +838,27 @@ proptest! {
                 Op::Attach(h, v, c) => {
                     let _ = w.attach(h, attach(&format!("n{v}"), &format!("c{c}")));
                 }
+                Op::Static(h, v, c) => {
+                    let mac = format!("02:aa:00:00:{v:02x}:{c:02x}");
+                    let _ = w.attach_at(h, add(&format!("n{v}"), &mac, &format!("10.{v}.0.{}", 2 + c)));
+                }
+                Op::Import(h, v, replace, all) => {
+                    let items: Vec<(String, String)> = all
+                        .iter()
+                        .map(|c| {
+                            // Some say what others have, and some MACs change hands.
+                            let mac = format!("02:aa:00:00:{v:02x}:{c:02x}");
+                            (mac, format!("10.{v}.0.{}", 2 + (c + all.len() as u8) % 13))
+                        })
+                        .collect();
+                    let items: Vec<_> = items.iter().map(|(m, i)| (m.as_str(), i.as_str())).collect();
+                    let _ = w.import(h, list(&format!("n{v}"), replace, &items));
+                }
+                Op::Plug(h, v, d) => {
+                    let mac = format!("52:54:00:00:{h:02x}:{d:02x}");
+                    let _ = w.plug(h, plug(&format!("n{v}"), &format!("tap{d}"), u32::from(d), &mac));
+                }
+                Op::Unplug(h, d) => w.unplug(h, &format!("tap{d}")),
                 Op::Detach(h, c) => {
                     let _ = w.detach(h, &format!("c{c}"));
                 }

@@ -11,8 +11,8 @@ use overlay_model::{
 
 use crate::engine::{Config, Engine, Restored};
 use crate::event::{
-    Attach, CreateNetwork, Effect, Event, LocalEndpoint, Now, Refused, Reply, Request, StateChange,
-    Where,
+    Attach, CreateNetwork, Effect, Event, Import, LocalEndpoint, Notice, Now, Place, Refused,
+    Reply, Request, StateChange, StaticEndpoint, Where,
 };
 use crate::fake_kernel::FakeKernel;
 use crate::views::{EndpointState, EndpointView, NetworkView};
@@ -44,6 +44,46 @@ pub(super) fn attach(net: &str, name: &str) -> Attach {
     }
 }
 
+/// A static endpoint of that MAC and address, as one that is asked for.
+pub(super) fn add(net: &str, mac: &str, ip: &str) -> Attach {
+    Attach {
+        place: Where::Static,
+        mac: Some(mac.parse().unwrap()),
+        ips: vec![ip.parse().unwrap()],
+        name: None,
+        ..attach(net, "x")
+    }
+}
+
+/// A VM behind a device that is there, with an MTU that fits and `index`.
+pub(super) fn plug(net: &str, dev: &str, index: u32, mac: &str) -> Attach {
+    let dev = IfName::new(dev).unwrap();
+    let mut foreign = Foreign::default();
+    foreign.mtus.insert(dev.clone(), 1450);
+    let own = "06:00:00:00:00:01".parse().ok();
+    let device = overlay_model::Device { index, mac: own, up: false, master: None };
+    foreign.devices.insert(dev.clone(), device);
+    Attach {
+        place: Where::Device(dev),
+        mac: Some(mac.parse().unwrap()),
+        name: None,
+        foreign,
+        ..attach(net, "x")
+    }
+}
+
+/// A list of a MAC and addresses each.
+pub(super) fn list(net: &str, replace: bool, items: &[(&str, &str)]) -> Import {
+    let endpoints = items.iter().map(|(mac, ips)| StaticEndpoint {
+        mac: mac.parse().unwrap(),
+        addresses: ips.split(',').filter_map(|ip| ip.parse().ok()).collect(),
+        name: None,
+        aliases: BTreeSet::new(),
+        labels: BTreeMap::new(),
+    });
+    Import { net: net.into(), replace, endpoints: endpoints.collect(), foreign: Foreign::default() }
+}
+
 /// The state file of a host.
 #[derive(Debug, Clone, Default)]
 struct Disk {
@@ -51,6 +91,7 @@ struct Disk {
     endpoints: BTreeMap<overlay_model::EndpointId, LocalEndpoint>,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
     full: bool,
+    writes: usize,
 }
 
 impl Disk {
@@ -58,6 +99,7 @@ impl Disk {
         if self.full {
             return Err("no space left on device".into());
         }
+        self.writes += 1;
         for change in changes {
             match change.clone() {
                 StateChange::Network(net) => drop(self.networks.insert(net.id, net)),
@@ -86,6 +128,7 @@ struct Node {
     records: Vec<(RecordKey, Option<Record>)>,
     applied: Vec<String>,
     replies: BTreeMap<u64, Result<Reply, Refused>>,
+    notices: Vec<Notice>,
 }
 
 pub(super) struct World {
@@ -143,6 +186,7 @@ impl World {
                 records: Vec::new(),
                 applied: Vec::new(),
                 replies: BTreeMap::new(),
+                notices: Vec::new(),
             });
         }
         for i in 0..n {
@@ -212,6 +256,41 @@ impl World {
             Reply::Endpoint(view) => Ok(*view),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Attaches a device, which is there under the index that is said.
+    pub(super) fn plug(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+        for (name, device) in &attach.foreign.devices {
+            self.nodes[i].kernel.devices.insert(name.clone(), device.index);
+        }
+        self.attach_at(i, attach)
+    }
+
+    /// A device goes, while the daemon looks.
+    pub(super) fn unplug(&mut self, i: usize, dev: &str) {
+        for change in self.nodes[i].kernel.unplug(&IfName::new(dev).unwrap()) {
+            self.step(i, Event::Kernel(change));
+        }
+    }
+
+    /// What came of an import: added, changed, removed, unchanged.
+    pub(super) fn import(&mut self, i: usize, import: Import) -> Result<[usize; 4], Refused> {
+        match self.request(i, Request::Import(import))? {
+            Reply::Imported { added, changed, removed, unchanged } => {
+                Ok([added, changed, removed, unchanged])
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What operators were told on a host.
+    pub(super) fn notices(&self, i: usize) -> &[Notice] {
+        &self.nodes[i].notices
+    }
+
+    /// How often the disk of a host was written to.
+    pub(super) fn writes(&self, i: usize) -> usize {
+        self.nodes[i].disk.writes
     }
 
     pub(super) fn detach(&mut self, i: usize, target: &str) -> Result<Reply, Refused> {
@@ -295,12 +374,18 @@ impl World {
         self.start(i);
     }
 
-    /// Its containers end while nobody looks, and take their ports along.
+    /// Its containers and VMs end while nobody looks, and take their ports along.
     pub(super) fn loses_namespaces(&mut self, i: usize) {
         let node = &mut self.nodes[i];
-        node.gone = node.disk.endpoints.keys().copied().collect();
-        for id in node.gone.clone() {
-            let _ = node.kernel.meddle(ObjectKey::Link(id.ifname()), None);
+        for (id, ep) in &node.disk.endpoints {
+            match &ep.place {
+                Place::Netns { .. } => {
+                    let _ = node.kernel.meddle(ObjectKey::Link(id.ifname()), None);
+                }
+                Place::Device { ifname, .. } => drop(node.kernel.unplug(ifname)),
+                Place::Static => continue,
+            }
+            node.gone.insert(*id);
         }
     }
 
@@ -412,6 +497,43 @@ impl World {
                 })
                 .collect();
             assert_eq!(have, want, "host {i}");
+            // On its own host an endpoint is behind its port, if it has one, and
+            // a device that was lent is a port exactly while it is attached.
+            let own: Vec<&LocalEndpoint> = self.nodes[i]
+                .disk
+                .endpoints
+                .values()
+                .filter(|ep| programmed.contains(&ep.endpoint.network))
+                .collect();
+            let want: BTreeSet<(String, String)> = own
+                .iter()
+                .filter_map(|ep| Some((ep.endpoint.mac.to_string(), ep.port()?.to_string())))
+                .collect();
+            let lent: BTreeSet<String> = own
+                .iter()
+                .filter(|ep| matches!(ep.place, Place::Device { .. }))
+                .filter_map(|ep| Some(ep.port()?.to_string()))
+                .collect();
+            let objects = self.nodes[i].kernel.objects();
+            let have: BTreeSet<(String, String)> = objects
+                .iter()
+                .filter_map(|(key, object)| match (key, object) {
+                    (
+                        ObjectKey::BridgeFdb(_, mac),
+                        Object::BridgeFdb { port, extern_learn: false },
+                    ) => Some((mac.to_string(), port.to_string())),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(have, want, "ports of host {i}");
+            let ports: BTreeSet<String> = objects
+                .keys()
+                .filter_map(|key| match key {
+                    ObjectKey::Port(name) => Some(name.to_string()),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(ports, lent, "devices of host {i}");
             let states: Vec<_> = self
                 .endpoints(i)
                 .into_iter()
@@ -522,7 +644,8 @@ impl World {
                 Effect::Reply { token, result } => {
                     self.nodes[i].replies.insert(token, result);
                 }
-                Effect::Notice(_) | Effect::Exit => {}
+                Effect::Notice(notice) => self.nodes[i].notices.push(notice),
+                Effect::Exit => {}
             }
         }
     }
