@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use lab::{Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan};
 use overlay_model::{
-    IfName, KernelChange, KernelOp, Link, LinkChange, LinkKind, MacAddr, Object, ObjectKey,
-    PortFlags, Refusal, VethPeer, Vni,
+    EndpointId, IfName, KernelChange, KernelOp, Link, LinkChange, LinkKind, MacAddr, Object,
+    ObjectKey, Port, PortFlags, Refusal, VethPeer, Vni,
 };
 use overlay_netlink::{ALTERED, Kernel, NetnsError, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
@@ -70,8 +70,12 @@ fn what_was_put_is_what_a_dump_reads() {
         let state = host.kernel.dump().await.unwrap();
         assert_eq!(state.objects, lab::after(&ops));
         let lo = overlay_model::IfName::new("lo").unwrap();
-        let foreign =
-            overlay_model::Foreign { mtus: [(lo, u16::MAX)].into(), ..Default::default() };
+        let device = overlay_model::Device { index: 1, mac: None, up: true, master: None };
+        let foreign = overlay_model::Foreign {
+            mtus: [(lo.clone(), u16::MAX)].into(),
+            devices: [(lo, device)].into(),
+            ..Default::default()
+        };
         assert_eq!(state.foreign, foreign);
         host.mirror_equals_dump().await;
     });
@@ -201,6 +205,147 @@ fn a_changed_link_is_told_whole() {
             (link.mtu, link.mac, link.up, link.port, link.master.clone()),
             (1400, mac(0x77), false, Some(flags), Some(name("ovb7")))
         );
+        host.mirror_equals_dump().await;
+    });
+}
+
+/// The device `name` of somebody else as a port of `ovb7`.
+fn lend(name_of: &str, id: u64, was_up: bool) -> (ObjectKey, Object) {
+    let index = run(&format!("cat /sys/class/net/{name_of}/ifindex")).trim().parse().unwrap();
+    let port = Port {
+        endpoint: EndpointId::from_bits(id),
+        index,
+        bridge: Some(name("ovb7")),
+        flags: Some(PortFlags { learning: false, neigh_suppress: false }),
+        up: true,
+        was_up,
+    };
+    (ObjectKey::Port(name(name_of)), Object::Port(port))
+}
+
+fn behind(port: &str, n: u32) -> (ObjectKey, Object) {
+    let object = Object::BridgeFdb { port: name(port), extern_learn: false };
+    (ObjectKey::BridgeFdb(name("ovb7"), mac(n)), object)
+}
+
+#[test]
+fn a_device_of_somebody_else_is_lent_and_given_back() {
+    lab(async {
+        let mut host = Host::open().await;
+        run("mount -t sysfs sysfs /sys");
+        run("ip link add tap0 type veth peer name vm0 && ip link set tap0 alias mine");
+        // Once it was up it has another queue discipline, and a state while it is.
+        let show = || {
+            let text = run("ip -d link show tap0");
+            text.replace(" qdisc noop", " qdisc noqueue").replace(" state DOWN", "")
+        };
+        host.apply(vec![bridge(7)]).await;
+        for was_up in [false, true] {
+            if was_up {
+                run("ip link set tap0 up && ip link set tap0 alias ours");
+            }
+            let before = show();
+            let port = lend("tap0", 5, was_up);
+            let entry = behind("tap0", 9);
+            let ops = vec![put(port.clone()), put(entry.clone())];
+            host.apply(ops.clone()).await;
+            host.apply(ops).await;
+            let dump = host.kernel.dump().await.unwrap();
+            assert_eq!(dump.objects.get(&port.0), Some(&port.1));
+            assert_eq!(dump.objects.get(&entry.0), Some(&entry.1));
+            assert!(dump.foreign.devices.contains_key(&name("tap0")), "it is not ours");
+            host.mirror_equals_dump().await;
+            let flags = run("bridge -d link show dev tap0");
+            assert!(flags.contains("learning off"), "{flags}");
+
+            // Another hand takes it out, and the mirror hears so.
+            run("ip link set tap0 nomaster");
+            host.tells(
+                &port.0,
+                |object| matches!(object, Some(Object::Port(port)) if port.bridge.is_none()),
+            )
+            .await;
+            host.mirror_equals_dump().await;
+            host.apply(vec![put(port.clone()), put(entry.clone())]).await;
+            host.mirror_equals_dump().await;
+
+            host.apply(vec![del(entry), del(port.clone())]).await;
+            host.apply(vec![del(port.clone())]).await;
+            assert_eq!(show(), before);
+            assert!(!host.kernel.dump().await.unwrap().objects.contains_key(&port.0));
+            host.mirror_equals_dump().await;
+        }
+    });
+}
+
+#[test]
+fn a_bridge_that_goes_lets_a_lent_device_go_and_keeps_its_mark() {
+    lab(async {
+        let mut host = Host::open().await;
+        run("mount -t sysfs sysfs /sys");
+        run("ip link add tap0 type veth peer name vm0");
+        let before = run("ip -d link show tap0");
+        let (key, port) = lend("tap0", 5, false);
+        host.apply(vec![bridge(7), put((key.clone(), port.clone())), put(behind("tap0", 9))]).await;
+        host.apply(vec![KernelOp::DelLink(name("ovb7"))]).await;
+        host.mirror_equals_dump().await;
+        let Some(Object::Port(left)) = host.mirror.get(&key).cloned() else {
+            panic!("{:?}", host.mirror)
+        };
+        assert_eq!((left.bridge.as_ref(), left.flags, left.up), (None, None, true));
+        // A later run gives it back by what the kernel says alone.
+        host.apply(vec![del((key.clone(), Object::Port(left)))]).await;
+        assert_eq!(run("ip -d link show tap0").replace("noqueue", "noop"), before);
+        assert!(host.mirror.is_empty(), "{:?}", host.mirror);
+    });
+}
+
+#[test]
+fn a_device_that_cannot_be_lent_is_named_and_left_as_it_was() {
+    lab(async {
+        let mut host = Host::open().await;
+        run("mount -t sysfs sysfs /sys");
+        run("ip link add tap0 type veth peer name vm0");
+        run("ip link add br9 type bridge && ip link add p9 type veth peer name q9 && \
+             ip link set p9 master br9");
+        host.apply(vec![bridge(7)]).await;
+        let before = run("ip link show");
+        let mut gone = lend("tap0", 5, false);
+        let Object::Port(port) = &mut gone.1 else { unreachable!("as lend makes it") };
+        port.index += 1000;
+        let mut bridge_less = lend("tap0", 5, false);
+        let Object::Port(port) = &mut bridge_less.1 else { unreachable!("as lend makes it") };
+        port.bridge = Some(name("ovb8"));
+        let lo = lend("lo", 5, true);
+        let cases = [
+            (gone, Refusal::DeviceGone, "the device tap0 is not there any more"),
+            (bridge_less, Refusal::NoDevice, "there is no bridge ovb8 of ours"),
+            (lend("p9", 5, false), Refusal::Taken, "p9 belongs to br9"),
+            (lo, Refusal::Other, ""),
+        ];
+        for (port, refusal, text) in cases {
+            let report = host.try_apply(vec![put(port)]).await;
+            let failed = &report.failed[0];
+            assert_eq!(failed.refusal, refusal, "{}", failed.text);
+            assert!(failed.text.contains(text), "{}", failed.text);
+            assert_eq!(run("ip link show"), before, "{}", failed.text);
+        }
+        // One that is lent already is not lent to another endpoint.
+        host.apply(vec![put(lend("tap0", 5, false))]).await;
+        let report = host.try_apply(vec![put(lend("tap0", 6, false))]).await;
+        assert_eq!(report.failed[0].refusal, Refusal::Busy, "{}", report.failed[0].text);
+        host.mirror_equals_dump().await;
+        // And what another hand has put on a bridge of ours is no business of ours.
+        run("ip link set p9 nomaster && ip link set p9 master ovb7");
+        assert!(
+            !host.kernel.dump().await.unwrap().objects.contains_key(&ObjectKey::Port(name("p9")))
+        );
+        host.mirror_equals_dump().await;
+        // A device that is deleted is told, with what led to it.
+        host.apply(vec![put(behind("tap0", 9))]).await;
+        run("ip link del tap0");
+        host.tells(&ObjectKey::Port(name("tap0")), |object| object.is_none()).await;
+        host.tells(&behind("tap0", 9).0, |object| object.is_none()).await;
         host.mirror_equals_dump().await;
     });
 }

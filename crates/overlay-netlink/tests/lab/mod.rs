@@ -178,6 +178,23 @@ impl Host {
         }
     }
 
+    /// Waits until the mirror has `key` as `is` says.
+    pub(crate) async fn tells(&mut self, key: &ObjectKey, is: impl Fn(Option<&Object>) -> bool) {
+        let start = Instant::now();
+        loop {
+            self.drain();
+            if is(self.mirror.get(key)) {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "not in 10 s: {:?}",
+                self.mirror.get(key)
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The main property: what the watch told is what a dump reads.
     #[track_caller]
     pub(crate) fn mirror_equals_dump(&mut self) -> impl Future<Output = ()> {
