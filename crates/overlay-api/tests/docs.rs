@@ -53,6 +53,7 @@ fn row(example: &Example) -> String {
     let parts: Vec<_> = path.split('/').collect();
     match parts.as_slice() {
         ["", "v1", "networks", _] => format!("{} /v1/networks/{{net}}", example.method),
+        ["", "v1", "endpoints", "import"] => format!("{} {path}", example.method),
         ["", "v1", "endpoints", _] => format!("{} /v1/endpoints/{{endpoint}}", example.method),
         _ => format!("{} {path}", example.method),
     }
@@ -103,6 +104,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
         match (row.as_str(), &example.body) {
             ("POST /v1/networks", Some(body)) => is::<v1::CreateNetwork>(body),
             ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
+            ("POST /v1/endpoints/import", Some(body)) => is::<v1::Import>(body),
             ("POST /v1/leave", Some(body)) => is::<v1::Leave>(body),
             (row, body) => assert!(!row.starts_with("POST") && body.is_none(), "{row}: {body:?}"),
         }
@@ -110,6 +112,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
         match row.as_str() {
             "POST /v1/networks" => is::<v1::Network>(reply),
             "POST /v1/endpoints" => is::<v1::Endpoint>(reply),
+            "POST /v1/endpoints/import" => is::<v1::Imported>(reply),
             "GET /v1/hosts" => is::<Vec<v1::Host>>(reply),
             "GET /v1/status" => is::<v1::Status>(reply),
             "GET /v1/fdb" | "GET /v1/neigh" => is::<Vec<v1::Entry>>(reply),

@@ -139,7 +139,7 @@ fn parameters_are_described_and_names_in_paths_are_parameters() {
 fn it_is_openapi_3_1_and_requests_refuse_unknown_fields() {
     let document = document();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
-    for request in ["CreateNetwork", "Attach", "Leave"] {
+    for request in ["CreateNetwork", "Attach", "Import", "Leave"] {
         let schema = &document["components"]["schemas"][request];
         assert_eq!(schema["additionalProperties"], false, "{request}");
         assert!(schema.get("required").is_none(), "{request}: everything may be left out");
