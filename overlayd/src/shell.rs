@@ -21,7 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Engine, Event, LocalEndpoint, Now, PlanId, Reply, Request, Restored, Token,
+    Config, Effect, Engine, Event, Level, LocalEndpoint, Notice, Now, PlanId, Reply, Request,
+    Restored, Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, KernelChange};
@@ -32,6 +33,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Settings;
+use crate::events::Hub;
 use crate::kernel_task::{self, Work};
 use crate::state::{StateChange, StateFile};
 use crate::{control_socket, convert};
@@ -170,7 +172,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (work, todo) = mpsc::unbounded_channel();
     let (ending, ended) = watch::channel(false);
     tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
-    let server = tokio::spawn(control_socket::serve(listener, inputs.clone(), wait_for(ended)));
+    let events = Hub::new(found.incarnation);
+    let server = control_socket::serve(listener, inputs.clone(), events.clone(), wait_for(ended));
+    let server = tokio::spawn(server);
 
     let mut shell = Shell {
         engine,
@@ -180,6 +184,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         kernel,
         work,
         inputs,
+        events: events.clone(),
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
@@ -191,6 +196,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let told = shell.gossip.stop(FAREWELL).await;
     info!(told, "overlayd ends; forwarding stays in place");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    events.end();
     let _ = ending.send(true);
     // Answers that are under way, bounded: an idle keep-alive connection must not hold us.
     let _ = tokio::time::timeout(Duration::from_millis(200), server).await;
@@ -269,6 +275,7 @@ struct Shell {
     kernel: Kernel,
     work: mpsc::UnboundedSender<Work>,
     inputs: mpsc::UnboundedSender<Input>,
+    events: Hub,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -423,11 +430,19 @@ impl Shell {
                     let _ = self.work.send(Work { plan, ops });
                 }
                 Effect::Reply { token, result } => self.answer(token, result),
-                Effect::Notice(notice) if notice.is_warning() => warn!("{notice}"),
-                Effect::Notice(notice) => info!("{notice}"),
+                Effect::Notice(notice) => self.tell(&notice),
                 Effect::Exit => self.leaving = true,
             }
         }
+    }
+
+    fn tell(&self, notice: &Notice) {
+        match notice.level() {
+            Level::Warning => warn!("{notice}"),
+            Level::Info => info!("{notice}"),
+            Level::Detail => debug!("{notice}"),
+        }
+        self.events.tell(convert::event(notice));
     }
 
     fn answer(&mut self, token: Token, result: Result<Reply, overlay_engine::Refused>) {

@@ -546,10 +546,11 @@ impl Engine {
     pub(crate) fn drop_endpoint(&mut self, id: EndpointId, why: &'static str) {
         let Some(local) = self.local.get(&id) else { return };
         let net = local.local.endpoint.network;
+        let name = local.local.endpoint.name.clone();
         self.remove_local(id);
         self.publish(RecordKey::Endpoint(net, id), None);
         self.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-        self.notice(Notice::Detached { id, why });
+        self.notice(Notice::Detached { id, name, why });
     }
 
     /// An endpoint of this host is to be detached.
@@ -615,7 +616,8 @@ impl Engine {
                 let net = view.endpoint.network;
                 self.remove_local(id);
                 self.publish(RecordKey::Endpoint(net, id), None);
-                self.notice(Notice::Detached { id, why: "asked for" });
+                let name = view.endpoint.name.clone();
+                self.notice(Notice::Detached { id, name, why: "asked for" });
                 self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
             }
         }

@@ -204,19 +204,20 @@ impl Engine {
         for local in restored.endpoints {
             let id = local.endpoint.id;
             let net = local.endpoint.network;
+            let name = local.endpoint.name.clone();
             if local.boot_id != engine.config.boot_id {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "the machine has booted since" });
+                engine.notice(Notice::Detached { id, name, why: "the machine has booted since" });
                 continue;
             }
             if restored.gone.contains(&id) {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "its network namespace is gone" });
+                engine.notice(Notice::Detached { id, name, why: "its network namespace is gone" });
                 continue;
             }
             if engine.networks.get(net).is_none() {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "its network is gone" });
+                engine.notice(Notice::Detached { id, name, why: "its network is gone" });
                 continue;
             }
             for ip in &local.endpoint.addresses {
@@ -723,6 +724,9 @@ impl Engine {
                 let shifts = self.unless_me(host, |v| {
                     v.set_record(host, incarnation, key, record.map(|r| *r), now)
                 });
+                if let RecordKey::Endpoint(..) = key {
+                    self.tell_elsewhere(&shifts);
+                }
                 if vtep != self.vtep_of(host) {
                     self.touch_host(host, vtep);
                 }
@@ -742,6 +746,28 @@ impl Engine {
         change: impl FnOnce(&mut ClusterView) -> Vec<Shift>,
     ) -> Vec<Shift> {
         if host == self.config.host { Vec::new() } else { change(&mut self.view) }
+    }
+
+    /// Tells of the endpoints that a host has just published or withdrawn. Not
+    /// of those that go and come with their host: that is told of the host.
+    fn tell_elsewhere(&mut self, shifts: &[Shift]) {
+        for shift in shifts {
+            let (host, ep, there) = match shift {
+                Shift::Endpoint { host, before: None, after: Some(ep) } => (*host, ep, true),
+                Shift::Endpoint { host, before: Some(ep), after: None } => (*host, ep, false),
+                _ => continue,
+            };
+            let net = self.networks.get(ep.network);
+            let notice = Notice::Elsewhere {
+                id: ep.id,
+                name: ep.name.clone(),
+                net: net.map_or_else(|| ep.network.to_string(), |net| net.name.to_string()),
+                host: self.host_name(host),
+                addresses: ep.addresses.clone(),
+                there,
+            };
+            self.notice(notice);
+        }
     }
 
     pub(crate) fn on_shift(&mut self, shift: Shift) {

@@ -87,6 +87,8 @@ pub struct HostView {
     pub endpoints: usize,
     /// Which life of it.
     pub incarnation: u64,
+    /// What an operator should know of it.
+    pub notes: Vec<String>,
 }
 
 /// How the daemon is.
@@ -332,6 +334,7 @@ impl Engine {
             in_use: true,
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
+            notes: Vec::new(),
         }
     }
 
@@ -348,6 +351,7 @@ impl Engine {
                 in_use,
                 endpoints: self.view.count_of(id),
                 incarnation,
+                notes: Vec::new(),
             })
             .collect();
         let name = |v: &HostView| v.host.as_ref().map(|h| h.name.clone());
