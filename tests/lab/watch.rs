@@ -136,7 +136,7 @@ fn a_watcher_that_does_not_read_slows_nobody_and_is_told_what_it_missed() -> Res
             ensure!(fdb.knows(c2.mac()), "{fdb:?}");
             Ok(())
         })?;
-        let stopped = Watcher::start(&a, "stopped.json", &["--json", "--since", "0"])?;
+        let stopped = Watcher::start(&a, "stopped.json", &["--json", "--all", "--since", "0"])?;
         stopped.sees("the network is there", |e| e.kind == "network_created")?;
         signal(&stopped.child, Signal::SIGSTOP)?;
 
@@ -171,6 +171,17 @@ fn a_watcher_that_does_not_read_slows_nobody_and_is_told_what_it_missed() -> Res
         let missed: u64 = all.iter().filter(|e| e.kind == "missed").filter_map(|e| e.count).sum();
         let seqs: Vec<u64> = all.iter().filter_map(|e| e.seq).collect();
         println!("told {} events, {missed} missed", seqs.len());
+        // Each gap has the size that it was said to have, and there is no other.
+        let mut expected = seqs[0];
+        for event in &all {
+            match (event.seq, event.count) {
+                (None, Some(missed)) => expected += missed,
+                (seq, _) => {
+                    ensure!(seq == Some(expected), "expected {expected}, came {event:?}");
+                    expected += 1;
+                }
+            }
+        }
         ensure!(missed > 0, "nothing was missed: {} events", all.len());
         ensure!(seqs.is_sorted_by(|x, y| x < y), "each once and in order");
         let (first, last) = (seqs[0], seqs[seqs.len() - 1]);
