@@ -10,6 +10,7 @@ use overlay_engine::{
     Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView, Level,
     NetworkView, Notice, Refused, Reply, StatusView, Table,
 };
+use overlay_gossip::PeerInfo;
 use overlay_model::{Foreign, IfName, InvalidName, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
@@ -341,8 +342,24 @@ pub fn event(notice: &Notice) -> v1::Event {
     }
 }
 
-/// A reply as the JSON body of its route.
-pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Result<Vec<u8>> {
+/// A host with what gossip knows of the life of it that speaks.
+fn heard_host(view: HostView, peers: &[PeerInfo]) -> v1::Host {
+    let of_host = || peers.iter().filter(|p| p.host == view.id && !view.local);
+    let undecodable = of_host().map(|p| p.undecodable).sum();
+    let life = of_host().find(|p| p.incarnation == view.incarnation);
+    let last_heard_ms = life.and_then(|p| p.last_heard).map(ms);
+    let rtt = life.and_then(|p| p.rtt);
+    let rtt_us = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+    v1::Host { last_heard_ms, rtt_us, undecodable, ..host(view) }
+}
+
+/// A reply as the JSON body of its route. `counters` and `peers` are what
+/// gossip adds.
+pub fn reply(
+    reply: Reply,
+    counters: &BTreeMap<String, u64>,
+    peers: &[PeerInfo],
+) -> serde_json::Result<Vec<u8>> {
     match reply {
         Reply::Network(view) => serde_json::to_vec(&network(view)),
         Reply::Networks(views) => {
@@ -352,7 +369,10 @@ pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Resu
         Reply::Endpoints(views) => {
             serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
         }
-        Reply::Hosts(views) => serde_json::to_vec(&views.into_iter().map(host).collect::<Vec<_>>()),
+        Reply::Hosts(views) => {
+            let hosts = views.into_iter().map(|view| heard_host(view, peers));
+            serde_json::to_vec(&hosts.collect::<Vec<_>>())
+        }
         Reply::Status(view) => serde_json::to_vec(&status(*view, counters)),
         Reply::Entries(views) => {
             serde_json::to_vec(&views.into_iter().map(entry).collect::<Vec<_>>())

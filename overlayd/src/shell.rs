@@ -126,6 +126,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         down_grace: settings.down_grace,
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
+        state_dir: settings.state_dir.display().to_string(),
     };
     let restored = Restored {
         gone: gone(&found.endpoints, &config.boot_id),
@@ -453,7 +454,8 @@ impl Shell {
                 let mut counters: BTreeMap<String, u64> =
                     stats.into_iter().map(|(name, n)| (format!("gossip_{name}"), n)).collect();
                 counters.insert("peers".to_owned(), self.gossip.peers().len() as u64);
-                convert::reply(reply, &counters).map_err(|err| v1::Error {
+                let peers = self.gossip.peers_info();
+                convert::reply(reply, &counters, &peers).map_err(|err| v1::Error {
                     code: v1::ErrorCode::Internal,
                     message: format!("cannot write the reply: {err}"),
                     hint: None,

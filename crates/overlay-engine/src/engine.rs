@@ -12,7 +12,7 @@ use overlay_model::{
     Vni,
 };
 
-use crate::cluster_view::{ClusterView, Patience, Shift};
+use crate::cluster_view::{ClusterView, HostState, Patience, Presence, Shift};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, unsaved};
 use crate::event::{
@@ -68,6 +68,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// Without hearing anybody, the view counts as complete after so long.
     pub alone_after: Duration,
+    /// Where its state is, for people who are to delete a copy of it.
+    pub state_dir: String,
 }
 
 impl Config {
@@ -143,6 +145,12 @@ pub struct Engine {
     intent: HostIntent,
     /// What was last told of each host.
     told: BTreeMap<HostId, &'static str>,
+    /// Hosts of one name, as told.
+    pub(crate) namesakes: BTreeMap<(Name, HostId), [String; 2]>,
+    /// Where the machines gossip that claim to be one host.
+    pub(crate) doubled: BTreeMap<HostId, Vec<SocketAddr>>,
+    /// Why the VTEP address is gone, if it is.
+    pub(crate) underlay_lost: Option<String>,
     stamp: (u64, u32),
     persisting: BTreeMap<u64, After>,
     last_persist: u64,
@@ -183,6 +191,9 @@ impl Engine {
             published: BTreeMap::new(),
             intent: HostIntent::Up,
             told: BTreeMap::new(),
+            namesakes: BTreeMap::new(),
+            doubled: BTreeMap::new(),
+            underlay_lost: None,
             stamp: (0, 0),
             persisting: BTreeMap::new(),
             last_persist: 0,
@@ -321,6 +332,16 @@ impl Engine {
                 }
             }
             Event::Persisted { id, result } => self.on_persisted(id, result),
+            Event::Underlay { addr, dev, mtu, gossip } => {
+                self.on_underlay(addr, dev, mtu, gossip);
+            }
+            Event::UnderlayLost { why } => self.on_underlay_lost(why),
+            Event::Rejoined { incarnation } => {
+                self.config.incarnation = incarnation;
+                self.view.begin_anew(now.mono);
+                // It is told again if it is still so.
+                self.doubled.clear();
+            }
             Event::Tick => {
                 for shift in self.view.tick(now.mono) {
                     self.on_shift(shift);
@@ -719,13 +740,19 @@ impl Engine {
             ClusterEvent::Forgotten { host, incarnation } => {
                 self.unless_me(host, |v| v.forget(host, incarnation, now))
             }
+            ClusterEvent::Doubled { host, addrs } => {
+                self.on_doubled(host, addrs);
+                Vec::new()
+            }
             ClusterEvent::Record { host, incarnation, key, record } => {
                 let vtep = self.vtep_of(host);
                 let shifts = self.unless_me(host, |v| {
                     v.set_record(host, incarnation, key, record.map(|r| *r), now)
                 });
-                if let RecordKey::Endpoint(..) = key {
-                    self.tell_elsewhere(&shifts);
+                match key {
+                    RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
+                    RecordKey::Host => self.look_for_namesakes(),
+                    _ => {}
                 }
                 if vtep != self.vtep_of(host) {
                     self.touch_host(host, vtep);
@@ -787,8 +814,15 @@ impl Engine {
                 self.merge_token(net, family, offset, token);
             }
             Shift::Want(host, net, family, want) => self.on_want(host, net, family, want),
+            Shift::Voice(host, before) => {
+                let family = Family::of(&self.config.vtep());
+                let before = before.into_iter().find(|ip| Family::of(ip) == family);
+                self.touch_host(host, before);
+                self.look_for_namesakes();
+            }
             Shift::Host(host) => {
                 self.republish = true;
+                self.look_for_namesakes();
                 let presence = self.view.presence(host);
                 if let Some(presence) = presence {
                     let state = presence.state.as_str();
@@ -812,6 +846,58 @@ impl Engine {
                 };
                 self.notice(notice);
             }
+        }
+    }
+
+    /// Two hosts of one name confuse people, not the cluster. Only those that
+    /// are there count: one that was set up anew leaves its name behind.
+    fn look_for_namesakes(&mut self) {
+        let there = |p: &Presence| matches!(p.state, HostState::Up | HostState::Suspect);
+        let at = |host: &Host| host.vteps.first().map_or_else(String::new, IpAddr::to_string);
+        let own = self.own_host();
+        let mut named: BTreeMap<&Name, Vec<(HostId, String)>> = BTreeMap::new();
+        named.entry(&own.name).or_default().push((own.id, at(&own)));
+        for (id, presence, _, host) in self.view.hosts() {
+            if let Some(host) = host.filter(|_| there(&presence)) {
+                named.entry(&host.name).or_default().push((id, at(host)));
+            }
+        }
+        let mut found: BTreeMap<(Name, HostId), [String; 2]> = BTreeMap::new();
+        for (name, mut hosts) in named {
+            hosts.sort();
+            // Each beside the first: so many notices as there are hosts too many.
+            let mut hosts = hosts.into_iter();
+            let Some((_, first)) = hosts.next() else { continue };
+            for (id, addr) in hosts {
+                found.insert((name.clone(), id), [first.clone(), addr]);
+            }
+        }
+        let former = std::mem::replace(&mut self.namesakes, found.clone());
+        for ((name, id), addrs) in &former {
+            if !found.contains_key(&(name.clone(), *id)) {
+                let (name, addrs) = (name.clone(), addrs.clone());
+                self.notice(Notice::SameName { name, addrs, over: true });
+            }
+        }
+        for ((name, id), addrs) in found {
+            if !former.contains_key(&(name.clone(), id)) {
+                self.notice(Notice::SameName { name, addrs, over: false });
+            }
+        }
+    }
+
+    fn on_doubled(&mut self, host: HostId, addrs: Vec<SocketAddr>) {
+        let notice = Notice::Doubled {
+            host: self.host_name(host),
+            id: host,
+            addrs: addrs.clone(),
+            state_dir: self.config.state_dir.clone(),
+        };
+        self.notice(notice);
+        if addrs.is_empty() {
+            self.doubled.remove(&host);
+        } else {
+            self.doubled.insert(host, addrs);
         }
     }
 
@@ -939,6 +1025,36 @@ impl Engine {
             version: self.config.version.clone(),
             intent: self.intent,
         }
+    }
+
+    // ----- the underlay ----------------------------------------------------
+
+    /// The VTEP's address, its device or the MTU may be others.
+    fn on_underlay(&mut self, addr: IpAddr, dev: IfName, mtu: u16, gossip: SocketAddr) {
+        let before = self.config.vtep();
+        let config = &mut self.config;
+        let same = before == addr && config.underlay_dev == dev && config.underlay_mtu == mtu;
+        if std::mem::take(&mut self.underlay_lost).is_none() && same && config.gossip == gossip {
+            return;
+        }
+        config.vteps = vec![addr];
+        config.underlay_mtu = mtu;
+        config.gossip = gossip;
+        config.underlay_dev = dev.clone();
+        self.notice(Notice::Underlay { dev, addr, before, mtu });
+        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        if before != addr {
+            let vnis: Vec<Vni> = self.used_networks().map(|net| net.vni).collect();
+            vnis.into_iter().for_each(|vni| self.touch_vni(vni));
+        }
+    }
+
+    fn on_underlay_lost(&mut self, why: String) {
+        if self.underlay_lost.is_none() {
+            let addr = self.config.vtep();
+            self.notice(Notice::UnderlayLost { addr, why: why.clone() });
+        }
+        self.underlay_lost = Some(why);
     }
 
     // ----- the kernel ------------------------------------------------------

@@ -59,6 +59,27 @@ pub enum Event {
         /// The reason if it could not be written.
         result: Result<(), String>,
     },
+    /// How this host is reached may be another than it was.
+    Underlay {
+        /// The VTEP's address, of the same family as before.
+        addr: IpAddr,
+        /// The device that has it.
+        dev: IfName,
+        /// Bytes of IP packet that it takes.
+        mtu: u16,
+        /// Where gossip is received.
+        gossip: SocketAddr,
+    },
+    /// The VTEP's address is on no device, and there is none to take its place.
+    UnderlayLost {
+        /// What there is, and what to do.
+        why: String,
+    },
+    /// Gossip has begun anew: all that stands will be told again.
+    Rejoined {
+        /// Of this host, from now on.
+        incarnation: u64,
+    },
     /// [`Engine::next_deadline`](crate::Engine::next_deadline) has come.
     Tick,
 }

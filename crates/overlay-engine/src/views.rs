@@ -14,7 +14,7 @@ use crate::cluster_view::{HostState, Presence};
 use crate::desired::vni_of;
 use crate::endpoints::Phase;
 use crate::engine::Engine;
-use crate::event::{ErrorKind, Refused, host_text};
+use crate::event::{ErrorKind, Refused, doubled_text, host_text};
 use crate::plan::Completeness;
 
 /// A network, with what is known about its use.
@@ -334,7 +334,7 @@ impl Engine {
             in_use: true,
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
-            notes: Vec::new(),
+            notes: self.notes_on(self.config.host),
         }
     }
 
@@ -351,7 +351,7 @@ impl Engine {
                 in_use,
                 endpoints: self.view.count_of(id),
                 incarnation,
-                notes: Vec::new(),
+                notes: self.notes_on(id),
             })
             .collect();
         let name = |v: &HostView| v.host.as_ref().map(|h| h.name.clone());
@@ -409,8 +409,37 @@ impl Engine {
         ])
     }
 
+    /// What an operator should know of a host.
+    fn notes_on(&self, id: HostId) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(addrs) = self.doubled.get(&id) {
+            let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+            notes.push(format!("{} machines claim to be it: {}", addrs.len(), addrs.join(" and ")));
+        }
+        // The name is not the first one's own either.
+        let name =
+            if id == self.config.host { Some(&self.config.name) } else { self.view.host_name(id) };
+        if let Some(name) = name
+            && self.namesakes.keys().any(|(n, _)| n == name)
+        {
+            notes.push(format!("not the only host called {name}"));
+        }
+        notes
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut list = Vec::new();
+        if let Some(why) = &self.underlay_lost {
+            list.push(format!("the VTEP address {} is gone: {why}", self.config.vtep()));
+        }
+        for (id, addrs) in &self.doubled {
+            list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));
+        }
+        for ((name, _), [a, b]) in &self.namesakes {
+            list.push(format!(
+                "two hosts are called {name}, {a} and {b}: give each its own --name"
+            ));
+        }
         for net in self.networks.iter() {
             if let Some(why) = self.networks.conflict(net.id) {
                 list.push(format!(
@@ -447,13 +476,6 @@ impl Engine {
                     "host {} announces this host's VTEP address {}: give each its own --vtep-ip",
                     host.name,
                     self.config.vtep()
-                ));
-            }
-            if host.name == self.config.name {
-                list.push(format!(
-                    "host {} ({}) has this host's name: give each its own --name",
-                    host.name,
-                    id.short()
                 ));
             }
         }

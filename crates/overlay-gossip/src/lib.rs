@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `driver` | the one task that owns chitchat: writes, kicks, catches up, restarts it |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
+//! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
 //! | `transport` | chitchat's messages over a socket of ours; where sealing goes |
 //! | `join` | from `--join` names to addresses, for ever |
@@ -42,6 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod codec;
+mod doubles;
 mod driver;
 mod join;
 mod stats;
@@ -49,7 +51,7 @@ mod transport;
 mod view;
 
 pub use codec::{MAX_VALUE, TooLong};
-pub use stats::GossipStats;
+pub use stats::{GossipStats, PeerInfo};
 
 use driver::{Command, Driver};
 use stats::Counters;
@@ -275,6 +277,12 @@ impl Gossip {
     /// Gossip addresses of the peers that are alive, in order.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.live.borrow().clone()
+    }
+
+    /// Every life of every other host that gossip knows, at most a quarter of
+    /// an interval old.
+    pub fn peers_info(&self) -> Vec<PeerInfo> {
+        self.counters.peers(tokio::time::Instant::now())
     }
 
     /// Tells live peers what they may lack, for at most `flush`, and ends.

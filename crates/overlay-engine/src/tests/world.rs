@@ -113,6 +113,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        state_dir: "/var/lib/overlayd".into(),
     }
 }
 
