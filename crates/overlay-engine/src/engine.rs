@@ -247,6 +247,9 @@ impl Engine {
     /// are to be written: the host last, so that its arrival says that all is
     /// there.
     pub fn own_records(&mut self) -> Vec<(RecordKey, Record)> {
+        // Gossip that begins anew has nothing of what was published before.
+        let none = Stamp { wall_ms: 0, counter: 0, host: self.config.host };
+        self.published.values_mut().for_each(|stamp| *stamp = none);
         self.publish_networks();
         let mut records: Vec<(RecordKey, Record)> = Vec::new();
         // Ranges of others too: one that was given away just before a crash may

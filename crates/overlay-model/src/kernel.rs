@@ -148,7 +148,7 @@ pub enum LinkKind {
         vni: Vni,
         /// UDP destination port.
         port: u16,
-        /// The VTEP's own address.
+        /// The VTEP's own address; another of its family may take its place.
         local: IpAddr,
     },
     /// The host's end of a container's veth pair, `addrgenmode none`.
@@ -245,6 +245,8 @@ pub struct LinkChange {
     pub mac: Option<MacAddr>,
     /// Administratively up or down.
     pub up: Option<bool>,
+    /// The VTEP's own address, of a VXLAN device; of the family that it had.
+    pub local: Option<IpAddr>,
     /// The bridge to become a port of.
     pub master: Option<IfName>,
     /// Bridge port flags, set after the master.
@@ -388,7 +390,7 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
-    let LinkChange { mtu, mac, up, master, port } = change;
+    let LinkChange { mtu, mac, up, local, master, port } = change;
     let mut text = String::new();
     if let Some(mac) = mac {
         text += &format!(" address {mac}");
@@ -401,6 +403,9 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     }
     if let Some(up) = up {
         text += if *up { " up" } else { " down" };
+    }
+    if let Some(local) = local {
+        text += &format!(" type vxlan local {local}");
     }
     if text.is_empty() {
         let Some(port) = port else { return write!(f, "ip link set {name}") };
