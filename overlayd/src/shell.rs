@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Engine, Event, Level, LocalEndpoint, Notice, Now, PlanId, Reply, Request,
-    Restored, Token,
+    Config, Effect, Event, Level, LocalEndpoint, Notice, Now, PlanId, Reply, Request, Restored,
+    Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, KernelChange};
@@ -34,6 +34,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Settings;
 use crate::events::Hub;
+use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
 use crate::state::{StateChange, StateFile};
 use crate::{control_socket, convert};
@@ -155,7 +156,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     );
 
     let (kernel, changes) = Kernel::open().await.context("cannot talk to the kernel")?;
-    let mut engine = Engine::new(config, restored, clock.now());
+    let mut engine = Recorded::new(
+        config,
+        restored,
+        clock.now(),
+        settings.journal.as_deref(),
+        settings.journal_limit,
+    )?;
     let gossip = GossipConfig {
         host: found.host,
         incarnation: found.incarnation,
@@ -289,7 +296,7 @@ fn incarnations(state: &Arc<StateFile>) -> overlay_gossip::NextIncarnation {
 }
 
 struct Shell {
-    engine: Engine,
+    engine: Recorded,
     clock: Clock,
     state: Arc<StateFile>,
     settings: Settings,
@@ -399,7 +406,7 @@ impl Shell {
     /// Begins gossip anew: its address is part of who we are to the peers, so
     /// this is another life of this host, with the same records.
     async fn rejoin(&mut self) {
-        let incarnation = (self.joined.next_incarnation)();
+        let incarnation = (self.joined.next_incarnation)().max(self.joined.incarnation + 1);
         let mut config = GossipConfig { incarnation, ..self.joined.clone() };
         config.join.extend(self.noted_peers.iter().map(ToString::to_string));
         let live = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();

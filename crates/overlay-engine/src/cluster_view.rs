@@ -42,7 +42,7 @@ use overlay_model::{
 };
 
 /// Whether a host is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum HostState {
     /// Heard.
     Up,

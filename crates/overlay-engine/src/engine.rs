@@ -37,7 +37,7 @@ const KEEPERS: usize = 3;
 const LABEL_BYTES: usize = 400;
 
 /// What the engine must be told of its host. Fixed while the daemon runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Config {
     /// Identity of this host.
     pub host: HostId,
@@ -80,7 +80,7 @@ impl Config {
 }
 
 /// What the state file had.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Restored {
     /// Networks, tombstones included.
     pub networks: Vec<Network>,
@@ -473,7 +473,7 @@ impl Engine {
             )));
         }
         let subnets = self.define_subnets(vni, &request)?;
-        let created = self.new_stamp();
+        let created = self.new_stamp(None);
         let mut id = NetworkId(fresh);
         while self.networks.all().any(|n| n.id == id) {
             id = NetworkId(id.0.wrapping_add(1));
@@ -661,7 +661,8 @@ impl Engine {
             )
             .hint("detach them first with: overlayctl detach"));
         }
-        let gone = Network { deleted: true, updated: self.new_stamp(), ..net.clone() };
+        let gone =
+            Network { deleted: true, updated: self.new_stamp(Some(net.updated)), ..net.clone() };
         self.networks.merge(gone.clone());
         let changes = vec![StateChange::Network(gone), StateChange::DropRing(net.id)];
         self.persist(changes, After::Removed { token, id: net.id, before: Box::new(net) });
@@ -1298,19 +1299,43 @@ impl Engine {
         self.replies.push((self.kernel.settled_by(), token, result));
     }
 
-    fn new_stamp(&mut self) -> Stamp {
-        let (wall, counter) = self.stamp;
-        self.stamp = if self.now.wall_ms > wall {
-            (self.now.wall_ms, 0)
-        } else {
-            (wall, counter.saturating_add(1))
+    /// A stamp later than `over`, what it is to replace: the later wins, so
+    /// nothing can be written over otherwise.
+    ///
+    /// It is also later than any stamp seen, but for those more than
+    /// [`MAX_DRIFT`] ahead of the clock. Somebody's clock was wrong then, or
+    /// ours is; to follow would carry that time into every stamp of every host
+    /// for ever. Not to follow costs nothing: stamps are compared only between
+    /// definitions of one network (settled by `over`), and between the creations
+    /// of two that claim one VNI or name while their hosts could not hear each
+    /// other, where a wrong clock decides wrongly in any case, but everywhere
+    /// alike.
+    fn new_stamp(&mut self, over: Option<Stamp>) -> Stamp {
+        let now = self.now.wall_ms;
+        let seen = Some(self.stamp).filter(|seen| !is_adrift(seen.0, now));
+        let (wall, counter) = seen.max(over.map(|s| (s.wall_ms, s.counter))).unwrap_or((0, 0));
+        let (wall, counter) = match counter.checked_add(1) {
+            _ if now > wall => (now, 0),
+            Some(counter) => (wall, counter),
+            None => (wall.saturating_add(1), 0),
         };
-        Stamp { wall_ms: self.stamp.0, counter: self.stamp.1, host: self.config.host }
+        self.stamp = (wall, counter);
+        Stamp { wall_ms: wall, counter, host: self.config.host }
     }
 
     fn see_stamp(&mut self, stamp: Stamp) {
-        self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
+        if !is_adrift(stamp.wall_ms, self.now.wall_ms) {
+            self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
+        }
     }
+}
+
+/// How far ahead of the clock a stamp may be to be followed: more than a wrong
+/// time zone, and than clocks that were set by hand.
+const MAX_DRIFT: Duration = Duration::from_secs(24 * 3600);
+
+fn is_adrift(stamp_ms: u64, now_ms: u64) -> bool {
+    u128::from(stamp_ms) > u128::from(now_ms) + MAX_DRIFT.as_millis()
 }
 
 fn overlaps(a: IpNet, b: IpNet) -> bool {

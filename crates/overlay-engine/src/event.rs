@@ -12,10 +12,12 @@ use overlay_model::{
     KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, Record, RecordKey, RingToken, Vni,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
 /// What time it is, said by the caller with every event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     /// Since some fixed point, never going back: what delays are measured by.
     pub mono: Duration,
@@ -30,7 +32,7 @@ pub type Token = u64;
 pub type PlanId = u64;
 
 /// Something happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Event {
     /// Somebody asks through the API.
     Request {
@@ -85,7 +87,7 @@ pub enum Event {
 }
 
 /// Something is to be done, in this order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Effect {
     /// Write to the state file in one durable transaction, then say
     /// [`Event::Persisted`].
@@ -118,7 +120,7 @@ pub enum Effect {
 }
 
 /// What is asked through the API.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// Create a network.
     CreateNetwork(CreateNetwork),
@@ -165,7 +167,7 @@ pub enum Request {
 }
 
 /// A network to create: `None` and empty are chosen by the engine.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CreateNetwork {
     /// Name.
     pub name: Option<Name>,
@@ -188,7 +190,7 @@ pub struct CreateNetwork {
 }
 
 /// A namespace to attach: `None` and empty are chosen by the engine.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attach {
     /// Name or id of the network.
     pub net: String,
@@ -216,7 +218,7 @@ pub struct Attach {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Reply {
     /// One network.
     Network(NetworkView),
@@ -242,7 +244,7 @@ pub enum Reply {
 }
 
 /// What is wrong with a request, for code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ErrorKind {
     /// Makes no sense as it stands.
     Invalid,
@@ -264,7 +266,7 @@ pub enum ErrorKind {
 
 /// A request was refused. The engine's state is as before; what the kernel
 /// held of it is gone again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
     /// For code.
@@ -289,7 +291,7 @@ impl Refused {
 }
 
 /// An endpoint of this host, with what only this host knows of it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalEndpoint {
     /// What the cluster is told.
     pub endpoint: Endpoint,
@@ -304,7 +306,7 @@ pub struct LocalEndpoint {
 }
 
 /// One change of the state file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum StateChange {
     /// Write a network, tombstones included.
     Network(Network),
@@ -319,7 +321,7 @@ pub enum StateChange {
 }
 
 /// Something that operators should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Notice {
     /// A host is in another state.
     Host {

@@ -9,6 +9,7 @@ use overlay_model::{
     Endpoint, EndpointId, Host, HostId, IfName, Name, NetnsRef, Network, NetworkId, Object,
     ObjectKey,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::cluster_view::{HostState, Presence};
 use crate::desired::vni_of;
@@ -18,7 +19,7 @@ use crate::event::{ErrorKind, Refused, doubled_text, host_text};
 use crate::plan::Completeness;
 
 /// A network, with what is known about its use.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NetworkView {
     /// The definition.
     pub network: Network,
@@ -33,7 +34,7 @@ pub struct NetworkView {
 }
 
 /// How an endpoint is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum EndpointState {
     /// In the kernel.
     Ready,
@@ -48,7 +49,7 @@ pub enum EndpointState {
 }
 
 /// An endpoint, here or elsewhere.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EndpointView {
     /// What its host publishes of it.
     pub endpoint: Endpoint,
@@ -69,7 +70,7 @@ pub struct EndpointView {
 }
 
 /// A host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HostView {
     /// Identity.
     pub id: HostId,
@@ -92,7 +93,7 @@ pub struct HostView {
 }
 
 /// How the daemon is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusView {
     /// This host.
     pub host: HostView,
@@ -125,7 +126,7 @@ pub struct StatusView {
 }
 
 /// An object that the kernel refused.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailedView {
     /// As an operator would type it.
     pub command: String,
@@ -138,7 +139,7 @@ pub struct FailedView {
 }
 
 /// A table that entries are in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Table {
     /// FDB of a VXLAN device.
     Vxlan,
@@ -151,7 +152,7 @@ pub enum Table {
 }
 
 /// One entry, as it should be and as it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EntryView {
     /// Its network, if known.
     pub network: Option<Name>,
@@ -172,7 +173,7 @@ pub struct EntryView {
 }
 
 /// What would be done now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlanView {
     /// The desired state that it leads to.
     pub revision: u64,

@@ -190,12 +190,32 @@ pub struct NetnsRef {
 }
 
 /// What a kernel holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelState {
     /// What is ours.
+    #[serde(with = "as_list")]
     pub objects: BTreeMap<ObjectKey, Object>,
     /// What is not, as far as we must keep out of its way.
     pub foreign: Foreign,
+}
+
+/// A map whose keys are no text, as a list of pairs: JSON has no other form.
+mod as_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Object, ObjectKey};
+
+    type Objects = BTreeMap<ObjectKey, Object>;
+
+    pub(super) fn serialize<S: Serializer>(map: &Objects, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Objects, D::Error> {
+        Ok(Vec::<(ObjectKey, Object)>::deserialize(from)?.into_iter().collect())
+    }
 }
 
 /// What is not ours in a kernel, as far as we must keep out of its way.
@@ -227,7 +247,7 @@ pub struct ForeignVxlan {
 }
 
 /// A change that the kernel told of by itself, or that a dump found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelChange {
     /// This object of ours is now so; `None`: it is gone, with all that stood
     /// on it.
@@ -282,7 +302,7 @@ impl KernelOp {
 }
 
 /// What came of a plan: all operations were tried.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyReport {
     /// How many operations took effect.
     pub done: usize,
@@ -291,7 +311,7 @@ pub struct ApplyReport {
 }
 
 /// An operation that took no effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpFailure {
     /// Which.
     pub op: KernelOp,
