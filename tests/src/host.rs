@@ -65,6 +65,8 @@ pub struct DaemonOptions {
     pub name: Option<&'static str>,
     /// `NOTIFY_SOCKET`, as systemd gives it; none when left out.
     pub notify: Option<PathBuf>,
+    /// Variables of its environment.
+    pub env: Vec<(&'static str, String)>,
     /// Anything else.
     pub extra: Vec<String>,
 }
@@ -286,6 +288,7 @@ impl Host {
             command.env("NOTIFY_SOCKET", socket);
         }
         let child = command
+            .envs(options.env.iter().map(|(key, value)| (*key, value)))
             .args(self.daemon_args(options))
             .current_dir(self.dir())
             .stdout(log.try_clone()?)

@@ -3,9 +3,7 @@ use std::time::Duration;
 
 use overlay_engine::fake_kernel::FakeKernel;
 use overlay_engine::{Attach, CreateNetwork, Request};
-use overlay_model::{
-    ClusterEvent, Foreign, HostId, IfName, KernelChange, KernelState, Name, NetnsRef,
-};
+use overlay_model::{ClusterEvent, Foreign, HostId, IfName, KernelChange, Name, NetnsRef};
 
 use super::*;
 
@@ -67,7 +65,7 @@ fn live(path: &Path, limit: u64) {
         let effects = engine.step(event, now(s));
         settle(engine, &mut kernel, effects, now(s));
     };
-    let snapshot = KernelChange::Snapshot(Box::new(KernelState::default()));
+    let snapshot = KernelChange::Snapshot(Box::default());
     step(&mut engine, Event::Kernel(snapshot), 1);
     let mut request = |request| {
         token += 1;
