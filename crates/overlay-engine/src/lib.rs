@@ -46,8 +46,8 @@ mod views;
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{
-    Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
-    Reply, Request, StateChange, Token,
+    Attach, CreateNetwork, Effect, ErrorKind, Event, Level, LocalEndpoint, Notice, Now, PlanId,
+    Refused, Reply, Request, StateChange, Token,
 };
 pub use plan::{Completeness, Delta, plan};
 pub use views::{

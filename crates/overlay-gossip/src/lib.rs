@@ -9,6 +9,7 @@
 //! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
 //! | `push` | the fast path: a change leaves at once |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
+//! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
 //! | `wire` | the gossip port: whole messages between hosts; where sealing goes |
 //! | `transport` | chitchat's messages through that port |
@@ -45,6 +46,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod codec;
+mod doubles;
 mod driver;
 mod join;
 mod push;
@@ -54,7 +56,7 @@ mod view;
 mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
-pub use stats::GossipStats;
+pub use stats::{GossipStats, PeerInfo};
 
 pub use push::{Parcel, Pushes};
 
@@ -300,6 +302,12 @@ impl Gossip {
     /// Gossip addresses of the peers that are alive, in order.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.live.borrow().clone()
+    }
+
+    /// Every life of every other host that gossip knows, at most a quarter of
+    /// an interval old.
+    pub fn peers_info(&self) -> Vec<PeerInfo> {
+        self.counters.peers(tokio::time::Instant::now())
     }
 
     /// Tells live peers what they may lack, for at most `flush`, and ends.
