@@ -11,6 +11,7 @@
 
 mod endpoint;
 mod entry;
+mod event;
 mod host;
 mod network;
 mod status;
@@ -23,6 +24,7 @@ use comfy_table::Table;
 
 pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoints};
 pub(crate) use entry::{entries, plan};
+pub(crate) use event::event;
 pub(crate) use host::{hosts, left};
 pub(crate) use network::{created, deleted, networks, networks_in_full};
 pub(crate) use status::status;

@@ -8,11 +8,15 @@
 //! | [`kernel_task`] | the task that owns the kernel |
 //! | [`control_socket`] | the API on the Unix socket |
 //! | [`convert`] | between the API's words and the engine's |
+//! | [`events`] | what happened, for `overlayctl watch` |
+//! | [`journal`] | every event on disk, and `overlayd replay` |
 //! | [`teardown`] | `overlayd teardown` |
 
 pub mod config;
 pub mod control_socket;
 pub mod convert;
+pub mod events;
+pub mod journal;
 pub mod kernel_task;
 pub mod shell;
 pub mod state;

@@ -27,6 +27,7 @@ use crate::desired::{endpoint_of, gateways};
 use crate::engine::{After, Engine, check_routes};
 use crate::event::{
     Attach, ErrorKind, LocalEndpoint, Notice, Place, Refused, Reply, StateChange, Token, Where,
+    doubled_text,
 };
 use crate::ipam::{NoAddress, is_host_address};
 use crate::reconcile::Cause;
@@ -160,6 +161,12 @@ impl Engine {
 
     /// Refuses a network that cannot be had on this host.
     pub(crate) fn check_network(&self, net: &Network, foreign: &Foreign) -> Result<(), Refused> {
+        let me = self.config.host;
+        if let Some(addrs) = self.doubled.get(&me) {
+            // Both own the same ranges: an address could be given out twice.
+            let text = doubled_text(self.config.name.as_str(), me, addrs, &self.config.state_dir);
+            return Err(Refused::new(ErrorKind::Unavailable, text));
+        }
         if let Some(why) = self.networks.conflict(net.id) {
             return Err(Refused::new(
                 ErrorKind::Unsupported,
@@ -773,10 +780,11 @@ impl Engine {
         for id in ids {
             let Some(local) = self.local.get(&id) else { continue };
             let net = local.local.endpoint.network;
+            let name = local.local.endpoint.name.clone();
             self.remove_local(id);
             self.publish(RecordKey::Endpoint(net, id), None);
             changes.push(StateChange::DropEndpoint(id));
-            self.notice(Notice::Detached { id, why });
+            self.notice(Notice::Detached { id, name, why });
         }
         if !changes.is_empty() {
             self.persist(changes, After::Nothing);
@@ -857,7 +865,8 @@ impl Engine {
                 let net = view.endpoint.network;
                 self.remove_local(id);
                 self.publish(RecordKey::Endpoint(net, id), None);
-                self.notice(Notice::Detached { id, why: "asked for" });
+                let name = view.endpoint.name.clone();
+                self.notice(Notice::Detached { id, name, why: "asked for" });
                 self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
             }
         }
@@ -866,7 +875,8 @@ impl Engine {
     /// Another host asks for addresses.
     pub(crate) fn on_want(&mut self, host: HostId, net: NetworkId, family: Family, want: Want) {
         let me = self.config.host;
-        if want.target != me {
+        // While another machine has our ranges too, it might give the same.
+        if want.target != me || self.doubled.contains_key(&me) {
             return;
         }
         let handled = self.wants_handled.entry((host, net, family)).or_default();

@@ -47,8 +47,8 @@ mod views;
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{
-    Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, Import, LocalEndpoint, Notice, Now,
-    Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
+    Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, Import, Level, LocalEndpoint, Notice,
+    Now, Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
 };
 pub use plan::{Completeness, Delta, plan};
 pub use views::{

@@ -6,19 +6,23 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `driver` | the one task that owns chitchat: writes, kicks, catches up, restarts it |
+//! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
+//! | `push` | the fast path: a change leaves at once |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
+//! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
-//! | `transport` | chitchat's messages over a socket of ours; where sealing goes |
+//! | `wire` | the gossip port: whole messages between hosts; where sealing goes |
+//! | `transport` | chitchat's messages through that port |
 //! | `join` | from `--join` names to addresses, for ever |
 //!
 //! Promises:
 //!
-//! 1. Records of one (host, incarnation) are told in the order in which they
-//!    were written, the host's own [`RecordKey::Host`] first when all else is
+//! 1. Records of one (host, incarnation) that stand when it is first heard of
+//!    are told in the order in which they were written, the host's own [`RecordKey::Host`] first when all else is
 //!    here (see `view`).
-//! 2. A change leaves at once, by a gossip round to every live peer, and not at
-//!    the next tick; changes within about a millisecond share a round.
+//! 2. A change leaves at once, to every live peer that needs it, and not at the
+//!    next tick; changes within about a millisecond share a datagram. Records
+//!    that come this way may overtake others of their host.
 //! 3. What cannot be read is counted, passed on to other hosts, and otherwise
 //!    ignored. It never panics and never allocates by a length it claims.
 //! 4. No peer that is down, no name that does not resolve and no death of
@@ -42,14 +46,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod codec;
+mod doubles;
 mod driver;
 mod join;
+mod push;
 mod stats;
 mod transport;
 mod view;
+mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
-pub use stats::GossipStats;
+pub use stats::{GossipStats, PeerInfo};
+
+pub use push::{Parcel, Pushes};
 
 use driver::{Command, Driver};
 use stats::Counters;
@@ -204,8 +213,24 @@ impl Gossip {
         initial: Vec<(RecordKey, Record)>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
         let addr = config.listen;
-        let wire = transport::Wire::bind(addr).map_err(|err| GossipError::Listen { addr, err })?;
-        Self::start_on(config, initial, Arc::new(wire)).await
+        let counters = Arc::new(Counters::default());
+        let port = wire::Port::bind(addr, counters.clone())
+            .map_err(|err| GossipError::Listen { addr, err })?;
+        Self::start_on(config, initial, Arc::new(transport::Relay(port.clone())), port, counters)
+            .await
+    }
+
+    /// The same on a network of somebody else's making, for simulations.
+    ///
+    /// # Errors
+    /// [`GossipError`] if the transport does not open.
+    pub async fn start_simulated(
+        config: GossipConfig,
+        initial: Vec<(RecordKey, Record)>,
+        transport: Arc<dyn chitchat::transport::Transport>,
+        pushes: Arc<dyn Pushes>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
+        Self::start_on(config, initial, transport, pushes, Arc::default()).await
     }
 
     /// The same over any transport: the sealed one, or one of a test.
@@ -213,8 +238,9 @@ impl Gossip {
         config: GossipConfig,
         mut initial: Vec<(RecordKey, Record)>,
         transport: Arc<dyn chitchat::transport::Transport>,
+        pushes: Arc<dyn Pushes>,
+        counters: Arc<Counters>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
-        let counters = Arc::new(Counters::default());
         initial.sort_by_key(|(key, _)| *key == RecordKey::Host);
         let changes = initial.into_iter().map(|(key, record)| (key, Some(record))).collect();
         let (initial, refused) = encode(config.host, changes);
@@ -234,7 +260,8 @@ impl Gossip {
             lookup: join::system_lookup(),
         };
         let driver =
-            Driver::start(config, initial, transport, counters.clone(), events, live_tx).await?;
+            Driver::start(config, initial, transport, pushes, counters.clone(), events, live_tx)
+                .await?;
         let resolver = tokio::spawn(resolver.run());
         let task = tokio::spawn(async move {
             driver.run(commands_rx).await;
@@ -246,8 +273,8 @@ impl Gossip {
 
     /// Writes (`Some`) and withdraws (`None`) records of ours.
     ///
-    /// Returns when they stand here; a round of gossip to every live peer
-    /// follows within about a millisecond.
+    /// Returns when they stand here; within about a millisecond they are on
+    /// their way to every live peer that needs them.
     ///
     /// # Errors
     /// [`PublishError::Refused`] names the records that gossip cannot carry; all
@@ -275,6 +302,12 @@ impl Gossip {
     /// Gossip addresses of the peers that are alive, in order.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.live.borrow().clone()
+    }
+
+    /// Every life of every other host that gossip knows, at most a quarter of
+    /// an interval old.
+    pub fn peers_info(&self) -> Vec<PeerInfo> {
+        self.counters.peers(tokio::time::Instant::now())
     }
 
     /// Tells live peers what they may lack, for at most `flush`, and ends.

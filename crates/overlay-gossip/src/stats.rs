@@ -1,7 +1,12 @@
 //! What gossip has done so far, in numbers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use overlay_model::HostId;
+use tokio::time::Instant;
 
 /// Counters by name, since start.
 ///
@@ -14,9 +19,11 @@ use std::sync::{Mutex, PoisonError};
 /// | `conflicts` | other hosts that use our identity |
 /// | `own_repaired` | own records that another host had overwritten |
 /// | `events` | cluster events handed out |
-/// | `kicks` | rounds of gossip that a change started |
+/// | `pushes_sent`, `pushes_received` | bodies of the fast path |
+/// | `push_gaps`, `push_unknown`, `push_malformed` | of those: after one that did not come; of a host that is not known yet; no push |
 /// | `restarts` | lives of chitchat after the first |
 /// | `refused` | own records too long to publish |
+/// | `wire_unknown_kind`, `wire_overrun` | datagrams of no known kind, and messages that came faster than they were taken: dropped |
 /// | `messages_sent`, `messages_received`, `bytes_sent`, `bytes_received`, `send_failed` | gossip messages |
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GossipStats(pub BTreeMap<&'static str, u64>);
@@ -33,15 +40,54 @@ impl GossipStats {
     }
 }
 
+/// One life of another host, as gossip hears it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Whom.
+    pub host: HostId,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Where it gossips.
+    pub addr: SocketAddr,
+    /// How long ago its heartbeat last moved; `None`: not since we met it.
+    pub last_heard: Option<Duration>,
+    /// Round trip of a message to it and back, where it has been measured.
+    pub rtt: Option<Duration>,
+    /// Values of it that could not be read.
+    pub undecodable: u64,
+}
+
+/// A [`PeerInfo`] whose age is not worked out yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub(crate) info: PeerInfo,
+    pub(crate) at: Option<Instant>,
+}
+
 #[derive(Default)]
-pub(crate) struct Counters(Mutex<BTreeMap<&'static str, u64>>);
+pub(crate) struct Counters {
+    numbers: Mutex<BTreeMap<&'static str, u64>>,
+    peers: Mutex<Vec<Heard>>,
+}
 
 impl Counters {
     pub(crate) fn add(&self, name: &'static str, n: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
+        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
     }
 
     pub(crate) fn read(&self) -> GossipStats {
-        GossipStats(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        GossipStats(self.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    pub(crate) fn set_peers(&self, peers: Vec<Heard>) {
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    pub(crate) fn peers(&self, now: Instant) -> Vec<PeerInfo> {
+        let heard = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let info =
+            |heard: &Heard| PeerInfo { last_heard: heard.at.map(since), ..heard.info.clone() };
+        heard.iter().map(info).collect()
     }
 }

@@ -129,12 +129,16 @@ struct Node {
     applied: Vec<String>,
     replies: BTreeMap<u64, Result<Reply, Refused>>,
     notices: Vec<Notice>,
+    /// How far its wall clock is off, milliseconds.
+    clock_off: i64,
 }
 
 pub(super) struct World {
     nodes: Vec<Node>,
     now: Duration,
     cut: bool,
+    /// Who does not hear whom, otherwise than both ways.
+    deaf: BTreeSet<(usize, usize)>,
     last_token: u64,
     last_fresh: u64,
 }
@@ -159,6 +163,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        state_dir: "/var/lib/overlayd".into(),
     }
 }
 
@@ -169,6 +174,7 @@ impl World {
             nodes: Vec::new(),
             now: Duration::ZERO,
             cut: false,
+            deaf: BTreeSet::new(),
             last_token: 0,
             last_fresh: 0,
         };
@@ -187,6 +193,7 @@ impl World {
                 applied: Vec::new(),
                 replies: BTreeMap::new(),
                 notices: Vec::new(),
+                clock_off: 0,
             });
         }
         for i in 0..n {
@@ -197,7 +204,33 @@ impl World {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { mono: self.now, wall_ms: 1_000_000 + self.now.as_millis() as u64 }
+        Now { mono: self.now, wall_ms: 1_800_000_000_000 + self.now.as_millis() as u64 }
+    }
+
+    fn now_of(&self, i: usize) -> Now {
+        let now = self.now();
+        Now { wall_ms: now.wall_ms.saturating_add_signed(self.nodes[i].clock_off), ..now }
+    }
+
+    /// Its wall clock is set forward or back.
+    pub(super) fn clock_jumps(&mut self, i: usize, hours: i64) {
+        self.nodes[i].clock_off += hours * 3_600_000;
+    }
+
+    /// One no longer hears another, who may well hear it.
+    pub(super) fn deafen(&mut self, listener: usize, speaker: usize) {
+        if listener != speaker && self.deaf.insert((listener, speaker)) {
+            let incarnation = self.nodes[speaker].incarnation;
+            let event = ClusterEvent::Silent { host: host(speaker), incarnation };
+            self.step(listener, Event::Cluster(event));
+        }
+    }
+
+    /// Nobody is deaf any more.
+    pub(super) fn heal(&mut self) {
+        for (listener, speaker) in std::mem::take(&mut self.deaf) {
+            self.tell_of(speaker, listener);
+        }
     }
 
     pub(super) fn engine(&mut self, i: usize) -> &mut Engine {
@@ -366,7 +399,7 @@ impl World {
             ring: disk.ring.into_iter().collect(),
         };
         let config = config(i, self.nodes[i].incarnation, self.nodes[i].boot);
-        let now = self.now();
+        let now = self.now_of(i);
         let node = &mut self.nodes[i];
         node.engine = Engine::new(config, restored, now);
         node.alive = true;
@@ -559,6 +592,7 @@ impl World {
     fn hears(&self, listener: usize, speaker: usize) -> bool {
         listener != speaker
             && !self.cut
+            && !self.deaf.contains(&(listener, speaker))
             && [listener, speaker].iter().all(|i| self.nodes[*i].alive && self.nodes[*i].heard)
     }
 
@@ -595,7 +629,7 @@ impl World {
         if !self.nodes[i].alive {
             return;
         }
-        let now = self.now();
+        let now = self.now_of(i);
         let effects = self.nodes[i].engine.step(event, now);
         self.perform(i, effects);
     }
@@ -606,7 +640,7 @@ impl World {
             match effect {
                 Effect::Persist { id, changes } => {
                     let result = self.nodes[i].disk.write(&changes);
-                    let now = self.now();
+                    let now = self.now_of(i);
                     let more = self.nodes[i].engine.step(Event::Persisted { id, result }, now);
                     for effect in more.into_iter().rev() {
                         todo.push_front(effect);
