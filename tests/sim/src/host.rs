@@ -199,6 +199,7 @@ fn config(machine: &Machine, settings: Settings) -> Config {
         gossip: machine.addr,
         version: "0".into(),
         boot_id: "1".into(),
+        state_dir: "/var/lib/overlayd".into(),
         down_after: settings.down_after,
         down_grace: settings.down_grace,
         stop_grace: Duration::from_secs(600),
