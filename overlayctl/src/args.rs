@@ -120,6 +120,8 @@ Kinds:
   host               a host is up, suspect, stopped, down, or has left
   entries            the entries of a host went out of use, or are in use again
   attached detached  endpoints of this host
+  imported           static endpoints of this host, many at once
+  device             something about an attached device
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
   network_created network_removed network_conflict endpoint_conflict
   kernel_refused repairing donated view_complete not_persisted

@@ -375,11 +375,9 @@ pub fn event(notice: &Notice) -> v1::Event {
             why: some(why),
             ..kind("detached")
         },
-        Notice::Imported { net, added, changed, removed } => v1::Event {
-            net: some(net),
-            count: many(added + changed + removed),
-            ..kind("imported")
-        },
+        Notice::Imported { net, added, changed, removed } => {
+            v1::Event { net: some(net), count: many(added + changed + removed), ..kind("imported") }
+        }
         Notice::Device { ifname, what } => {
             v1::Event { dev: some(ifname), why: some(what), ..kind("device") }
         }

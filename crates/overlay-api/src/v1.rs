@@ -455,6 +455,8 @@ pub struct Left {
 /// | `host` | `host`, `state` (as in [`Host`]), `count` of its endpoints |
 /// | `entries` | `host`, `there` (in use), `count` of its endpoints |
 /// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
+/// | `imported` | `net`, `count` of static endpoints that are new, changed or gone |
+/// | `device` | `dev` that is attached, `why` its owner should look at it |
 /// | `seen`, `withdrawn` | the same of another `host`: `endpoint`, `name`, `net`, `ips` |
 /// | `network_created`, `network_removed` | `net`, `vni` |
 /// | `network_conflict` | `net`, which is not programmed, `why` |

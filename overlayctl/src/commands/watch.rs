@@ -32,6 +32,7 @@ impl Session {
             code: v1::ErrorCode::Unavailable,
             message: "overlayd has stopped".into(),
             hint: None,
+            details: Vec::new(),
         };
         asking("go on watching", async { Err(error.into()) }).await
     }
