@@ -269,10 +269,10 @@ mod tests {
             expect![[r#"
                 f has 8 lines that are wrong, so nothing was imported
                 line 1: there is no address; write MAC IP[,IP] [NAME]
-                line 2: `nonsense` is not a MAC address; write it like 02:42:0a:00:09:05
+                line 2: `nonsense` is not a MAC address; write six hex bytes like 02:42:0a:00:09:05
                 line 3: `10.0.9.500` is not an IP address
                 line 4: `www` is too much; write MAC IP[,IP] [NAME]
-                line 5: `-web` is not a name; use letters, digits and inner hyphens
+                line 5: `-web` cannot be a name: it starts or ends with `-`; use 1 to 63 of a-z, 0-9 and `-`, no `-` at the ends
                 line 6: invalid type: integer `7`, expected a string
                 line 7: it has no "mac"
                 line 8: unknown field `adresses`, expected one of `mac`, `addresses`, `name`, `aliases`, `labels`
@@ -282,7 +282,7 @@ mod tests {
             "[\n {\"mac\": \"02:00:00:00:00:01\", \"addresses\": [\"10.0.9.5\"]},\n {\"mac\": \"x\"}\n]",
             expect![[r#"
                 f has a line that is wrong, so nothing was imported
-                line 3: `x` is not a MAC address; write it like 02:42:0a:00:09:05
+                line 3: `x` is not a MAC address; write six hex bytes like 02:42:0a:00:09:05
             "#]],
         );
         check(

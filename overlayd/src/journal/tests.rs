@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use overlay_engine::fake_kernel::FakeKernel;
-use overlay_engine::{Attach, CreateNetwork, Request};
+use overlay_engine::{Attach, CreateNetwork, Request, Where};
 use overlay_model::{ClusterEvent, Foreign, HostId, IfName, KernelChange, Name, NetnsRef};
 
 use super::*;
@@ -81,15 +81,17 @@ fn live(path: &Path, limit: u64) {
     step(&mut engine, Event::Cluster(ClusterEvent::Alive { host, incarnation: 1 }), 3);
     let attach = Attach {
         net: "demo".into(),
-        netns: NetnsRef { path: "/run/netns/c1".into(), cookie: 1 },
-        taken_ifnames: BTreeSet::new(),
+        place: Where::Netns {
+            netns: NetnsRef { path: "/run/netns/c1".into(), cookie: 1 },
+            taken_ifnames: BTreeSet::new(),
+            ifname: None,
+            default_route: true,
+        },
         ips: vec![],
         mac: None,
         name: Some(Name::new("c1").unwrap()),
         aliases: BTreeSet::new(),
         labels: [("a".to_owned(), "b \" c".to_owned())].into(),
-        ifname: None,
-        default_route: true,
         foreign: Foreign::default(),
     };
     step(&mut engine, request(Request::Attach(attach)), 4);
