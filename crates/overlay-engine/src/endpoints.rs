@@ -100,6 +100,9 @@ impl WaitingAttach {
 enum Missing {
     /// Nothing would help.
     Never(Refused),
+    /// Nobody is known to own it. In the middle of a gift that is so for a
+    /// moment: its pieces may come in any order.
+    Unowned(Refused),
     /// One of these owners might give what is asked.
     Ask { family: Family, what: WantWhat, owners: Vec<HostId>, otherwise: Refused },
 }
@@ -381,7 +384,8 @@ impl Engine {
                     }
                     self.make(waiting, addresses);
                 }
-                Err(Missing::Never(refused)) => {
+                Err(Missing::Unowned(_)) if waiting.asking.is_some() => self.waiting.push(waiting),
+                Err(Missing::Never(refused) | Missing::Unowned(refused)) => {
                     if let Some(asked) = waiting.asking.take() {
                         asking.remove(&(waiting.network, asked.family));
                         self.withdraw_want(waiting.network, asked.family);
@@ -499,7 +503,7 @@ impl Engine {
                         self.host_name(owner)
                     ),
                 )),
-                NoAddress::NoOwner => Missing::Never(self.no_owner(net)),
+                NoAddress::NoOwner => Missing::Unowned(self.no_owner(net)),
                 NoAddress::Leased | NoAddress::NotLeasable | NoAddress::Exhausted => {
                     Missing::Never(
                         Refused::new(ErrorKind::Taken, format!("{ip} is taken")).hint(list_hint),
@@ -509,7 +513,7 @@ impl Engine {
         }
         let owners = pool.owners();
         if owners.is_empty() {
-            return Missing::Never(self.no_owner(net));
+            return Missing::Unowned(self.no_owner(net));
         }
         let others: Vec<HostId> =
             owners.iter().map(|(host, _)| *host).filter(|h| *h != self.config.host).collect();

@@ -74,6 +74,9 @@ pub(crate) struct WaitingImport {
 /// Why there is no draft.
 enum NoDraft {
     Never(Refused),
+    /// Nobody is known to own an address. In the middle of a gift that is so
+    /// for a moment: its pieces may come in any order.
+    Unowned(Refused),
     /// `count` addresses are `owner`'s, `first` to `last`.
     Owned {
         network: NetworkId,
@@ -130,7 +133,10 @@ impl Engine {
                     self.stop_asking(&mut waiting);
                     self.begin_import(waiting.token, draft);
                 }
-                Err(NoDraft::Never(refused)) => {
+                Err(NoDraft::Unowned(_)) if waiting.asking.is_some() && !late => {
+                    self.waiting_imports.push(waiting);
+                }
+                Err(NoDraft::Never(refused) | NoDraft::Unowned(refused)) => {
                     self.stop_asking(&mut waiting);
                     self.reply(waiting.token, Err(refused));
                 }
@@ -291,7 +297,7 @@ impl Engine {
                         let of = missing.entry((Family::of(ip), owner)).or_insert((0, *ip, *ip));
                         *of = (of.0 + 1, of.1.min(*ip), of.2.max(*ip));
                     }
-                    Err(NoAddress::NoOwner) => return Err(NoDraft::Never(self.no_owner(net))),
+                    Err(NoAddress::NoOwner) => return Err(NoDraft::Unowned(self.no_owner(net))),
                     Err(NoAddress::Leased | NoAddress::NotLeasable | NoAddress::Exhausted) => {
                         let message = format!("{ip} is taken");
                         wrong.push(ErrorKind::Taken, Detail { index, also: None, message });

@@ -763,6 +763,22 @@ fn an_import_gets_addresses_of_another_host_by_halves_and_leaves_those_that_run(
 }
 
 #[test]
+fn a_gift_of_addresses_that_comes_in_pieces_is_waited_for() {
+    let mut w = pair();
+    w.reverse();
+    let one = |n: u8| (format!("02:aa:00:00:00:{n:02x}"), format!("10.9.0.{n}"));
+    let (mac, ip) = one(150);
+    assert_eq!(w.import(0, list("demo", false, &[(&mac, &ip)])), Ok([1, 0, 0, 0]));
+    let (mac, ip) = one(160);
+    w.attach_at(0, add("demo", &mac, &ip)).unwrap();
+    let many: Vec<_> = (180..250).map(one).collect();
+    let many: Vec<_> = many.iter().map(|(m, i)| (m.as_str(), i.as_str())).collect();
+    assert_eq!(w.import(0, list("demo", false, &many)), Ok([70, 0, 0, 0]));
+    w.assert_no_address_twice();
+    w.assert_kernels_match_the_cluster();
+}
+
+#[test]
 fn a_conflict_with_one_of_many_is_found_and_told() {
     let mut w = pair();
     w.partition(true);

@@ -137,6 +137,8 @@ pub(super) struct World {
     nodes: Vec<Node>,
     now: Duration,
     cut: bool,
+    /// What is published together arrives in the reverse of its order.
+    reversed: bool,
     /// Who does not hear whom, otherwise than both ways.
     deaf: BTreeSet<(usize, usize)>,
     last_token: u64,
@@ -174,6 +176,7 @@ impl World {
             nodes: Vec::new(),
             now: Duration::ZERO,
             cut: false,
+            reversed: false,
             deaf: BTreeSet::new(),
             last_token: 0,
             last_fresh: 0,
@@ -314,6 +317,11 @@ impl World {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// From now on what is published together arrives in the reverse order.
+    pub(super) fn reverse(&mut self) {
+        self.reversed = true;
     }
 
     /// What operators were told on a host.
@@ -646,7 +654,10 @@ impl World {
                         todo.push_front(effect);
                     }
                 }
-                Effect::Publish(changes) => {
+                Effect::Publish(mut changes) => {
+                    if self.reversed {
+                        changes.reverse();
+                    }
                     let incarnation = self.nodes[i].incarnation;
                     for (key, record) in changes {
                         let records = &mut self.nodes[i].records;
