@@ -220,6 +220,19 @@ impl Gossip {
             .await
     }
 
+    /// The same on a network of somebody else's making, for simulations.
+    ///
+    /// # Errors
+    /// [`GossipError`] if the transport does not open.
+    pub async fn start_simulated(
+        config: GossipConfig,
+        initial: Vec<(RecordKey, Record)>,
+        transport: Arc<dyn chitchat::transport::Transport>,
+        pushes: Arc<dyn Pushes>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
+        Self::start_on(config, initial, transport, pushes, Arc::default()).await
+    }
+
     /// The same over any transport: the sealed one, or one of a test.
     async fn start_on(
         config: GossipConfig,

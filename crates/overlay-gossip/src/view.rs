@@ -57,8 +57,12 @@ pub(crate) const ID: &str = "id";
 /// The key that is always written last: who has it has everything before it.
 pub(crate) const END: &str = "end";
 
-/// So many silent intervals say that a host is gone.
-const SILENT_INTERVALS: f64 = 5.0;
+/// So many silent intervals make a host suspect.
+const SILENT_INTERVALS: f64 = 3.5;
+
+/// A host that is newly suspect is asked directly for so many intervals: a
+/// heartbeat that was lost on its way through others may come straight.
+const ASKED_INTERVALS: u32 = 4;
 
 /// The same for a life that has a successor.
 const SILENT_INTERVALS_OF_FORMER: f64 = 2.0;
@@ -203,6 +207,15 @@ impl View {
     pub(crate) fn hopeful_peers(&self, now: Instant) -> BTreeSet<SocketAddr> {
         self.peers(|node, silent_after| {
             node.pulse.alive || now.duration_since(node.pulse.moved) <= silent_after
+        })
+    }
+
+    /// Where the nodes are reached that fell silent a moment ago.
+    pub(crate) fn lately_silent(&self, now: Instant) -> BTreeSet<SocketAddr> {
+        let asked = self.interval * ASKED_INTERVALS;
+        self.peers(|node, silent_after| {
+            node.said_alive == Some(false)
+                && now.duration_since(node.pulse.moved) <= silent_after + asked
         })
     }
 
