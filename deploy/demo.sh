@@ -75,6 +75,9 @@ remove_demo() {
         netns=${path##*/}
         # Daemons, iperf3 and tcpdump of this demo, each by its pid: nothing else runs in there.
         for pid in $(ip netns pids "$netns"); do kill -KILL "$pid" 2>/dev/null || true; done
+        # Whoever is dying may still hold a file, or be writing one.
+        local patience=50
+        while [ -n "$(ip netns pids "$netns")" ] && [ "$((patience -= 1))" -gt 0 ]; do sleep 0.1; done
         ip netns del "$netns"
     done
     rm -rf "$dir"
@@ -82,7 +85,11 @@ remove_demo() {
 
 on_exit() {
     local code=$?
-    trap - EXIT INT TERM
+    # An impatient second Ctrl-C, or `timeout` that tells the whole group, must not stop the cleaning.
+    trap - EXIT
+    trap '' INT TERM
+    # Nor must a step of it that fails.
+    set +e
     if [ "$code" -ne 0 ]; then
         printf '\n%sthe demo failed%s in step %d\n' "$red" "$off" "$step_number"
         local h
