@@ -44,11 +44,14 @@ use tokio::task::JoinHandle;
 mod codec;
 mod driver;
 mod join;
+mod keyring;
+mod seal;
 mod stats;
 mod transport;
 mod view;
 
 pub use codec::{MAX_VALUE, TooLong};
+pub use keyring::{InvalidKey, Key, Keyring, KeyringError};
 pub use stats::GossipStats;
 
 use driver::{Command, Driver};
