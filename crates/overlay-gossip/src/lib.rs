@@ -9,7 +9,8 @@
 //! | `driver` | the one task that owns chitchat: writes, kicks, catches up, restarts it |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
-//! | `transport` | chitchat's messages over a socket of ours; where sealing goes |
+//! | `wire` | the gossip port: whole messages between hosts; where sealing goes |
+//! | `transport` | chitchat's messages through that port |
 //! | `join` | from `--join` names to addresses, for ever |
 //!
 //! Promises:
@@ -49,6 +50,7 @@ mod seal;
 mod stats;
 mod transport;
 mod view;
+mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
 pub use keyring::{InvalidKey, Key, Keyring, KeyringError};
@@ -207,8 +209,10 @@ impl Gossip {
         initial: Vec<(RecordKey, Record)>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
         let addr = config.listen;
-        let wire = transport::Wire::bind(addr).map_err(|err| GossipError::Listen { addr, err })?;
-        Self::start_on(config, initial, Arc::new(wire)).await
+        let counters = Arc::new(Counters::default());
+        let port = wire::Port::bind(addr, counters.clone())
+            .map_err(|err| GossipError::Listen { addr, err })?;
+        Self::start_on(config, initial, Arc::new(transport::Relay(port)), counters).await
     }
 
     /// The same over any transport: the sealed one, or one of a test.
@@ -216,8 +220,8 @@ impl Gossip {
         config: GossipConfig,
         mut initial: Vec<(RecordKey, Record)>,
         transport: Arc<dyn chitchat::transport::Transport>,
+        counters: Arc<Counters>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
-        let counters = Arc::new(Counters::default());
         initial.sort_by_key(|(key, _)| *key == RecordKey::Host);
         let changes = initial.into_iter().map(|(key, record)| (key, Some(record))).collect();
         let (initial, refused) = encode(config.host, changes);

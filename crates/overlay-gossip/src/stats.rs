@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 /// | `kicks` | rounds of gossip that a change started |
 /// | `restarts` | lives of chitchat after the first |
 /// | `refused` | own records too long to publish |
+/// | `wire_unknown_kind`, `wire_overrun` | datagrams of no known kind, and messages that came faster than they were taken: dropped |
 /// | `messages_sent`, `messages_received`, `bytes_sent`, `bytes_received`, `send_failed` | gossip messages |
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GossipStats(pub BTreeMap<&'static str, u64>);

@@ -89,7 +89,9 @@ impl Setup {
     async fn start(self) -> Peer {
         let (n, addr) = (self.config.host.0.as_bytes()[0], self.config.advertise);
         let started = match self.transport {
-            Some(transport) => Gossip::start_on(self.config, self.records, transport).await,
+            Some(transport) => {
+                Gossip::start_on(self.config, self.records, transport, Arc::default()).await
+            }
             None => Gossip::start(self.config, self.records).await,
         };
         let (gossip, events) = started.unwrap();

@@ -1,26 +1,20 @@
-//! How gossip reaches the wire.
+//! How chitchat's messages reach the [`Port`].
 //!
 //! ```text
 //!             send ->                                          -> the network
-//!   chitchat ── its own UdpSocket ── relay (127.0.0.1) ── [seal] ── our socket
+//!   chitchat ── its own UdpSocket ── relay (127.0.0.1) ────────── Port
 //!             <- recv                                          <- the network
 //! ```
 //!
 //! Since 0.12 chitchat keeps its serialisers to itself (its issue 207), so a
-//! transport of ours can hold a message but not write it. [`Wire`] therefore
+//! transport of ours can hold a message but not write it. [`Relay`] therefore
 //! keeps one of chitchat's own sockets on the loopback device as a serialiser:
-//! what goes in as a message comes out as bytes, and the other way round. The
-//! bytes then travel over a socket that is ours, with a receive buffer of our
-//! size (the default one loses 190 of 200 simultaneous answers), and will be
-//! sealed on the way.
-//! When chitchat opens its serialisers, everything between the brackets of the
-//! drawing goes, and nothing outside this file notices.
+//! what goes in as a message comes out as bytes, and the other way round.
+//! When chitchat opens its serialisers, everything between it and the port
+//! goes, and nothing outside this file notices.
 //!
 //! [`Tapped`] wraps any transport: it counts, it keeps a failed send from
 //! filling the log twice a second, and it knows to whom an answer has left.
-//!
-//! Absent: sealing, and TCP for what exceeds the underlay's MTU (such datagrams
-//! travel as IP fragments).
 
 use std::collections::HashSet;
 use std::io;
@@ -30,42 +24,19 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport, UdpSocket};
 use chitchat::{ChitchatEnvelope, ChitchatMessage};
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use crate::stats::Counters;
-
-/// What our socket can hold while we are busy, bytes, if the kernel lets us.
-const RECEIVE_BUFFER: usize = 4 << 20;
-
-/// The largest UDP payload over IPv4.
-const MAX_DATAGRAM: usize = 65_507;
+use crate::wire::{Kind, MAX_DATAGRAM, Message, Port};
 
 /// How many datagrams may be on their way through chitchat's socket before an
 /// answer could go to the wrong peer (which would waste it, and nothing more).
 const SLOTS: usize = 16;
 
-/// The real thing: UDP, through chitchat's own socket as the serialiser.
-pub(crate) struct Wire {
-    socket: Arc<tokio::net::UdpSocket>,
-}
-
-impl Wire {
-    /// Takes the gossip port. It stays taken when chitchat is restarted.
-    pub(crate) fn bind(listen: SocketAddr) -> io::Result<Self> {
-        let socket = std::net::UdpSocket::bind(listen)?;
-        // `FORCE` passes net.core.rmem_max and needs CAP_NET_ADMIN.
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
-        }
-        let bytes = getsockopt(&socket, sockopt::RcvBuf).unwrap_or(0);
-        tracing::debug!(%listen, bytes, "gossip receive buffer");
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket: Arc::new(tokio::net::UdpSocket::from_std(socket)?) })
-    }
-}
+/// The real thing: through chitchat's own socket as the serialiser.
+pub(crate) struct Relay(pub(crate) Arc<Port>);
 
 #[async_trait]
-impl Transport for Wire {
+impl Transport for Relay {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let inner = UdpSocket::open(loopback).await?;
@@ -80,14 +51,13 @@ impl Transport for Wire {
                 Ok(Slot { addr: socket.local_addr()?, socket, from: None })
             })
             .collect::<io::Result<Vec<_>>>()?;
-        Ok(Box::new(WireSocket {
-            wire: self.socket.clone(),
+        Ok(Box::new(RelaySocket {
+            port: self.0.clone(),
             inner,
             relay_addr: relay.local_addr()?,
             relay,
             slots,
             next_slot: 0,
-            buf: vec![0; MAX_DATAGRAM],
             out: vec![0; MAX_DATAGRAM],
         }))
     }
@@ -101,25 +71,25 @@ struct Slot {
     from: Option<SocketAddr>,
 }
 
-struct WireSocket {
-    wire: Arc<tokio::net::UdpSocket>,
+struct RelaySocket {
+    port: Arc<Port>,
     inner: UdpSocket,
     relay: tokio::net::UdpSocket,
     relay_addr: SocketAddr,
     slots: Vec<Slot>,
     next_slot: usize,
-    buf: Vec<u8>,
     out: Vec<u8>,
 }
 
-impl WireSocket {
-    /// Hands the first `len` bytes of `buf` to chitchat's socket. No await in
-    /// here: `recv` may be dropped at any await, and must lose nothing.
-    fn forward(&mut self, len: usize, from: SocketAddr) {
+impl RelaySocket {
+    /// Hands a message to chitchat's socket. No await in here: `recv` may be
+    /// dropped at any await, and must lose nothing.
+    fn forward(&mut self, Message { from, body }: &Message) {
+        let from = *from;
         let slot = &mut self.slots[self.next_slot];
         self.next_slot = (self.next_slot + 1) % SLOTS;
         slot.from = Some(from);
-        if let Err(err) = slot.socket.send(&self.buf[..len]) {
+        if let Err(err) = slot.socket.send(body) {
             tracing::debug!(%from, %err, "gossip datagram dropped on the loopback device");
         }
     }
@@ -134,9 +104,9 @@ impl WireSocket {
 }
 
 #[async_trait]
-impl Socket for WireSocket {
+impl Socket for RelaySocket {
     fn local_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.wire.local_addr()?)
+        Ok(self.port.local_addr()?)
     }
 
     async fn send(
@@ -146,29 +116,21 @@ impl Socket for WireSocket {
     ) -> anyhow::Result<SendOutcome> {
         self.inner.send(self.relay_addr, envelope).await?;
         let len = self.relay.recv(&mut self.out).await?;
-        let num_bytes_sent = self.wire.send_to(&self.out[..len], to).await?;
+        let num_bytes_sent = self.port.send(to, Kind::Gossip, &self.out[..len])?;
         Ok(SendOutcome { num_bytes_sent })
     }
 
     async fn recv(&mut self) -> anyhow::Result<RecvOutcome> {
         loop {
-            let read = tokio::select! {
+            let message = tokio::select! {
                 biased;
                 outcome = self.inner.recv() => match self.attribute(outcome?) {
                     Some(outcome) => return Ok(outcome),
                     None => continue,
                 },
-                read = self.wire.recv_from(&mut self.buf) => read,
+                message = self.port.gossip.next() => message,
             };
-            match read {
-                Ok((len, from)) => self.forward(len, from),
-                // A peer's port is closed, memory is short: the next may do.
-                Err(err) => {
-                    tracing::debug!(%err, "gossip receive");
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            }
+            self.forward(&message);
             // The loopback device delivers at once; tokio needs a turn or two to
             // notice. What is no gossip message never comes out, so no waiting.
             for _ in 0..4 {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use chitchat::ProtocolVersion;
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::time::timeout;
 
 use super::*;
@@ -9,9 +10,12 @@ fn bad_cluster() -> ChitchatEnvelope {
     ChitchatEnvelope { version: ProtocolVersion::V1, message: ChitchatMessage::BadCluster }
 }
 
+fn relay() -> Relay {
+    Relay(Port::bind("127.0.0.1:0".parse().unwrap(), Arc::default()).unwrap())
+}
+
 async fn open() -> Box<dyn Socket> {
-    let wire = Wire::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    wire.open("127.0.0.1:0".parse().unwrap()).await.unwrap()
+    relay().open("127.0.0.1:0".parse().unwrap()).await.unwrap()
 }
 
 async fn next(socket: &mut Box<dyn Socket>) -> RecvOutcome {
@@ -70,7 +74,7 @@ async fn a_receive_that_is_given_up_loses_nothing() {
 
 #[tokio::test]
 async fn the_port_stays_ours_from_one_life_of_chitchat_to_the_next() {
-    let wire = Wire::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let wire = relay();
     let any = "127.0.0.1:0".parse().unwrap();
     let first = wire.open(any).await.unwrap().local_addr().unwrap();
     let mut second = wire.open(any).await.unwrap();
@@ -83,10 +87,9 @@ async fn the_port_stays_ours_from_one_life_of_chitchat_to_the_next() {
 #[tokio::test]
 async fn the_receive_buffer_is_larger_than_the_default() {
     let default = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let wire = Wire::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let size = |bytes: nix::Result<usize>| bytes.unwrap();
     assert!(
-        size(getsockopt(&wire.socket, sockopt::RcvBuf))
+        size(getsockopt(&relay().0.socket, sockopt::RcvBuf))
             > size(getsockopt(&default, sockopt::RcvBuf))
     );
 }
