@@ -7,9 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, Foreign, Host, HostId, HostIntent, IfName, KernelChange,
-    KernelOp, Name, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken, Stamp, Subnet,
-    Vni,
+    ClusterEvent, EndpointId, Family, Foreign, Host, HostId, HostIntent, HostKeys, IfName,
+    KernelChange, KernelOp, Name, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken,
+    Stamp, Subnet, Vni,
 };
 
 use crate::cluster_view::{ClusterView, Patience, Shift};
@@ -58,6 +58,8 @@ pub struct Config {
     pub gossip: SocketAddr,
     /// Version of the software.
     pub version: String,
+    /// Which cluster keys it has; none if gossip is not sealed.
+    pub keys: HostKeys,
     /// Which boot of the machine this is.
     pub boot_id: String,
     /// A suspect host is down after so long.
@@ -251,6 +253,9 @@ impl Engine {
             let ep = &local.local.endpoint;
             records.push((RecordKey::Endpoint(ep.network, ep.id), Record::Endpoint(ep.clone())));
         }
+        if !self.config.keys.ids.is_empty() {
+            records.push((RecordKey::Keys, Record::Keys(self.config.keys.clone())));
+        }
         records.push((RecordKey::Host, Record::Host(self.own_host())));
         records
     }
@@ -292,6 +297,16 @@ impl Engine {
         if self.intent == HostIntent::Up {
             self.intent = HostIntent::Stopped;
             self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        }
+        self.flush()
+    }
+
+    /// The keys of this host are others now: says so to the cluster.
+    pub fn set_keys(&mut self, keys: HostKeys, now: Now) -> Vec<Effect> {
+        self.now = now;
+        if self.config.keys != keys {
+            self.config.keys = keys;
+            self.publish(RecordKey::Keys, Some(Record::Keys(self.config.keys.clone())));
         }
         self.flush()
     }

@@ -231,8 +231,10 @@ pub enum ErrorKind {
     Taken,
     /// Still in use.
     InUse,
-    /// No address is free.
+    /// No address is free, or no place for another key.
     Exhausted,
+    /// A live host could not be talked to any more.
+    LocksOut,
     /// This host's underlay or kernel cannot do it.
     Unsupported,
     /// The kernel refused.

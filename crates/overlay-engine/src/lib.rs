@@ -38,6 +38,7 @@ mod engine;
 mod event;
 pub mod fake_kernel;
 pub mod ipam;
+mod keys;
 mod networks;
 mod plan;
 mod reconcile;
@@ -49,6 +50,7 @@ pub use event::{
     Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
     Reply, Request, StateChange, Token,
 };
+pub use keys::KeyView;
 pub use plan::{Completeness, Delta, plan};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PlanView,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    Endpoint, EndpointId, Host, HostId, IfName, Name, NetnsRef, Network, NetworkId, Object,
-    ObjectKey,
+    Endpoint, EndpointId, Host, HostId, HostKeys, IfName, Name, NetnsRef, Network, NetworkId,
+    Object, ObjectKey,
 };
 
 use crate::cluster_view::{HostState, Presence};
@@ -87,6 +87,8 @@ pub struct HostView {
     pub endpoints: usize,
     /// Which life of it.
     pub incarnation: u64,
+    /// Which cluster keys it says that it has.
+    pub keys: HostKeys,
 }
 
 /// How the daemon is.
@@ -332,6 +334,7 @@ impl Engine {
             in_use: true,
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
+            keys: self.config.keys.clone(),
         }
     }
 
@@ -348,6 +351,7 @@ impl Engine {
                 in_use,
                 endpoints: self.view.count_of(id),
                 incarnation,
+                keys: self.view.keys_of(id).cloned().unwrap_or_default(),
             })
             .collect();
         let name = |v: &HostView| v.host.as_ref().map(|h| h.name.clone());

@@ -16,7 +16,7 @@ use crate::event::{
 use crate::fake_kernel::FakeKernel;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
-pub(super) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
+pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
     CreateNetwork {
         name: Some(Name::new(name).unwrap()),
         vni: Some(Vni::new(vni).unwrap()),
@@ -25,7 +25,7 @@ pub(super) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
     }
 }
 
-pub(super) fn attach(net: &str, name: &str) -> Attach {
+pub(crate) fn attach(net: &str, name: &str) -> Attach {
     Attach {
         net: net.into(),
         netns: NetnsRef { path: format!("/run/netns/{name}").into(), cookie: 1 },
@@ -85,7 +85,7 @@ struct Node {
     replies: BTreeMap<u64, Result<Reply, Refused>>,
 }
 
-pub(super) struct World {
+pub(crate) struct World {
     nodes: Vec<Node>,
     now: Duration,
     cut: bool,
@@ -108,6 +108,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         vxlan_port: 4789,
         gossip: ([192, 0, 2, i as u8 + 1], 7946).into(),
         version: "0".into(),
+        keys: overlay_model::HostKeys::default(),
         boot_id: boot.to_string(),
         down_after: Duration::from_secs(1),
         down_grace: Duration::from_secs(10),
@@ -118,7 +119,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
 
 impl World {
     /// Hosts that hear each other; their views are complete.
-    pub(super) fn new(n: usize) -> Self {
+    pub(crate) fn new(n: usize) -> Self {
         let mut world = Self {
             nodes: Vec::new(),
             now: Duration::ZERO,
@@ -149,24 +150,24 @@ impl World {
         world
     }
 
-    pub(super) fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { mono: self.now, wall_ms: 1_000_000 + self.now.as_millis() as u64 }
     }
 
-    pub(super) fn engine(&mut self, i: usize) -> &mut Engine {
+    pub(crate) fn engine(&mut self, i: usize) -> &mut Engine {
         &mut self.nodes[i].engine
     }
 
-    pub(super) fn kernel(&mut self, i: usize) -> &mut FakeKernel {
+    pub(crate) fn kernel(&mut self, i: usize) -> &mut FakeKernel {
         &mut self.nodes[i].kernel
     }
 
     /// Commands since the last call.
-    pub(super) fn applied(&mut self, i: usize) -> Vec<String> {
+    pub(crate) fn applied(&mut self, i: usize) -> Vec<String> {
         std::mem::take(&mut self.nodes[i].applied)
     }
 
-    pub(super) fn request(&mut self, i: usize, request: Request) -> Result<Reply, Refused> {
+    pub(crate) fn request(&mut self, i: usize, request: Request) -> Result<Reply, Refused> {
         self.last_token += 1;
         self.last_fresh += 1;
         let (token, fresh) = (self.last_token, self.last_fresh);
@@ -181,7 +182,7 @@ impl World {
         panic!("no reply within four seconds");
     }
 
-    pub(super) fn create(
+    pub(crate) fn create(
         &mut self,
         i: usize,
         create: CreateNetwork,
@@ -192,54 +193,54 @@ impl World {
         }
     }
 
-    pub(super) fn remove(&mut self, i: usize, net: &str) -> Result<Reply, Refused> {
+    pub(crate) fn remove(&mut self, i: usize, net: &str) -> Result<Reply, Refused> {
         self.request(i, Request::RemoveNetwork(net.into()))
     }
 
     /// Attaches a namespace that is there.
-    pub(super) fn attach(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+    pub(crate) fn attach(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
         self.nodes[i].kernel.netns.insert(attach.netns.path.clone());
         self.attach_at(i, attach)
     }
 
-    pub(super) fn attach_at(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+    pub(crate) fn attach_at(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
         match self.request(i, Request::Attach(attach))? {
             Reply::Endpoint(view) => Ok(*view),
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn detach(&mut self, i: usize, target: &str) -> Result<Reply, Refused> {
+    pub(crate) fn detach(&mut self, i: usize, target: &str) -> Result<Reply, Refused> {
         self.request(i, Request::Detach { target: target.into(), net: None })
     }
 
-    pub(super) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
+    pub(crate) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
         match self.request(i, Request::Endpoints { net: None, local: false }).unwrap() {
             Reply::Endpoints(views) => views,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn networks(&mut self, i: usize) -> Vec<NetworkView> {
+    pub(crate) fn networks(&mut self, i: usize) -> Vec<NetworkView> {
         match self.request(i, Request::Networks).unwrap() {
             Reply::Networks(views) => views,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn refuse(&mut self, i: usize, key: ObjectKey, refusal: Option<Refusal>) {
+    pub(crate) fn refuse(&mut self, i: usize, key: ObjectKey, refusal: Option<Refusal>) {
         match refusal {
             Some(refusal) => self.nodes[i].kernel.refuse.insert(key, refusal),
             None => self.nodes[i].kernel.refuse.remove(&key),
         };
     }
 
-    pub(super) fn disk_full(&mut self, i: usize, full: bool) {
+    pub(crate) fn disk_full(&mut self, i: usize, full: bool) {
         self.nodes[i].disk.full = full;
     }
 
     /// Another hand deletes or sets an object.
-    pub(super) fn meddle(&mut self, i: usize, key: ObjectKey, object: Option<Object>) {
+    pub(crate) fn meddle(&mut self, i: usize, key: ObjectKey, object: Option<Object>) {
         let changes = self.nodes[i].kernel.meddle(key, object);
         for change in changes {
             self.step(i, Event::Kernel(change));
@@ -247,7 +248,7 @@ impl World {
     }
 
     /// Lets time pass, in the steps that the engines ask for.
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         for _ in 0..10_000 {
             let next = self
@@ -271,8 +272,15 @@ impl World {
         panic!("an engine asks for ticks without end");
     }
 
+    /// Somebody gives the host other keys.
+    pub(crate) fn set_keys(&mut self, i: usize, keys: overlay_model::HostKeys) {
+        let now = self.now();
+        let effects = self.nodes[i].engine.set_keys(keys, now);
+        self.perform(i, effects);
+    }
+
     /// kill -9 and start again: the kernel and the disk stay.
-    pub(super) fn restart(&mut self, i: usize) {
+    pub(crate) fn restart(&mut self, i: usize) {
         let disk = self.nodes[i].disk.clone();
         self.nodes[i].incarnation += 1;
         let restored = Restored {
@@ -291,7 +299,7 @@ impl World {
     }
 
     /// Its containers end while nobody looks, and take their ports along.
-    pub(super) fn loses_namespaces(&mut self, i: usize) {
+    pub(crate) fn loses_namespaces(&mut self, i: usize) {
         let node = &mut self.nodes[i];
         node.gone = node.disk.endpoints.keys().copied().collect();
         for id in node.gone.clone() {
@@ -300,33 +308,33 @@ impl World {
     }
 
     /// The machine boots: kernel and namespaces are new, the disk stays.
-    pub(super) fn reboot(&mut self, i: usize) {
+    pub(crate) fn reboot(&mut self, i: usize) {
         self.nodes[i].kernel = FakeKernel::default();
         self.nodes[i].boot += 1;
         self.restart(i);
     }
 
     /// Its disk is lost with it: a new start from nothing but the cluster.
-    pub(super) fn wipe(&mut self, i: usize) {
+    pub(crate) fn wipe(&mut self, i: usize) {
         self.nodes[i].disk = Disk::default();
         self.nodes[i].kernel = FakeKernel::default();
         self.restart(i);
     }
 
     /// Gone for good, with everything that gossip had of it.
-    pub(super) fn kill(&mut self, i: usize) {
+    pub(crate) fn kill(&mut self, i: usize) {
         self.fall_silent(i);
         self.nodes[i].alive = false;
         self.nodes[i].records.clear();
     }
 
-    pub(super) fn fall_silent(&mut self, i: usize) {
+    pub(crate) fn fall_silent(&mut self, i: usize) {
         self.nodes[i].heard = false;
         let incarnation = self.nodes[i].incarnation;
         self.tell_others(i, &ClusterEvent::Silent { host: host(i), incarnation });
     }
 
-    pub(super) fn be_heard(&mut self, i: usize) {
+    pub(crate) fn be_heard(&mut self, i: usize) {
         if !self.nodes[i].alive {
             return;
         }
@@ -340,7 +348,7 @@ impl World {
         }
     }
 
-    pub(super) fn partition(&mut self, cut: bool) {
+    pub(crate) fn partition(&mut self, cut: bool) {
         self.cut = cut;
         let n = self.nodes.len();
         for i in 0..n {
@@ -358,7 +366,7 @@ impl World {
         }
     }
 
-    pub(super) fn assert_no_address_twice(&self) {
+    pub(crate) fn assert_no_address_twice(&self) {
         let mut seen: BTreeMap<(NetworkId, IpAddr), usize> = BTreeMap::new();
         for (i, node) in self.nodes.iter().enumerate() {
             for ep in node.disk.endpoints.values() {
@@ -372,7 +380,7 @@ impl World {
 
     /// Works out by itself, from the disks, what forwarding each kernel must
     /// have, and compares.
-    pub(super) fn assert_kernels_match_the_cluster(&mut self) {
+    pub(crate) fn assert_kernels_match_the_cluster(&mut self) {
         for i in 0..self.nodes.len() {
             let programmed: BTreeSet<NetworkId> = self
                 .networks(i)

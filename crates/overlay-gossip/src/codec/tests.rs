@@ -270,6 +270,8 @@ fn any_record() -> impl Strategy<Value = Record> {
             Record::Ring(RingToken { owner, version, until })
         }),
         a_want().prop_map(Record::Want),
+        prop::collection::vec(any::<[u8; 4]>().prop_map(KeyId), 0..=HostKeys::MAX)
+            .prop_map(|ids| Record::Keys(HostKeys { used: ids.first().copied(), ids })),
     ]
 }
 
@@ -281,6 +283,7 @@ fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Endpoint(e) => (OWNER, RecordKey::Endpoint(e.network, e.id)),
         Record::Ring(_) => (OWNER, RecordKey::Ring(NetworkId(1), Family::V6, u128::MAX)),
         Record::Want(_) => (OWNER, RecordKey::Want(NetworkId(1), Family::V6)),
+        Record::Keys(_) => (OWNER, RecordKey::Keys),
     }
 }
 
@@ -299,8 +302,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_of_our_version_are_a_record_or_an_error(kind in 0..6u8, bytes: Vec<u8>) {
-        let bytes = [&[VERSION, kind][..], &bytes].concat();
+    fn any_bytes_of_our_versions_are_a_record_or_an_error(
+        version in 1..=2u8, kind in 0..6u8, bytes: Vec<u8>
+    ) {
+        let bytes = [&[version, kind][..], &bytes].concat();
         let _ = decode_value(&STANDARD_NO_PAD.encode(bytes));
     }
 

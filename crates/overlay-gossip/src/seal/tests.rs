@@ -173,6 +173,7 @@ fn a_known_sender_at_another_address_has_to_prove_itself() {
     // Where it was before it goes on to be believed.
     assert_eq!(sends(&a, &b, b"y", now), [b"y"]);
     // It answers from its new address: that is where it is from now on.
+    let now = now + ANSWER_EVERY;
     let (_, answer) = a.seal.open(b.at, &verdict.send[0].1, now).send.remove(0);
     b.seal.open(addr(66), &answer, now);
     let moved = a.seals(&b, b"moved", now);
@@ -259,7 +260,6 @@ fn a_key_is_changed_between_two_messages() {
     let mut goes_through = || {
         n += 1;
         assert_eq!(sends(&a, &b, &[n], now), [[n]]);
-        assert_eq!(sends(&b, &a, &[n], now).len(), 0, "carry() looks at the other end only");
     };
     let change = |end: &End, to: Keyring| end.ring.as_ref().unwrap().replace(&to);
     goes_through();
