@@ -159,12 +159,16 @@ PICTURE
 }
 
 start_daemons() {
-    step "A daemon on each; each is told of one other"
+    step "A key for the cluster, and a daemon on each host; each is told of one other"
+    show "host a" "(umask 077; overlayd keygen > key)"
+    (umask 077; "$bin/overlayd" keygen >"$dir/key")
+    say "every host gets a copy of it: what they gossip is encrypted and authenticated"
     local -A join=([a]=b [b]=c [c]=a)
     local h args
     for h in "${HOSTS[@]}"; do
         args=(--name "$h" --vtep-ip "${ADDRESS[$h]}" --advertise "${ADDRESS[$h]}"
-            --join "${ADDRESS[${join[$h]}]}:7946")
+            --join "${ADDRESS[${join[$h]}]}:7946" --key-file "$dir/$h/key")
+        install -m 600 "$dir/key" "$dir/$h/key"
         show "host $h" "overlayd ${args[*]}"
         nsenter --net="/run/netns/$(ns "$h")" -- "$bin/overlayd" "${args[@]}" \
             --state-dir "$dir/$h/state" --socket "$dir/$h/overlayd.sock" \

@@ -7,6 +7,7 @@
 //! `tests/`.
 
 mod attach;
+mod key;
 mod net;
 mod show;
 
@@ -51,6 +52,7 @@ impl Session {
             Command::Fdb(args) => self.fdb(args).await,
             Command::Neigh(args) => self.neigh(args).await,
             Command::Plan => self.plan().await,
+            Command::Key(command) => self.key(command).await,
             Command::Leave(args) => self.leave(args).await,
             Command::Completions { shell } => completions(shell),
         }

@@ -12,6 +12,7 @@
 mod endpoint;
 mod entry;
 mod host;
+mod key;
 mod network;
 mod status;
 
@@ -24,6 +25,7 @@ use comfy_table::Table;
 pub(crate) use endpoint::{attached, detached, endpoints, local_endpoints};
 pub(crate) use entry::{entries, plan};
 pub(crate) use host::{hosts, left};
+pub(crate) use key::{key_added, key_removed, key_used, keys};
 pub(crate) use network::{created, deleted, networks, networks_in_full};
 pub(crate) use status::status;
 

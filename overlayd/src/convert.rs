@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use overlay_api::v1;
 use overlay_engine::{
-    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView,
+    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView, KeyView,
     NetworkView, Refused, Reply, StatusView, Table,
 };
-use overlay_model::{Foreign, IfName, InvalidName, Name, NetnsRef, Vni};
+use overlay_model::{Foreign, IfName, InvalidName, KeyId, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
@@ -25,6 +25,7 @@ pub fn error(refused: Refused) -> v1::Error {
         ErrorKind::Taken => v1::ErrorCode::Taken,
         ErrorKind::InUse => v1::ErrorCode::InUse,
         ErrorKind::Exhausted => v1::ErrorCode::Exhausted,
+        ErrorKind::LocksOut => v1::ErrorCode::LocksOut,
         ErrorKind::Unsupported => v1::ErrorCode::Unsupported,
         ErrorKind::Kernel => v1::ErrorCode::KernelRefused,
         ErrorKind::Unavailable => v1::ErrorCode::Unavailable,
@@ -173,6 +174,20 @@ pub fn host(view: HostView) -> v1::Host {
         endpoints: view.endpoints,
         version: of(|h| h.version.clone()),
         incarnation: view.incarnation,
+        key_used: view.keys.used.map(|id| id.to_string()),
+        keys: view.keys.ids.iter().map(KeyId::to_string).collect(),
+    }
+}
+
+/// A cluster key, for the wire: by its id.
+pub fn key(id: KeyId, view: KeyView) -> v1::Key {
+    v1::Key {
+        id: id.to_string(),
+        here: view.here,
+        used: view.used,
+        held_by: view.held_by,
+        used_by: view.used_by,
+        lacking: view.lacking,
     }
 }
 

@@ -4,10 +4,14 @@
 //! was asked, 2 a setting is wrong (flag, environment or file): trying again
 //! without changing it is of no use.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
+use overlay_gossip::Key;
 use overlayd::config::{Cli, Command, LogForm, Resolved, Settings};
+use overlayd::key_file::KeyFile;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -27,8 +31,10 @@ fn main() -> ExitCode {
             for warning in &resolved.warnings {
                 eprintln!("overlayd: {warning}");
             }
-            ExitCode::SUCCESS
+            let keys = resolved.settings.key_file.as_deref().map(KeyFile::open).transpose();
+            finish(keys.map(drop).map_err(Into::into))
         }
+        Command::Keygen => finish(keygen()),
         Command::Teardown => finish(teardown(&resolved.settings)),
         Command::Run => finish(run(resolved)),
     }
@@ -50,6 +56,13 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn keygen() -> anyhow::Result<()> {
+    let key = Key::generate().context("the kernel gives no random bytes")?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", key.to_text().as_str()).context("cannot write the key")?;
+    out.flush().context("cannot write the key")
 }
 
 fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {

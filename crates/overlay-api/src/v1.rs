@@ -261,6 +261,7 @@ pub struct Host {
     /// Which life of it; grows at every start.
     pub incarnation: u64,
     /// Ids of the cluster keys that it says it has; none if gossip is not sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
     /// The one that it seals with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
