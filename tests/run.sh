@@ -83,7 +83,8 @@ all)
     check cargo fmt --all --check
     check cargo clippy --workspace --all-targets --locked -- -D warnings
     if command -v cargo-deny >/dev/null; then
-        check cargo deny --config .deny.toml check
+        # Advisories need a fresh database from the network: `make deny` asks for it.
+        check cargo deny --config .deny.toml check bans licenses sources
     fi
     check cargo build --locked -p overlayd -p overlayctl
     suite --workspace

@@ -97,6 +97,10 @@ impl Drop for Monitor {
     }
 }
 
+/// What iproute2 says when a namespace goes while it learns their names: one of
+/// another lab.
+const NO_CONCERN: &str = "Error: Peer netns reference is invalid.";
+
 /// Events of `ip -ts monitor` (`[2026-11-21T11:54:10.753976] text`) and of
 /// `bridge -timestamp monitor` (`Timestamp: Sat Nov 21 11:54:10 2026 754735
 /// usec`, and the text on the next line), both in UTC.
@@ -106,6 +110,9 @@ fn parse(text: &str) -> Result<Vec<Event>> {
     // A last line without its end is still being written.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in complete.lines().filter(|l| !l.trim().is_empty()) {
+        if line == NO_CONCERN {
+            continue;
+        }
         if let Some(time) = line.strip_prefix("Timestamp: ") {
             stamp = Some(long_time(time).with_context(|| format!("no time: {line}"))?);
         } else if let Some((time, rest)) = line.strip_prefix('[').and_then(|l| l.split_once("] ")) {

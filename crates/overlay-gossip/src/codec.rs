@@ -108,11 +108,32 @@ pub(crate) fn decode(owner: HostId, key: RecordKey, value: &str) -> Result<Recor
     if fits(owner, key, &record) { Ok(record) } else { Err(DecodeError::Misplaced) }
 }
 
+/// The bytes of a value, as they are pushed.
+pub(crate) fn bytes_of(value: &str) -> Option<Vec<u8>> {
+    STANDARD_NO_PAD.decode(value).ok()
+}
+
+/// [`decode`] of the bytes of a value.
+pub(crate) fn decode_bytes(
+    owner: HostId,
+    key: RecordKey,
+    bytes: &[u8],
+) -> Result<Record, DecodeError> {
+    if bytes.len() > MAX_VALUE {
+        return Err(DecodeError::TooLong);
+    }
+    let record = read(bytes)?;
+    if fits(owner, key, &record) { Ok(record) } else { Err(DecodeError::Misplaced) }
+}
+
 fn decode_value(value: &str) -> Result<Record, DecodeError> {
     if value.len() > MAX_VALUE {
         return Err(DecodeError::TooLong);
     }
-    let bytes = STANDARD_NO_PAD.decode(value).map_err(|_| DecodeError::NotBase64)?;
+    read(&STANDARD_NO_PAD.decode(value).map_err(|_| DecodeError::NotBase64)?)
+}
+
+fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (version, body) = bytes.split_first().ok_or(DecodeError::Empty)?;
     match version {
         1 => {

@@ -6,7 +6,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `driver` | the one task that owns chitchat: writes, kicks, catches up, restarts it |
+//! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
+//! | `push` | the fast path: a change leaves at once |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
 //! | `wire` | the gossip port: whole messages between hosts |
@@ -18,11 +19,12 @@
 //!
 //! Promises:
 //!
-//! 1. Records of one (host, incarnation) are told in the order in which they
-//!    were written, the host's own [`RecordKey::Host`] first when all else is
+//! 1. Records of one (host, incarnation) that stand when it is first heard of
+//!    are told in the order in which they were written, the host's own [`RecordKey::Host`] first when all else is
 //!    here (see `view`).
-//! 2. A change leaves at once, by a gossip round to every live peer, and not at
-//!    the next tick; changes within about a millisecond share a round.
+//! 2. A change leaves at once, to every live peer that needs it, and not at the
+//!    next tick; changes within about a millisecond share a datagram. Records
+//!    that come this way may overtake others of their host.
 //! 3. With a key, nobody who does not have it can read a message, write one, or
 //!    have one taken twice; what is refused is counted by kind, and a host with
 //!    another key is named in the log of both ends (see `seal`).
@@ -55,6 +57,7 @@ mod driver;
 mod join;
 mod keyring;
 mod limits;
+mod push;
 mod seal;
 mod stats;
 mod tcp;
@@ -65,6 +68,8 @@ mod wire;
 pub use codec::{MAX_VALUE, TooLong};
 pub use keyring::{InvalidKey, Key, Keyring, KeyringError};
 pub use stats::GossipStats;
+
+pub use push::{Parcel, Pushes};
 
 use driver::{Command, Driver};
 use stats::Counters;
@@ -235,7 +240,8 @@ impl Gossip {
         };
         let port = wire::Port::bind(&options, counters.clone())
             .map_err(|err| GossipError::Listen { addr, err })?;
-        Self::start_on(config, initial, Arc::new(transport::Relay(port)), counters).await
+        Self::start_on(config, initial, Arc::new(transport::Relay(port.clone())), port, counters)
+            .await
     }
 
     /// The same over any transport: the sealed one, or one of a test.
@@ -243,6 +249,7 @@ impl Gossip {
         config: GossipConfig,
         mut initial: Vec<(RecordKey, Record)>,
         transport: Arc<dyn chitchat::transport::Transport>,
+        pushes: Arc<dyn Pushes>,
         counters: Arc<Counters>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
         initial.sort_by_key(|(key, _)| *key == RecordKey::Host);
@@ -264,7 +271,8 @@ impl Gossip {
             lookup: join::system_lookup(),
         };
         let driver =
-            Driver::start(config, initial, transport, counters.clone(), events, live_tx).await?;
+            Driver::start(config, initial, transport, pushes, counters.clone(), events, live_tx)
+                .await?;
         let resolver = tokio::spawn(resolver.run());
         let task = tokio::spawn(async move {
             driver.run(commands_rx).await;
@@ -276,8 +284,8 @@ impl Gossip {
 
     /// Writes (`Some`) and withdraws (`None`) records of ours.
     ///
-    /// Returns when they stand here; a round of gossip to every live peer
-    /// follows within about a millisecond.
+    /// Returns when they stand here; within about a millisecond they are on
+    /// their way to every live peer that needs them.
     ///
     /// # Errors
     /// [`PublishError::Refused`] names the records that gossip cannot carry; all

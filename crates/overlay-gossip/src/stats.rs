@@ -14,7 +14,8 @@ use std::sync::{Mutex, PoisonError};
 /// | `conflicts` | other hosts that use our identity |
 /// | `own_repaired` | own records that another host had overwritten |
 /// | `events` | cluster events handed out |
-/// | `kicks` | rounds of gossip that a change started |
+/// | `pushes_sent`, `pushes_received` | bodies of the fast path |
+/// | `push_gaps`, `push_unknown`, `push_malformed` | of those: after one that did not come; of a host that is not known yet; no push |
 /// | `restarts` | lives of chitchat after the first |
 /// | `refused` | own records too long to publish |
 /// | `wire_unknown_kind`, `wire_overrun` | datagrams of no known kind, and messages that came faster than they were taken: dropped |

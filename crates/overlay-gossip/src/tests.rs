@@ -3,6 +3,7 @@
 //! speed or the socket itself does.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -18,6 +19,58 @@ use uuid::Uuid;
 use super::*;
 use crate::codec::tests as samples;
 use crate::view::{END, ID};
+
+/// An in-process network, of chitchat's messages and of pushes.
+#[derive(Clone, Default)]
+struct Net {
+    gossip: ChannelTransport,
+    pushes: Arc<Mutex<BTreeMap<SocketAddr, mpsc::UnboundedSender<Parcel>>>>,
+    /// Of so many pushes one arrives; all if 0.
+    one_in: Arc<AtomicU64>,
+}
+
+/// One host's end of it.
+struct NetEnd {
+    net: Net,
+    addr: SocketAddr,
+    inbox: tokio::sync::Mutex<mpsc::UnboundedReceiver<Parcel>>,
+    sent: AtomicU64,
+}
+
+impl Net {
+    fn end(&self, addr: SocketAddr) -> Arc<NetEnd> {
+        let (tx, inbox) = mpsc::unbounded_channel();
+        self.pushes.lock().unwrap().insert(addr, tx);
+        let inbox = tokio::sync::Mutex::new(inbox);
+        Arc::new(NetEnd { net: self.clone(), addr, inbox, sent: AtomicU64::new(0) })
+    }
+}
+
+impl std::ops::Deref for Net {
+    type Target = ChannelTransport;
+    fn deref(&self) -> &ChannelTransport {
+        &self.gossip
+    }
+}
+
+#[async_trait]
+impl Pushes for NetEnd {
+    fn send(&self, to: SocketAddr, body: &[u8]) {
+        let one_in = self.net.one_in.load(Ordering::Relaxed);
+        let n = self.sent.fetch_add(1, Ordering::Relaxed);
+        if (one_in == 0 || n % one_in == one_in - 1)
+            && let Some(inbox) = self.net.pushes.lock().unwrap().get(&to)
+        {
+            let _ = inbox.send((self.addr, body.to_vec()));
+        }
+    }
+    async fn next(&self) -> Parcel {
+        match self.inbox.lock().await.recv().await {
+            Some(push) => push,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// Ample: nothing here takes so long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +117,7 @@ struct Peer {
 struct Setup {
     config: GossipConfig,
     records: Vec<(RecordKey, Record)>,
-    transport: Option<Arc<dyn Transport>>,
+    transport: Option<(Arc<dyn Transport>, Arc<dyn Pushes>)>,
 }
 
 fn setup(n: u8, addr: SocketAddr, join: &[SocketAddr]) -> Setup {
@@ -82,15 +135,16 @@ impl Setup {
         self.records.extend(records);
         self
     }
-    fn on(mut self, transport: &ChannelTransport) -> Self {
-        self.transport = Some(Arc::new(transport.clone()));
+    fn on(mut self, net: &Net) -> Self {
+        let pushes = net.end(self.config.advertise);
+        self.transport = Some((Arc::new(net.gossip.clone()), pushes));
         self
     }
     async fn start(self) -> Peer {
         let (n, addr) = (self.config.host.0.as_bytes()[0], self.config.advertise);
         let started = match self.transport {
-            Some(transport) => {
-                Gossip::start_on(self.config, self.records, transport, Arc::default()).await
+            Some((transport, pushes)) => {
+                Gossip::start_on(self.config, self.records, transport, pushes, Arc::default()).await
             }
             None => Gossip::start(self.config, self.records).await,
         };
@@ -200,7 +254,7 @@ fn is_silent(e: &ClusterEvent, n: u8, life: u64) -> bool {
 }
 
 /// Three hosts on a network of their own, all joined through the first.
-async fn three(net: &ChannelTransport) -> [Peer; 3] {
+async fn three(net: &Net) -> [Peer; 3] {
     let mut peers = [
         setup(1, channel_addr(1), &[]).on(net).start().await,
         setup(2, channel_addr(2), &[channel_addr(1)]).on(net).start().await,
@@ -233,14 +287,14 @@ async fn two_hosts_exchange_their_records_over_real_sockets() {
 
 #[tokio::test(start_paused = true)]
 async fn hosts_that_know_only_one_of_them_learn_of_all() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, b, c] = three(&net).await;
     assert_eq!(b.gossip.peers(), [a.addr, c.addr]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn changes_and_withdrawals_arrive() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, mut b, mut c] = three(&net).await;
     a.publish([endpoint(1), endpoint(2)]).await;
     a.gossip.publish(vec![(endpoint(1).0, None)]).await.unwrap();
@@ -287,23 +341,77 @@ async fn a_change_reaches_five_hosts_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_that_come_together_share_a_round() {
-    let net = ChannelTransport::default();
+async fn changes_that_come_together_share_a_push() {
+    let net = Net::default();
     let [a, mut b, _c] = three(&net).await;
-    let before = a.gossip.stats().get("kicks");
+    let before = a.gossip.stats().get("pushes_sent");
     for n in 0..100 {
         a.publish([endpoint(n)]).await;
     }
     for n in 0..100 {
         b.has(1, endpoint(n).0).await;
     }
-    let kicks = a.gossip.stats().get("kicks") - before;
-    assert!((1..10).contains(&kicks), "{kicks}");
+    let pushes = a.gossip.stats().get("pushes_sent") - before;
+    assert!((2..80).contains(&pushes), "{pushes} to two peers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_arrives_long_before_a_round_of_gossip() {
+    let net = Net::default();
+    let [a, mut b, mut c] = three(&net).await;
+    for n in 0..20 {
+        let start = Instant::now();
+        a.publish([endpoint(n)]).await;
+        b.has(1, endpoint(n).0).await;
+        c.has(1, endpoint(n).0).await;
+        assert!(start.elapsed() <= Duration::from_millis(2), "{:?}", start.elapsed());
+    }
+    a.gossip.publish(vec![(endpoint(3).0, None)]).await.unwrap();
+    let start = Instant::now();
+    b.eventually("the withdrawal", |told| {
+        (!standing(told, 1, 1000).contains_key(&endpoint(3).0)).then_some(())
+    })
+    .await;
+    assert!(start.elapsed() <= Duration::from_millis(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pushes_that_are_lost_are_asked_for_or_come_with_gossip() {
+    let net = Net::default();
+    let [a, mut b, mut c] = three(&net).await;
+    net.one_in.store(3, Ordering::Relaxed);
+    for n in 0..60 {
+        a.publish([endpoint(n)]).await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    net.one_in.store(u64::MAX, Ordering::Relaxed);
+    a.publish([endpoint(60)]).await;
+    let start = Instant::now();
+    for peer in [&mut b, &mut c] {
+        for n in 0..=60 {
+            peer.has(1, endpoint(n).0).await;
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(b.gossip.stats().get("push_gaps") + c.gossip.stats().get("push_gaps") > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_push_are_counted_and_nothing_else() {
+    let net = Net::default();
+    let [a, mut b, _c] = three(&net).await;
+    let end = net.end(([192, 0, 2, 99], 7946).into());
+    for junk in [&b""[..], &[1], &[2, 0, 0], &[1; 40], &[255; 70_000]] {
+        end.send(b.addr, junk);
+    }
+    a.publish([endpoint(1)]).await;
+    b.has(1, endpoint(1).0).await;
+    assert_eq!(b.gossip.stats().get("push_malformed"), 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_restarted_host_is_complete_when_its_host_record_arrives() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, b, mut c] = three(&net).await;
     b.publish((0..50).map(endpoint)).await;
     a.has(2, endpoint(49).0).await;
@@ -330,7 +438,7 @@ async fn a_restarted_host_is_complete_when_its_host_record_arrives() {
 
 #[tokio::test(start_paused = true)]
 async fn a_killed_host_is_silent_within_four_seconds_everywhere_and_alive_when_back() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, b, mut c] = three(&net).await;
     let killed = Instant::now();
     b.kill().await;
@@ -349,7 +457,7 @@ async fn a_killed_host_is_silent_within_four_seconds_everywhere_and_alive_when_b
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_was_cut_off_comes_back_with_what_it_wrote_meanwhile() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, mut b, _c] = three(&net).await;
     for other in [1, 3] {
         net.remove_link(channel_addr(2), channel_addr(other)).await;
@@ -371,7 +479,7 @@ async fn a_host_that_was_cut_off_comes_back_with_what_it_wrote_meanwhile() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_changes_makes_nobody_look_dead_afterwards() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, b, mut c] = three(&net).await;
     for n in 0..400 {
         b.publish([endpoint(n)]).await;
@@ -400,7 +508,7 @@ async fn timeout_at_event(peer: &mut Peer, until: Instant) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_host_learns_everything_in_a_few_rounds() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, b, mut c] = three(&net).await;
     // Several times what one datagram carries, written before and after b
     // described itself, some of it withdrawn.
@@ -410,6 +518,8 @@ async fn a_late_host_learns_everything_in_a_few_rounds() {
         peer.eventually("everything", |told| (standing(told, 2, 1000).len() == 4901).then_some(()))
             .await;
     }
+    // Pushes have told them; what they tell others comes with gossip.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let mut late = setup(4, channel_addr(4), &[a.addr]).on(&net).start().await;
     let start = Instant::now();
     late.eventually("the host record", |told| standing(told, 2, 1000).remove(&RecordKey::Host))
@@ -523,7 +633,7 @@ async fn raw(
 
 #[tokio::test(start_paused = true)]
 async fn junk_is_counted_passed_on_and_harmless() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, _b, mut c] = three(&net).await;
     // What c knows of the junk, it has from the others.
     net.remove_link(channel_addr(4), channel_addr(3)).await;
@@ -573,7 +683,7 @@ async fn junk_is_counted_passed_on_and_harmless() {
 
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_too_long_is_refused_and_the_others_stand() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, mut b, _c] = three(&net).await;
     let (key, Record::Endpoint(mut long)) = endpoint(1) else { unreachable!() };
     long.labels.insert("story".to_owned(), "x".repeat(1000));
@@ -638,12 +748,13 @@ impl Socket for BreakableSocket {
 
 #[tokio::test(start_paused = true)]
 async fn when_chitchat_dies_a_new_life_begins_with_the_same_records() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, mut b, _c] = three(&net).await;
     let (broken, wake) = (Arc::new(AtomicBool::new(false)), Arc::default());
     let mut setup = setup(4, channel_addr(4), &[a.addr]).records([endpoint(1)]);
-    setup.transport =
-        Some(Arc::new(Breakable { net, broken: broken.clone(), wake: Arc::clone(&wake) }));
+    let pushes = net.end(setup.config.advertise);
+    let transport = Breakable { net: net.gossip, broken: broken.clone(), wake: Arc::clone(&wake) };
+    setup.transport = Some((Arc::new(transport), pushes));
     setup.config.next_incarnation = Arc::new(|| 5000);
     let mut d = setup.start().await;
     for n in 1..=3 {
@@ -680,7 +791,7 @@ async fn when_chitchat_dies_a_new_life_begins_with_the_same_records() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_kills_chitchat_again_and_again_kills_nothing_else() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let a = setup(1, channel_addr(1), &[]).on(&net).start().await;
     // chitchat cuts the first byte off a key, which here is half a character.
     // (Its writer panics too, when it is written already.)
@@ -707,7 +818,7 @@ async fn a_message_that_kills_chitchat_again_and_again_kills_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_tells_the_peers_the_last_word() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, mut b, mut c] = three(&net).await;
     let (key, Record::Host(mut host)) = host_record(1) else { unreachable!() };
     host.intent = HostIntent::Stopped;
@@ -724,7 +835,7 @@ async fn stopping_tells_the_peers_the_last_word() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_waits_no_longer_than_told_for_peers_that_do_not_answer() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, _b, _c] = three(&net).await;
     net.remove_link(channel_addr(1), channel_addr(3)).await;
     let start = Instant::now();
@@ -734,7 +845,7 @@ async fn stopping_waits_no_longer_than_told_for_peers_that_do_not_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_host_is_forgotten_after_the_grace() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let with_grace = |n: u8, join: &[SocketAddr]| {
         let mut setup = setup(n, channel_addr(n), join).on(&net);
         setup.config.dead_grace = Duration::from_secs(30);
@@ -750,7 +861,7 @@ async fn a_host_is_forgotten_after_the_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn what_others_write_in_our_name_is_put_right() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [mut a, b, _c] = three(&net).await;
     b.publish([endpoint(1)]).await;
     a.has(2, endpoint(1).0).await;
@@ -793,7 +904,7 @@ async fn what_others_write_in_our_name_is_put_right() {
 
 #[tokio::test(start_paused = true)]
 async fn hosts_of_another_cluster_stay_strangers() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let mut a = setup(1, channel_addr(1), &[]).on(&net).start().await;
     let mut other = setup(2, channel_addr(2), &[channel_addr(1)]).on(&net);
     other.config.cluster = "another".to_owned();
@@ -808,7 +919,7 @@ async fn hosts_of_another_cluster_stay_strangers() {
 
 #[tokio::test(start_paused = true)]
 async fn publishing_what_stands_already_says_nothing() {
-    let net = ChannelTransport::default();
+    let net = Net::default();
     let [a, mut b, _c] = three(&net).await;
     let ring = |version| {
         let key = RecordKey::Ring(NetworkId(1), overlay_model::Family::V4, 0);
@@ -816,8 +927,11 @@ async fn publishing_what_stands_already_says_nothing() {
     };
     a.publish([ring(1)]).await;
     b.has(1, ring(1).0).await;
-    let kicks = a.gossip.stats().get("kicks");
+    let pushes = || a.gossip.stats().get("pushes_sent");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = pushes();
     a.publish([ring(1)]).await;
     a.gossip.publish(vec![(RecordKey::Network(NetworkId(3)), None)]).await.unwrap();
-    assert_eq!(a.gossip.stats().get("kicks"), kicks);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(pushes(), before);
 }

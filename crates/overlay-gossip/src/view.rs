@@ -36,10 +36,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chitchat::{ChitchatId, NodeState};
-use overlay_model::{ClusterEvent, HostId, Record, RecordKey};
+use overlay_model::{ClusterEvent, EndpointId, HostId, NetworkId, Record, RecordKey};
 use tokio::time::Instant;
 
 use crate::codec;
+use crate::push::{Change, Push};
 use crate::stats::Counters;
 
 /// The key of a node's full [`HostId`]; written first, never changed.
@@ -71,6 +72,17 @@ pub(crate) struct View {
     last_warning: Option<Instant>,
 }
 
+/// What became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It followed on what we have.
+    Complete,
+    /// Another before it is missing: ask the origin, which gossips there.
+    Gap(SocketAddr),
+    /// Its host is not known, or not all here yet: ask whoever sent it.
+    Unknown,
+}
+
 /// One node of chitchat: one life of one host.
 struct Node {
     /// Known once [`ID`] has come.
@@ -81,6 +93,10 @@ struct Node {
     seen: (u64, u64),
     /// All records of versions up to this have been told or found unreadable.
     told_up_to: u64,
+    /// Versions beyond `told_up_to` that a push has told already.
+    ahead: BTreeMap<RecordKey, u64>,
+    /// The number of the last push.
+    pushes: u64,
     /// What stands, as far as told.
     told: BTreeSet<RecordKey>,
     /// The host's own record, until all else is here.
@@ -229,6 +245,68 @@ impl View {
         events
     }
 
+    /// Takes changes that their owner has sent at once.
+    pub(crate) fn pushed(&mut self, push: Push, now: Instant) -> (Vec<ClusterEvent>, Pushed) {
+        let mut events = Vec::new();
+        let (host, incarnation) = (push.host, push.incarnation);
+        let found = self.nodes.iter_mut().find(|(id, node)| {
+            node.host == Some(host) && id.generation_id == incarnation && !node.doubled
+        });
+        // Before its own record is told, a host is not all here: order matters then.
+        let Some((id, node)) = found.filter(|(_, node)| node.told.contains(&RecordKey::Host))
+        else {
+            return (events, Pushed::Unknown);
+        };
+        // As good as a heartbeat, once it is believed to live.
+        node.pulse.moved = node.pulse.moved.max(now);
+        for Change { version, key, value } in push.changes {
+            let Ok(key) = key.parse::<RecordKey>() else {
+                self.counters.add("unknown_key", 1);
+                continue;
+            };
+            let old = version <= node.told_up_to
+                || node.ahead.get(&key).is_some_and(|pushed| *pushed >= version);
+            if old {
+                continue;
+            }
+            let record = match value.map(|bytes| codec::decode_bytes(host, key, &bytes)) {
+                None => None,
+                Some(Ok(record)) => Some(Box::new(record)),
+                // Chitchat brings it as well, and then it is told in the log.
+                Some(Err(err)) => {
+                    self.counters.add(err.counter(), 1);
+                    continue;
+                }
+            };
+            node.ahead.insert(key, version);
+            let stood =
+                if record.is_some() { !node.told.insert(key) } else { node.told.remove(&key) };
+            if record.is_some() || stood {
+                events.push(ClusterEvent::Record { host, incarnation, key, record });
+            }
+        }
+        let missed = if node.pushes == 0 {
+            node.told_up_to < push.since
+        } else {
+            push.number > node.pushes + 1
+        };
+        node.pushes = node.pushes.max(push.number);
+        self.counters.add("events", events.len() as u64);
+        let outcome = if missed { Pushed::Gap(id.gossip_advertise_addr) } else { Pushed::Complete };
+        (events, outcome)
+    }
+
+    /// Where the hosts are reached that have endpoints on `net`.
+    pub(crate) fn users(&self, net: NetworkId) -> BTreeSet<SocketAddr> {
+        let low = RecordKey::Endpoint(net, EndpointId::from_bits(0));
+        let high = RecordKey::Endpoint(net, EndpointId::from_bits(u64::MAX));
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.told.range(low..=high).next().is_some())
+            .map(|(id, _)| id.gossip_advertise_addr)
+            .collect()
+    }
+
     /// A pause of ours (a suspended machine, a starved one) is no silence of
     /// everybody else: what we slept through does not count.
     fn forgive_our_own_absence(&mut self, now: Instant) {
@@ -263,6 +341,8 @@ impl View {
             doubled: doubled || ours_too,
             seen: (0, 0),
             told_up_to: 0,
+            ahead: BTreeMap::new(),
+            pushes: 0,
             told: BTreeSet::new(),
             held: None,
             may_lack: false,
@@ -316,6 +396,9 @@ impl View {
                 self.counters.add("unknown_key", 1);
                 continue;
             };
+            if node.ahead.get(&key).is_some_and(|pushed| *pushed >= value.version) {
+                continue;
+            }
             if value.value.is_empty() || value.is_deleted() {
                 if key == RecordKey::Host {
                     node.held = None;
@@ -351,6 +434,8 @@ impl View {
             }
         }
         node.told_up_to = node.told_up_to.max(state.max_version());
+        let told_up_to = node.told_up_to;
+        node.ahead.retain(|_, version| *version > told_up_to);
 
         if node.complete {
             if node.may_lack {
@@ -358,6 +443,7 @@ impl View {
                 let gone: Vec<_> = node
                     .told
                     .iter()
+                    .filter(|key| !node.ahead.contains_key(key))
                     .filter(|key| state.get(&key.to_string()).is_none_or(str::is_empty))
                     .copied()
                     .collect();

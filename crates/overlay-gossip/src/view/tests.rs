@@ -393,6 +393,8 @@ enum Deed {
     CollectHere,
     /// So many fourths of what we lack arrive.
     Arrive(u64),
+    /// One of the pushes of the writes so far arrives: late, again, or never.
+    Pushed(usize),
 }
 
 fn any_deed() -> impl Strategy<Value = Deed> {
@@ -401,7 +403,14 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         1 => Just(Deed::Collect),
         1 => Just(Deed::CollectHere),
         3 => (0..=4u64).prop_map(Deed::Arrive),
+        4 => (0..20usize).prop_map(Deed::Pushed),
     ]
+}
+
+fn pushed(number: u64, key: RecordKey, value: Option<String>, version: u64) -> Push {
+    let value = value.and_then(|value| codec::bytes_of(&value));
+    let changes = vec![Change { version, key: key.to_string(), value }];
+    Push { host: OWNER, incarnation: 1, number, since: 3, changes }
 }
 
 fn token(n: u8) -> RecordKey {
@@ -419,6 +428,7 @@ proptest! {
         let mut replica = Replica::default();
         let mut desk = Desk::new();
         let mut told: BTreeMap<RecordKey, String> = BTreeMap::new();
+        let mut pushes: Vec<Push> = Vec::new();
         let deeds = deeds.into_iter().chain([Deed::Arrive(4)]);
         for (n, deed) in deeds.enumerate() {
             match deed {
@@ -426,7 +436,8 @@ proptest! {
                     let value = version.map(|version| {
                         codec::encode(&Record::Ring(RingToken { owner: OWNER, version, until: 256 })).unwrap()
                     });
-                    owner.set(token(n).to_string(), value.unwrap_or_default());
+                    owner.set(token(n).to_string(), value.clone().unwrap_or_default());
+                    pushes.push(pushed(pushes.len() as u64 + 1, token(n), value, owner.max));
                     owner.set(END.to_owned(), owner.max.to_string());
                 }
                 Deed::Collect => owner.collect(),
@@ -436,6 +447,19 @@ proptest! {
                     replica.gc = replica.gc.max(gc);
                 }
                 Deed::Arrive(share) => replica.receive(&owner, share),
+                Deed::Pushed(back) => {
+                    // The newest most often.
+                    let Some(n) = pushes.len().checked_sub(back / 3 + 1) else { continue };
+                    let (events, _) = desk.view.pushed(pushes[n].clone(), desk.now);
+                    for event in events {
+                        let ClusterEvent::Record { key, record, .. } = event else { continue };
+                        prop_assert!(told.contains_key(&RecordKey::Host), "not all here yet");
+                        match record {
+                            Some(record) => drop(told.insert(key, codec::encode(&record).unwrap())),
+                            None => prop_assert!(told.remove(&key).is_some(), "withdrawn twice"),
+                        }
+                    }
+                }
             }
             // What chitchat holds, by the only door: a state that looks later.
             let keys: Vec<_> =
@@ -465,6 +489,87 @@ proptest! {
         }
         prop_assert_eq!(told, owner.standing());
     }
+}
+
+/// A node that is all here, and pushes of it.
+fn desk_with_host() -> Desk {
+    let mut desk = Desk::new();
+    desk.holds(&them(), 0, &[id(1), put(host("a"), 2), end(3)]);
+    desk.read();
+    desk
+}
+
+fn push_of(number: u64, bits: u64, version: u64) -> Push {
+    let (key, record) = endpoint(bits);
+    pushed(number, key, Some(codec::encode(&record).unwrap()), version)
+}
+
+#[test]
+fn a_push_is_told_at_once_and_not_again_when_chitchat_brings_it() {
+    let mut desk = desk_with_host();
+    let (events, outcome) = desk.view.pushed(push_of(1, 5, 4), desk.now);
+    assert_eq!(events.iter().map(brief).collect::<Vec<_>>(), ["1.ep5"]);
+    assert_eq!(outcome, Pushed::Complete);
+    assert_eq!(desk.view.pushed(push_of(1, 5, 4), desk.now).0, [], "again");
+    assert_eq!(desk.view.users(NetworkId(7)), [them().gossip_advertise_addr].into());
+    desk.holds(&them(), 0, &[id(1), put(host("a"), 2), put(endpoint(5), 4), end(5)]);
+    assert_eq!(desk.read(), [""; 0]);
+    desk.holds(&them(), 0, &[id(1), put(host("a"), 2), put(endpoint(5), 6), end(7)]);
+    assert_eq!(desk.read(), ["1.ep5"], "written anew");
+    assert_eq!(desk.view.pushed(push_of(1, 5, 4), desk.now).0, [], "long past");
+}
+
+#[test]
+fn what_a_push_has_told_survives_a_look_for_what_vanished() {
+    let mut desk = desk_with_host();
+    desk.view.pushed(push_of(1, 5, 4), desk.now);
+    let events = desk.view.read(desk.chitchat.node_states(), desk.now, true);
+    assert_eq!(events, [], "chitchat has not got it yet");
+}
+
+#[test]
+fn a_push_after_one_that_was_lost_says_whom_to_ask() {
+    let mut desk = desk_with_host();
+    let origin = Pushed::Gap(them().gossip_advertise_addr);
+    assert_eq!(desk.view.pushed(push_of(1, 5, 4), desk.now).1, Pushed::Complete);
+    let (events, outcome) = desk.view.pushed(push_of(3, 6, 8), desk.now);
+    assert_eq!((events.len(), outcome), (1, origin), "what is here counts in any case");
+    assert_eq!(desk.view.pushed(push_of(4, 7, 10), desk.now).1, Pushed::Complete);
+    // The first one that we get, and we have not come so far by gossip.
+    let mut desk = desk_with_host();
+    let late = Push { since: 4, ..push_of(1, 5, 6) };
+    assert_eq!(desk.view.pushed(late, desk.now).1, origin);
+}
+
+#[test]
+fn a_push_of_a_host_that_is_not_all_here_is_left_to_gossip() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.view.pushed(push_of(1, 5, 4), desk.now), (vec![], Pushed::Unknown));
+    desk.holds(&them(), 0, &[id(1), put(host("a"), 2)]);
+    desk.read();
+    assert_eq!(desk.view.pushed(push_of(1, 5, 4), desk.now), (vec![], Pushed::Unknown));
+    let another_life = Push { incarnation: 2, ..push_of(1, 5, 4) };
+    assert_eq!(desk_with_host().view.pushed(another_life, desk.now).1, Pushed::Unknown);
+}
+
+#[test]
+fn what_cannot_be_read_in_a_push_is_counted_and_the_rest_is_told() {
+    let mut desk = desk_with_host();
+    let mut push = push_of(1, 5, 4);
+    let junk = |version, key: &str, value: &[u8]| Change {
+        version,
+        key: key.to_owned(),
+        value: Some(value.to_vec()),
+    };
+    let misplaced =
+        Change { version: 7, key: endpoint(6).0.to_string(), ..push.changes[0].clone() };
+    push.changes.extend([junk(5, "new/kind", b"x"), junk(6, "host", &[9, 9]), misplaced]);
+    let (events, _) = desk.view.pushed(push, desk.now);
+    assert_eq!(events.iter().map(brief).collect::<Vec<_>>(), ["1.ep5"]);
+    let counters = desk.counters.read();
+    assert_eq!(counters.get("unknown_key"), 1);
+    assert_eq!(counters.get("undecodable_unknown_version"), 1);
+    assert_eq!(counters.get("undecodable_misplaced"), 1);
 }
 
 #[test]
