@@ -161,4 +161,4 @@ fn walk(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

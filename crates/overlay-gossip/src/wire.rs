@@ -318,4 +318,4 @@ async fn receive(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
