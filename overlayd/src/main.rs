@@ -16,6 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.command() == Command::Keygen {
+        // Before there is a configuration, and whatever is wrong with one.
+        return finish(keygen());
+    }
     let resolved = match overlayd::config::resolve(&cli.flags) {
         Ok(resolved) => resolved,
         Err(problems) => {

@@ -215,6 +215,8 @@ pub struct Gossip {
     live: watch::Receiver<Vec<SocketAddr>>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
+    /// For what is still on its way when all else has ended.
+    port: Option<Arc<wire::Port>>,
 }
 
 impl Gossip {
@@ -240,8 +242,11 @@ impl Gossip {
         };
         let port = wire::Port::bind(&options, counters.clone())
             .map_err(|err| GossipError::Listen { addr, err })?;
-        Self::start_on(config, initial, Arc::new(transport::Relay(port.clone())), port, counters)
-            .await
+        let relay = Arc::new(transport::Relay(port.clone()));
+        let (mut gossip, events) =
+            Self::start_on(config, initial, relay, port.clone(), counters).await?;
+        gossip.port = Some(port);
+        Ok((gossip, events))
     }
 
     /// The same over any transport: the sealed one, or one of a test.
@@ -279,7 +284,7 @@ impl Gossip {
             // It may be waiting for a name server.
             resolver.abort();
         });
-        Ok((Self { host, commands, live, counters, task }, events_rx))
+        Ok((Self { host, commands, live, counters, task, port: None }, events_rx))
     }
 
     /// Writes (`Some`) and withdraws (`None`) records of ours.
@@ -319,12 +324,16 @@ impl Gossip {
     ///
     /// Returns how many were told. The records stay with the peers.
     pub async fn stop(self, flush: Duration) -> usize {
+        let until = tokio::time::Instant::now() + flush;
         let (done, wait) = oneshot::channel();
         let told = match self.commands.send(Command::Stop { flush, done }) {
             Ok(()) => wait.await.unwrap_or(0),
             Err(_) => 0,
         };
         let _ = self.task.await;
+        if let Some(port) = self.port {
+            port.flush(until).await;
+        }
         told
     }
 

@@ -64,7 +64,7 @@ use crate::stats::Counters;
 
 const PLAIN: u8 = 0;
 const SEALED: u8 = 1;
-const REFUSAL: u8 = 2;
+pub(crate) const REFUSAL: u8 = 2;
 /// How a message of chitchat begins that nobody has put into anything.
 const BARE_CHITCHAT: [u8; 2] = 45_139_u16.to_le_bytes();
 

@@ -32,6 +32,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::seal::{NotOpened, OVERHEAD, Seal, open_with, random, seal_with};
+use crate::seal::{NotOpened, OVERHEAD, REFUSAL, Seal, open_with, random, seal_with};
 use crate::stats::Counters;
 
 /// The longest body, bytes: chitchat's socket takes 65,507, a push 64 KiB.
@@ -91,6 +92,8 @@ struct Shared {
     counters: Arc<Counters>,
     deliver: Deliver,
     peers: Mutex<HashMap<SocketAddr, Arc<Queue>>>,
+    /// Messages that wait or are being sent.
+    under_way: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -130,6 +133,7 @@ impl Tcp {
             counters,
             deliver,
             peers: Mutex::default(),
+            under_way: AtomicUsize::new(0),
         });
         Ok(Self {
             acceptor: tokio::spawn(accept(listener, shared.clone())),
@@ -167,11 +171,20 @@ impl Tcp {
         let mut waiting = queue.waiting();
         if waiting.len() >= QUEUE {
             waiting.pop_front();
+            self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
             self.shared.counters.add("tcp_dropped", 1);
         }
+        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
         waiting.push_back((kind, body.to_vec()));
         queue.more.notify_one();
         Ok(())
+    }
+}
+
+impl Tcp {
+    /// Messages that wait or are being sent.
+    pub(crate) fn under_way(&self) -> usize {
+        self.shared.under_way.load(Ordering::Relaxed)
     }
 }
 
@@ -240,15 +253,20 @@ async fn dial(shared: Arc<Shared>, to: SocketAddr, queue: Arc<Queue>) {
                 }
             }
         };
-        match sent {
-            Ok(()) => shared.counters.add("tcp_messages_sent", 1),
+        let done = match sent {
+            Ok(()) => {
+                shared.counters.add("tcp_messages_sent", 1);
+                1
+            }
             Err(err) => {
                 tracing::debug!(%to, %err, "large message not sent");
                 // What waits behind it would fail as well, only later.
                 let lost = 1 + std::mem::take(&mut *queue.waiting()).len();
                 shared.counters.add("tcp_failed", lost as u64);
+                lost
             }
-        }
+        };
+        shared.under_way.fetch_sub(done, Ordering::Relaxed);
     }
 }
 
@@ -288,8 +306,10 @@ async fn wait_for_more(shared: &Shared, to: SocketAddr, queue: &Queue, link: &mu
         () = queue.more.notified() => true,
         read = timeout(IDLE_DIALLER, link.stream.read(&mut said)) => {
             // The acceptor speaks only to refuse.
-            if let Ok(Ok(len @ 2..)) = read {
-                shared.seal.refused_by_peer(to, &said[1..len], Instant::now());
+            if let Ok(Ok(len)) = read
+                && let Some(refusal) = said[..len].strip_prefix(&[REFUSAL])
+            {
+                shared.seal.refused_by_peer(to, refusal, Instant::now());
             }
             false
         }

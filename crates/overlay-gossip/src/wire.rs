@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
@@ -146,27 +147,44 @@ impl Drop for Port {
     }
 }
 
+/// Warnings about unfit messages come no faster than this.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 /// Where messages go that were let in.
 struct Incoming {
     gossip: mpsc::Sender<Message>,
     push: mpsc::Sender<Message>,
     counters: Arc<Counters>,
+    warned: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Incoming {
+    /// Says no to a message of somebody who has our key: a bug, or worse.
+    fn refuse(&self, from: SocketAddr, body: &[u8], why: Unfit) {
+        self.counters.add(
+            match why {
+                Unfit::Malformed => "gossip_malformed",
+                Unfit::TooMuch => "gossip_too_much",
+            },
+            1,
+        );
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| now.duration_since(at) >= WARN_EVERY) {
+            *warned = Some(now);
+            tracing::warn!(
+                %from, bytes = body.len(), ?why,
+                "a message of a member is not fit for gossip and was dropped (more of them in the \
+                 next minute are only counted); does it run another release?",
+            );
+        }
+    }
+
     fn deliver(&self, from: SocketAddr, kind: u8, body: Vec<u8>) {
         let inbox = match Kind::of(kind) {
             Some(Kind::Gossip) => match limits::check(&body) {
                 Ok(()) => &self.gossip,
-                Err(Unfit::Malformed) => return self.counters.add("gossip_malformed", 1),
-                Err(Unfit::TooMuch) => {
-                    tracing::warn!(
-                        %from, bytes = body.len(),
-                        "a message names more nodes or holds more than any cluster of ours needs; \
-                         dropped",
-                    );
-                    return self.counters.add("gossip_too_much", 1);
-                }
+                Err(why) => return self.refuse(from, &body, why),
             },
             Some(Kind::Push) => &self.push,
             None => return self.counters.add("wire_unknown_kind", 1),
@@ -220,8 +238,12 @@ impl Port {
         let receiver = UdpSocket::from_std(socket.try_clone()?)?;
         let (gossip_tx, gossip) = mpsc::channel(WAITING);
         let (push_tx, push) = mpsc::channel(WAITING);
-        let incoming =
-            Arc::new(Incoming { gossip: gossip_tx, push: push_tx, counters: counters.clone() });
+        let incoming = Arc::new(Incoming {
+            gossip: gossip_tx,
+            push: push_tx,
+            counters: counters.clone(),
+            warned: std::sync::Mutex::default(),
+        });
         let seal = Arc::new(Seal::new(options.keys.clone(), counters.clone()));
         let mut advertise = options.advertise;
         if advertise.port() == 0 {
@@ -268,6 +290,13 @@ impl Port {
         }
         self.tcp.send(to, kind, body)?;
         Ok(len)
+    }
+
+    /// Waits until what goes by TCP has gone, or `until`.
+    pub(crate) async fn flush(&self, until: Instant) {
+        while self.tcp.under_way() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// The largest datagram for `to`, bytes of UDP payload.

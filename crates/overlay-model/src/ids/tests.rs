@@ -72,3 +72,16 @@ fn ids_travel_as_text_in_json() {
     assert!(serde_json::from_str::<Name>("\"a b\"").is_err());
     assert!(serde_json::from_str::<Vni>("0").is_err());
 }
+
+#[test]
+fn the_id_of_a_key_is_8_hex_digits_and_what_is_none_is_not_repeated() {
+    let id = KeyId([0, 0xab, 0xcd, 1]);
+    assert_eq!(id.to_string(), "00abcd01");
+    assert_eq!("00ABCD01".parse::<KeyId>().unwrap(), id);
+    for text in ["", "abc", "+0abcd01", "00abcd0g", "00abcd012"] {
+        assert!(text.parse::<KeyId>().is_err(), "{text}");
+    }
+    let secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let said = secret.parse::<KeyId>().unwrap_err().to_string();
+    assert_eq!(said, "`AAECAwQF` is not the id of a key (8 hex digits)");
+}
