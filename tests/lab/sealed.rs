@@ -306,9 +306,10 @@ fn a_way_that_is_narrower_than_the_device_gets_large_messages_by_tcp() -> Result
         counts(&a, "gossip_too_large_for_way")?;
         let frames = capture.finish()?;
         frames.expect_none("nothing is a fragment", "ip.flags.mf == 1 || ip.frag_offset > 0")?;
-        let from_a =
-            "ip.src == 192.0.2.1 && ip.len > 500 && (udp.port == 7946 || tcp.port == 7946)";
-        frames.expect_none("nothing from a is larger than the way", from_a)
+        let large =
+            "udp.port == 7946 && ip.src == 192.0.2.1 && ip.dst == 192.0.2.2 && ip.len > 500";
+        frames.expect_none("no datagram is larger than the way", large)?;
+        frames.expect_some("they go by TCP", "tcp.port == 7946 && tcp.len > 500").map(drop)
     })
 }
 
