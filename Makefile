@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab demo demo-down lab-clean \
-        bench bench-first deny
+        bench bench-first deny sim
 
 ## help: this list
 help:
@@ -50,6 +50,13 @@ test-unit:
 ## test-lab: the labs alone; root
 test-lab:
 	@tests/run.sh lab
+
+## sim: simulations, release, more and longer; SEED=n repeats one exactly, RUNS=n runs seeds 0 to n-1
+sim:
+	cc -shared -fPIC -O1 -Wall -o target/libseed.so tests/sim/seed.c
+	cargo test --locked --release -p overlay-sim --no-run
+	$(if $(SEED),SIM_SEED=$(SEED) LD_PRELOAD=$(CURDIR)/target/libseed.so,SIM_RUNS=$(or $(RUNS),50)) SIM_LONG=1 \
+	    $$(ls -t target/release/deps/simulation-* | grep -v '\.d$$' | head -1) --nocapture --test-threads=1
 
 ## demo: three hosts in network namespaces form an overlay; KEEP=1 leaves it running
 demo:

@@ -20,6 +20,7 @@ wanted=(
     setpriv:util-linux
     stdbuf:coreutils
     sysctl:procps
+    faketime:faketime           # one lab: clocks that jump
 )
 
 # Debian keeps administrators' programs where a user's PATH may not look.

@@ -75,6 +75,9 @@ pub(crate) enum Command {
     Hosts,
     /// Tell how the overlayd of this host is: a verdict, then why
     Status,
+    /// Print what happens, as it happens, until interrupted
+    #[command(after_help = EVENT_KINDS)]
+    Watch(WatchArgs),
     /// List FDB entries: what the kernel should hold, beside what it holds
     #[command(after_help = ENTRY_STATES)]
     Fdb(EntriesArgs),
@@ -108,6 +111,35 @@ States:
   missing  it should hold this, and does not
   differs  it holds something else under this key
   extra    it holds this, and should not";
+
+const EVENT_KINDS: &str = "\
+Kinds:
+  host               a host is up, suspect, stopped, down, or has left
+  entries            the entries of a host went out of use, or are in use again
+  attached detached  endpoints of this host
+  seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
+  network_created network_removed network_conflict endpoint_conflict
+  kernel_refused repairing donated view_complete not_persisted
+  same_name same_identity underlay underlay_lost
+  missed             so many events came faster than they were read; always shown
+
+Times are UTC. The stream ends, with exit code 1, when overlayd stops.";
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WatchArgs {
+    /// Show the endpoints of other hosts as they come and go, too
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Show events of this kind only; repeatable
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', conflicts_with = "all",
+        value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) kinds: Vec<String>,
+
+    /// First show the events after this number, as far as overlayd remembers; 0 for all of them
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) since: Option<u64>,
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetCommand {

@@ -10,6 +10,7 @@ mod attach;
 mod key;
 mod net;
 mod show;
+mod watch;
 
 use std::future::Future;
 
@@ -49,6 +50,7 @@ impl Session {
             Command::Endpoints(args) => self.endpoints(args).await,
             Command::Hosts => self.hosts().await,
             Command::Status => self.status().await,
+            Command::Watch(args) => self.watch(args).await,
             Command::Fdb(args) => self.fdb(args).await,
             Command::Neigh(args) => self.neigh(args).await,
             Command::Plan => self.plan().await,

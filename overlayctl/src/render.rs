@@ -11,6 +11,7 @@
 
 mod endpoint;
 mod entry;
+mod event;
 mod host;
 mod key;
 mod network;
@@ -24,6 +25,7 @@ use comfy_table::Table;
 
 pub(crate) use endpoint::{attached, detached, endpoints, local_endpoints};
 pub(crate) use entry::{entries, plan};
+pub(crate) use event::event;
 pub(crate) use host::{hosts, left};
 pub(crate) use key::{key_added, key_removed, key_used, keys};
 pub(crate) use network::{created, deleted, networks, networks_in_full};

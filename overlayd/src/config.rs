@@ -60,6 +60,8 @@ const KEYS: &[Key] = &[
     with("stop-grace", Some("10m"), ""),
     with("gossip-interval", Some("500ms"), ""),
     with("alone-after", Some("15s"), ""),
+    with("journal", None, "no journal"),
+    with("journal-limit", Some("64MiB"), ""),
 ];
 
 const fn with(name: &'static str, default: Option<&'static str>, unset: &'static str) -> Key {
@@ -94,6 +96,13 @@ pub enum Command {
     ///
     /// Exits 1, with one line a problem, if the daemon would not start with them.
     CheckConfig,
+    /// Do again what a journal (--journal) has recorded, and print what came of each event
+    ///
+    /// Touches nothing. Exits 1 if the effects are not those that were recorded.
+    Replay {
+        /// The journal
+        file: PathBuf,
+    },
     /// Remove from the kernel everything that overlayd has put there, and nothing else
     Teardown,
     /// Print a new cluster key, for --key-file on every host
@@ -168,6 +177,12 @@ pub struct Flags {
     /// Without an answer for so long, a host takes itself for the whole cluster [default: 15s]
     #[arg(long, global = true, value_name = "TIME")]
     pub alone_after: Option<String>,
+    /// Append every event to this file, for overlayd replay [default: no journal]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub journal: Option<String>,
+    /// The journal ends when it has this size [default: 64MiB]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub journal_limit: Option<String>,
 }
 
 impl Flags {
@@ -194,6 +209,8 @@ impl Flags {
             "stop-grace" => one(&self.stop_grace),
             "gossip-interval" => one(&self.gossip_interval),
             "alone-after" => one(&self.alone_after),
+            "journal" => one(&self.journal),
+            "journal-limit" => one(&self.journal_limit),
             _ => None,
         }
     }
@@ -240,6 +257,10 @@ pub struct Settings {
     pub gossip_interval: Duration,
     /// Alone for so long, the host's view counts as complete.
     pub alone_after: Duration,
+    /// Where events are recorded, if at all.
+    pub journal: Option<PathBuf>,
+    /// How long the journal may be, bytes.
+    pub journal_limit: u64,
 }
 
 /// Where others reach our gossip.
@@ -661,6 +682,8 @@ impl Values {
             }
         });
         let alone_after = self.value("alone-after", duration);
+        let journal = self.value("journal", absolute);
+        let journal_limit = self.value("journal-limit", size);
 
         if gossip_port.is_some() && gossip_port == vxlan_port {
             self.clash("gossip-port", "vxlan-port", "both are UDP ports of this host: set another");
@@ -715,6 +738,8 @@ impl Values {
             stop_grace: stop_grace?,
             gossip_interval: gossip_interval?,
             alone_after: alone_after?,
+            journal,
+            journal_limit: journal_limit?,
         })
     }
 
@@ -801,6 +826,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(_) => Err("no time at all is not enough; use something like 10s".to_owned()),
         Err(_) => Err(format!("`{text}` is not a time; write it like 500ms, 10s or 2m")),
     }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let found = units.iter().find_map(|(unit, n)| Some((text.strip_suffix(unit)?.trim(), *n)));
+    let number = found.and_then(|(number, n)| number.parse::<u64>().ok()?.checked_mul(n));
+    number
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("`{text}` is not a size; write it like 512KiB, 64MiB or 1GiB"))
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path as UrlPath, Query, State};
 use axum::http::request::Parts;
@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::convert::{self, invalid};
+use crate::events::{Hub, MAX_WATCHERS};
 use crate::keys::KeyRequest;
 use crate::shell::Input;
 
@@ -94,6 +95,7 @@ type Answer = Result<Vec<u8>, v1::Error>;
 #[derive(Clone)]
 struct Door {
     inputs: mpsc::UnboundedSender<Input>,
+    events: Hub,
 }
 
 impl Door {
@@ -182,9 +184,10 @@ struct NetQuery {
 pub async fn serve(
     listener: UnixListener,
     inputs: mpsc::UnboundedSender<Input>,
+    events: Hub,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let door = Door { inputs };
+    let door = Door { inputs, events };
     let router = Router::new()
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{net}", get(network).delete(remove_network))
@@ -202,6 +205,7 @@ pub async fn serve(
             "/v1/plan",
             get(|State(door): State<Door>| async move { ok(door.ask(Request::Plan).await) }),
         )
+        .route("/v1/events", get(watch_events))
         .route("/v1/fdb", get(fdb))
         .route("/v1/neigh", get(neigh))
         .route("/v1/keys", get(keys).post(add_key))
@@ -326,6 +330,36 @@ async fn detach(
     Part(Query(query)): Part<Query<NetQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target, net: query.net }).await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    since: Option<u64>,
+}
+
+async fn watch_events(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<EventsQuery>>,
+) -> Response {
+    let Some(watcher) = door.events.watch(query.since) else {
+        let full = v1::Error {
+            code: v1::ErrorCode::Unavailable,
+            message: format!("{MAX_WATCHERS} watch the events already"),
+            hint: Some("end one of them: pgrep -af 'overlayctl.* watch'".into()),
+        };
+        return ok(Err(full)).into_response();
+    };
+    // A line is made when the reader has taken the one before.
+    let lines = futures::stream::unfold(watcher, |mut watcher| async move {
+        let event = watcher.next().await?;
+        let line = serde_json::to_vec(&*event).map(|mut line| {
+            line.push(b'\n');
+            Bytes::from(line)
+        });
+        Some((line, watcher))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
 async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use overlay_api::v1;
 use overlay_engine::{
     Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView, KeyView,
-    NetworkView, Refused, Reply, StatusView, Table,
+    Level, NetworkView, Notice, Refused, Reply, StatusView, Table,
 };
+use overlay_gossip::PeerInfo;
 use overlay_model::{Foreign, IfName, InvalidName, KeyId, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
@@ -174,6 +175,10 @@ pub fn host(view: HostView) -> v1::Host {
         endpoints: view.endpoints,
         version: of(|h| h.version.clone()),
         incarnation: view.incarnation,
+        last_heard_ms: None,
+        rtt_us: None,
+        undecodable: 0,
+        notes: view.notes,
         key_used: view.keys.used.map(|id| id.to_string()),
         keys: view.keys.ids.iter().map(KeyId::to_string).collect(),
     }
@@ -249,8 +254,127 @@ fn entry(view: EntryView) -> v1::Entry {
     }
 }
 
-/// A reply as the JSON body of its route.
-pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Result<Vec<u8>> {
+/// A notice as an event, but for its number and time. The kinds and fields are
+/// a contract: see [`v1::Event`].
+pub fn event(notice: &Notice) -> v1::Event {
+    let level = match notice.level() {
+        Level::Detail => "detail",
+        Level::Info => "info",
+        Level::Warning => "warning",
+    };
+    let some = |text: &dyn ToString| Some(text.to_string());
+    let kind = |kind: &str| v1::Event {
+        kind: kind.to_owned(),
+        level: level.to_owned(),
+        text: notice.to_string(),
+        ..v1::Event::default()
+    };
+    let many = |n: usize| Some(n as u64);
+    match notice {
+        Notice::Host { host, state, endpoints } => v1::Event {
+            host: some(host),
+            state: some(state),
+            count: many(*endpoints),
+            ..kind("host")
+        },
+        Notice::Entries { host, in_use, endpoints } => v1::Event {
+            host: some(host),
+            there: Some(*in_use),
+            count: many(*endpoints),
+            ..kind("entries")
+        },
+        Notice::Elsewhere { id, name, net, host, addresses, there } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            net: some(net),
+            host: some(host),
+            ips: addresses.clone(),
+            ..kind(if *there { "seen" } else { "withdrawn" })
+        },
+        Notice::Network { name, vni, what } => {
+            v1::Event { net: some(name), vni: Some(vni.get()), ..kind(&format!("network_{what}")) }
+        }
+        Notice::NetworkConflict { loser, why } => {
+            v1::Event { net: some(loser), why: some(why), ..kind("network_conflict") }
+        }
+        Notice::EndpointConflict { what, loser, winner } => v1::Event {
+            endpoint: some(loser),
+            why: Some(format!("{what} is held by another endpoint")),
+            host: some(winner),
+            ..kind("endpoint_conflict")
+        },
+        Notice::Attached { id, name, net, addresses } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            net: some(net),
+            ips: addresses.clone(),
+            ..kind("attached")
+        },
+        Notice::Detached { id, name, why } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            why: some(why),
+            ..kind("detached")
+        },
+        Notice::SameName { name, addrs, over } => v1::Event {
+            name: some(name),
+            addrs: addrs.to_vec(),
+            there: Some(!over),
+            ..kind("same_name")
+        },
+        Notice::Doubled { host, addrs, .. } => v1::Event {
+            host: some(host),
+            addrs: addrs.iter().map(ToString::to_string).collect(),
+            there: Some(!addrs.is_empty()),
+            ..kind("same_identity")
+        },
+        Notice::Underlay { dev, addr, before, mtu } => v1::Event {
+            dev: some(dev),
+            addrs: vec![addr.to_string(), before.to_string()],
+            mtu: Some(*mtu),
+            ..kind("underlay")
+        },
+        Notice::UnderlayLost { addr, why } => {
+            v1::Event { addrs: vec![addr.to_string()], why: some(why), ..kind("underlay_lost") }
+        }
+        Notice::ViewComplete { why } => v1::Event { why: some(why), ..kind("view_complete") },
+        Notice::KernelRefused { command, reason, retry_in } => v1::Event {
+            command: some(command),
+            why: some(reason),
+            retry_ms: Some(ms(*retry_in)),
+            ..kind("kernel_refused")
+        },
+        Notice::Repairing { operations, first } => {
+            v1::Event { command: some(first), count: many(*operations), ..kind("repairing") }
+        }
+        Notice::Donated { net, count, to } => v1::Event {
+            net: some(net),
+            host: some(to),
+            count: Some(u64::try_from(*count).unwrap_or(u64::MAX)),
+            ..kind("donated")
+        },
+        Notice::NotPersisted { why } => v1::Event { why: some(why), ..kind("not_persisted") },
+    }
+}
+
+/// A host with what gossip knows of the life of it that speaks.
+fn heard_host(view: HostView, peers: &[PeerInfo]) -> v1::Host {
+    let of_host = || peers.iter().filter(|p| p.host == view.id && !view.local);
+    let undecodable = of_host().map(|p| p.undecodable).sum();
+    let life = of_host().find(|p| p.incarnation == view.incarnation);
+    let last_heard_ms = life.and_then(|p| p.last_heard).map(ms);
+    let rtt = life.and_then(|p| p.rtt);
+    let rtt_us = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+    v1::Host { last_heard_ms, rtt_us, undecodable, ..host(view) }
+}
+
+/// A reply as the JSON body of its route. `counters` and `peers` are what
+/// gossip adds.
+pub fn reply(
+    reply: Reply,
+    counters: &BTreeMap<String, u64>,
+    peers: &[PeerInfo],
+) -> serde_json::Result<Vec<u8>> {
     match reply {
         Reply::Network(view) => serde_json::to_vec(&network(view)),
         Reply::Networks(views) => {
@@ -260,7 +384,10 @@ pub fn reply(reply: Reply, counters: &BTreeMap<String, u64>) -> serde_json::Resu
         Reply::Endpoints(views) => {
             serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
         }
-        Reply::Hosts(views) => serde_json::to_vec(&views.into_iter().map(host).collect::<Vec<_>>()),
+        Reply::Hosts(views) => {
+            let hosts = views.into_iter().map(|view| heard_host(view, peers));
+            serde_json::to_vec(&hosts.collect::<Vec<_>>())
+        }
         Reply::Status(view) => serde_json::to_vec(&status(*view, counters)),
         Reply::Entries(views) => {
             serde_json::to_vec(&views.into_iter().map(entry).collect::<Vec<_>>())

@@ -3,17 +3,18 @@
 //!
 //! In this order, so that what is told is true and what is used survives a
 //! restart. The engine knows ids only; whether a step locks anybody out is its
-//! judgement ([`Engine::may_use_key`]).
+//! judgement (`Engine::may_use_key`).
 
 use std::sync::Arc;
 
 use overlay_api::v1;
-use overlay_engine::{Effect, Engine, KeyView, Now};
+use overlay_engine::{Effect, Event, KeyView, Now};
 use overlay_gossip::{Key, Keyring, KeyringError};
 use overlay_model::KeyId;
 use tracing::info;
 
 use crate::convert;
+use crate::journal::Recorded;
 use crate::key_file::KeyFile;
 
 /// What is asked about keys.
@@ -55,7 +56,7 @@ impl Keys {
     /// The refusal; nothing has then changed.
     pub fn answer(
         keys: Option<&Self>,
-        engine: &mut Engine,
+        engine: &mut Recorded,
         request: KeyRequest,
         now: Now,
     ) -> Result<(Vec<u8>, Vec<Effect>), v1::Error> {
@@ -93,7 +94,7 @@ impl Keys {
 
     fn change(
         &self,
-        engine: &mut Engine,
+        engine: &mut Recorded,
         ring: Result<Keyring, KeyringError>,
         now: Now,
     ) -> Result<Vec<Effect>, v1::Error> {
@@ -114,7 +115,7 @@ impl Keys {
             hint: Some("nothing has changed; try again when it can be written".to_owned()),
         })?;
         self.ring.replace(&ring);
-        Ok(engine.set_keys(ring.ids(), now))
+        Ok(engine.step(Event::Keys(ring.ids()), now))
     }
 }
 

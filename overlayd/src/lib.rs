@@ -9,11 +9,15 @@
 //! | [`key_file`], [`keys`] | the cluster's keys: where they stand, and how they change |
 //! | [`control_socket`] | the API on the Unix socket |
 //! | [`convert`] | between the API's words and the engine's |
+//! | [`events`] | what happened, for `overlayctl watch` |
+//! | [`journal`] | every event on disk, and `overlayd replay` |
 //! | [`teardown`] | `overlayd teardown` |
 
 pub mod config;
 pub mod control_socket;
 pub mod convert;
+pub mod events;
+pub mod journal;
 pub mod kernel_task;
 pub mod key_file;
 pub mod keys;

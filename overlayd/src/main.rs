@@ -20,6 +20,10 @@ fn main() -> ExitCode {
         // Before there is a configuration, and whatever is wrong with one.
         return finish(keygen());
     }
+    // Needs no settings: journals are read where they were not made.
+    if let Command::Replay { file } = cli.command() {
+        return finish(replay(&file));
+    }
     let resolved = match overlayd::config::resolve(&cli.flags) {
         Ok(resolved) => resolved,
         Err(problems) => {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         }
         Command::Keygen => finish(keygen()),
         Command::Teardown => finish(teardown(&resolved.settings)),
+        Command::Replay { file } => finish(replay(&file)),
         Command::Run => finish(run(resolved)),
     }
 }
@@ -67,6 +72,25 @@ fn keygen() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", key.to_text().as_str()).context("cannot write the key")?;
     out.flush().context("cannot write the key")
+}
+
+fn replay(file: &std::path::Path) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = overlayd::journal::replay(file, &mut out)?;
+    std::io::Write::flush(&mut out)?;
+    if done.cut > 0 {
+        eprintln!("overlayd: {} lines of the journal were cut; replayed up to there", done.cut);
+    }
+    if done.differ > 0 {
+        anyhow::bail!(
+            "{} of {} steps had other effects than were recorded; is this the release that wrote \
+             the journal?",
+            done.differ,
+            done.steps
+        );
+    }
+    eprintln!("overlayd: {} steps, all with the effects that were recorded", done.steps);
+    Ok(())
 }
 
 fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {

@@ -21,17 +21,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Engine, Event, LocalEndpoint, Now, PlanId, Reply, Request, Restored, Token,
+    Config, Effect, Event, Level, LocalEndpoint, Notice, Now, PlanId, Reply, Request, Restored,
+    Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, KernelChange};
-use overlay_netlink::{Kernel, NetnsError};
+use overlay_netlink::{Kernel, NetnsError, Underlay, UnderlayError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Settings;
+use crate::events::Hub;
+use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
 use crate::key_file::KeyFile;
 use crate::keys::{KeyRequest, Keys};
@@ -43,6 +46,13 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// How often the peers of now are noted, for a start when none of `--join` is up.
 const NOTE_PEERS: Duration = Duration::from_secs(10);
+
+/// How long the peers at a lost address are told to forget it: there is hardly
+/// a way to tell them.
+const HASTY_FAREWELL: Duration = Duration::from_millis(50);
+
+/// How often gossip is tried at an address that it cannot have yet.
+const REJOIN_EVERY: Duration = Duration::from_millis(200);
 
 /// Where a request's answer goes.
 pub type Answer = oneshot::Sender<Result<Vec<u8>, v1::Error>>;
@@ -148,6 +158,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         down_grace: settings.down_grace,
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
+        state_dir: settings.state_dir.display().to_string(),
     };
     let restored = Restored {
         gone: gone(&found.endpoints, &config.boot_id),
@@ -178,7 +189,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 
     let (kernel, changes) = Kernel::open().await.context("cannot talk to the kernel")?;
-    let mut engine = Engine::new(config, restored, clock.now());
+    let mut engine = Recorded::new(
+        config,
+        restored,
+        clock.now(),
+        settings.journal.as_deref(),
+        settings.journal_limit,
+    )?;
     let gossip = GossipConfig {
         host: found.host,
         incarnation: found.incarnation,
@@ -197,6 +214,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         keys: keys.as_ref().map(|keys| keys.ring.clone()),
         mtu: underlay.mtu,
     };
+    let joined = gossip.clone();
     let (gossip, news) = Gossip::start(gossip, engine.own_records())
         .await
         .with_context(|| format!("cannot gossip on {listen}"))?;
@@ -205,28 +223,44 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (work, todo) = mpsc::unbounded_channel();
     let (ending, ended) = watch::channel(false);
     tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
-    let server = tokio::spawn(control_socket::serve(listener, inputs.clone(), wait_for(ended)));
+    let events = Hub::new(found.incarnation);
+    let server = control_socket::serve(listener, inputs.clone(), events.clone(), wait_for(ended));
+    let server = tokio::spawn(server);
 
+    let follow =
+        overlay_netlink::follow_underlay(settings.vtep_ip, settings.underlay_dev.clone(), underlay)
+            .context("cannot follow the underlay")?;
     let mut shell = Shell {
         engine,
         clock,
         state,
-        gossip,
+        settings,
+        gossip: Some(gossip),
+        news,
+        joined,
+        rejoin_at: None,
+        cannot_rejoin: false,
+        former_stats: BTreeMap::new(),
         keys,
         kernel,
         work,
         inputs,
+        events: events.clone(),
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
         leaving: false,
         ready: false,
     };
-    shell.run_loop(queue, news).await?;
+    shell.run_loop(queue, follow).await?;
 
-    let told = shell.gossip.stop(FAREWELL).await;
+    let told = match shell.gossip.take() {
+        Some(gossip) => gossip.stop(FAREWELL).await,
+        None => 0,
+    };
     info!(told, "overlayd ends; forwarding stays in place");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    events.end();
     let _ = ending.send(true);
     // Answers that are under way, bounded: an idle keep-alive connection must not hold us.
     let _ = tokio::time::timeout(Duration::from_millis(200), server).await;
@@ -298,14 +332,25 @@ fn incarnations(state: &Arc<StateFile>) -> overlay_gossip::NextIncarnation {
 }
 
 struct Shell {
-    engine: Engine,
+    engine: Recorded,
     clock: Clock,
     state: Arc<StateFile>,
-    gossip: Gossip,
+    settings: Settings,
+    /// None while it is between two addresses.
+    gossip: Option<Gossip>,
+    news: mpsc::UnboundedReceiver<ClusterEvent>,
+    /// With what gossip was started last, or will be.
+    joined: GossipConfig,
+    /// Gossip is to begin anew, at the addresses of `joined`.
+    rejoin_at: Option<Instant>,
+    cannot_rejoin: bool,
+    /// What gossip counted before it began anew.
+    former_stats: BTreeMap<&'static str, u64>,
     keys: Option<Keys>,
     kernel: Kernel,
     work: mpsc::UnboundedSender<Work>,
     inputs: mpsc::UnboundedSender<Input>,
+    events: Hub,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -317,7 +362,7 @@ impl Shell {
     async fn run_loop(
         &mut self,
         mut queue: mpsc::UnboundedReceiver<Input>,
-        mut news: mpsc::UnboundedReceiver<ClusterEvent>,
+        mut underlay: mpsc::UnboundedReceiver<Result<Underlay, UnderlayError>>,
     ) -> anyhow::Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
@@ -330,6 +375,7 @@ impl Shell {
                     None => std::future::pending().await,
                 }
             };
+            let rejoin_at = self.rejoin_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 input = queue.recv() => {
                     let input = input.context("the shell keeps a sender")?;
@@ -339,7 +385,11 @@ impl Shell {
                         self.step(event).await;
                     }
                 }
-                event = news.recv() => {
+                Some(found) = underlay.recv() => self.follow(found).await,
+                () = tokio::time::sleep_until(rejoin_at), if self.rejoin_at.is_some() => {
+                    self.rejoin().await;
+                }
+                event = self.news.recv(), if self.gossip.is_some() => {
                     let event = event.context("gossip has ended by itself")?;
                     self.step(Event::Cluster(event)).await;
                 }
@@ -362,8 +412,65 @@ impl Shell {
         }
     }
 
+    /// The underlay is another, or there is none.
+    async fn follow(&mut self, found: Result<Underlay, UnderlayError>) {
+        let Underlay { addr, dev, mtu } = match found {
+            Ok(underlay) => underlay,
+            Err(err) => return self.step(Event::UnderlayLost { why: err.to_string() }).await,
+        };
+        let gossip = self.settings.gossip_advertise(addr);
+        let listen = self.settings.gossip_listen(addr, has_address);
+        self.step(Event::Underlay { addr, dev, mtu, gossip }).await;
+        if (listen, gossip) != (self.joined.listen, self.joined.advertise) {
+            let port_is_ours = listen == self.joined.listen
+                || listen.ip().is_unspecified()
+                || self.joined.listen.ip().is_unspecified();
+            (self.joined.listen, self.joined.advertise) = (listen, gossip);
+            if port_is_ours {
+                self.end_gossip().await;
+            }
+            self.rejoin_at = Some(Instant::now());
+        }
+    }
+
+    async fn end_gossip(&mut self) {
+        if let Some(gossip) = self.gossip.take() {
+            for (name, n) in gossip.stats().0 {
+                *self.former_stats.entry(name).or_default() += n;
+            }
+            let _ = gossip.stop(HASTY_FAREWELL).await;
+        }
+    }
+
+    /// Begins gossip anew: its address is part of who we are to the peers, so
+    /// this is another life of this host, with the same records.
+    async fn rejoin(&mut self) {
+        let incarnation = (self.joined.next_incarnation)().max(self.joined.incarnation + 1);
+        let mut config = GossipConfig { incarnation, ..self.joined.clone() };
+        config.join.extend(self.noted_peers.iter().map(ToString::to_string));
+        let live = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
+        config.join.extend(live.iter().map(ToString::to_string));
+        match Gossip::start(config, self.engine.own_records()).await {
+            Ok((gossip, news)) => {
+                self.end_gossip().await;
+                (self.gossip, self.news) = (Some(gossip), news);
+                (self.rejoin_at, self.cannot_rejoin) = (None, false);
+                self.joined.incarnation = incarnation;
+                info!(gossip = %self.joined.advertise, incarnation, "gossip has begun anew");
+                self.step(Event::Rejoined { incarnation }).await;
+            }
+            Err(err) => {
+                // An IPv6 address is not ours before its duplicates were looked for.
+                if !std::mem::replace(&mut self.cannot_rejoin, true) {
+                    warn!("cannot gossip at the new address, trying again: {err:#}");
+                }
+                self.rejoin_at = Some(Instant::now() + REJOIN_EVERY);
+            }
+        }
+    }
+
     fn note_peers(&mut self) {
-        let peers = self.gossip.peers();
+        let peers = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
         // Alone is no news: it is then that the former peers are needed.
         if peers.is_empty() || peers == self.noted_peers {
             return;
@@ -466,7 +573,10 @@ impl Shell {
                     }
                 }
                 Effect::Publish(changes) => {
-                    if let Err(err) = self.gossip.publish(changes).await {
+                    // What is published meanwhile stands when gossip begins anew.
+                    if let Some(gossip) = &self.gossip
+                        && let Err(err) = gossip.publish(changes).await
+                    {
                         error!("a record was not published: {err}");
                     }
                 }
@@ -477,22 +587,36 @@ impl Shell {
                     let _ = self.work.send(Work { plan, ops });
                 }
                 Effect::Reply { token, result } => self.answer(token, result),
-                Effect::Notice(notice) if notice.is_warning() => warn!("{notice}"),
-                Effect::Notice(notice) => info!("{notice}"),
+                Effect::Notice(notice) => self.tell(&notice),
                 Effect::Exit => self.leaving = true,
             }
         }
+    }
+
+    fn tell(&self, notice: &Notice) {
+        match notice.level() {
+            Level::Warning => warn!("{notice}"),
+            Level::Info => info!("{notice}"),
+            Level::Detail => debug!("{notice}"),
+        }
+        self.events.tell(convert::event(notice));
     }
 
     fn answer(&mut self, token: Token, result: Result<Reply, overlay_engine::Refused>) {
         let Some(answer) = self.answers.remove(&token) else { return };
         let result = match result {
             Ok(reply) => {
-                let stats = self.gossip.stats().0;
+                let gossip = self.gossip.as_ref();
+                let mut stats = self.former_stats.clone();
+                for (name, n) in gossip.map(|gossip| gossip.stats().0).unwrap_or_default() {
+                    *stats.entry(name).or_default() += n;
+                }
                 let mut counters: BTreeMap<String, u64> =
                     stats.into_iter().map(|(name, n)| (format!("gossip_{name}"), n)).collect();
-                counters.insert("peers".to_owned(), self.gossip.peers().len() as u64);
-                convert::reply(reply, &counters).map_err(|err| v1::Error {
+                let live = gossip.map_or(0, |gossip| gossip.peers().len());
+                counters.insert("peers".to_owned(), live as u64);
+                let peers = gossip.map(Gossip::peers_info).unwrap_or_default();
+                convert::reply(reply, &counters, &peers).map_err(|err| v1::Error {
                     code: v1::ErrorCode::Internal,
                     message: format!("cannot write the reply: {err}"),
                     hint: None,

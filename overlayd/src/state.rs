@@ -536,11 +536,15 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unread> {
     }
 }
 
+/// How much larger than the last an incarnation is, where the clock does not
+/// say: a life numbers its requests from it on, and a later life's must be larger.
+const ROOM: u64 = 1_000_000;
+
 /// Larger than `last` and, if the clock is right, than any that a file lost
 /// since has held: microseconds since 1970.
 fn later_than(last: u64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    u64::try_from(now).unwrap_or(0).max(last.saturating_add(1))
+    u64::try_from(now).unwrap_or(0).max(last.saturating_add(ROOM))
 }
 
 /// The kernel's name for the time since the machine was switched on.

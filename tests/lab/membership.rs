@@ -9,7 +9,7 @@
 //!   suspect after 1 s of silence; down, and its entries gone, 4 s after that
 //! ```
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_tests::{
@@ -76,6 +76,41 @@ fn entries_of_a_host_that_lost_power_stay_through_the_grace_and_go_after_it() ->
         let again = b.attach_with("demo", "c2-again", &["--ip", &c2.ip().to_string()])?;
         eventually("a has the entries of b again", || has(&a, &again))?;
         c1.ping(again.ip())
+    })
+}
+
+#[test]
+fn a_host_that_lost_power_is_called_down_everywhere_within_four_seconds() -> Result<()> {
+    Lab::run(|lab| {
+        // Every interval and delay as it is by default.
+        let [a, b, c, d] = lab.hosts(["a", "b", "c", "d"])?;
+        let died = Instant::now();
+        d.power_off()?;
+        let mut figures = Vec::new();
+        for host in [&a, &b, &c] {
+            host.sees("d", "down")?;
+            figures.push((host.name().to_owned(), died.elapsed()));
+        }
+        println!("d is down as seen by {figures:?}");
+        ensure!(figures.iter().all(|(_, took)| *took <= Duration::from_secs(4)), "{figures:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_whose_peers_are_all_down_at_the_start_serves_and_finds_them_later() -> Result<()> {
+    Lab::run(|lab| {
+        let (a, b) = (lab.host("a")?, lab.host("b")?);
+        let join = |host: &Host| DaemonOptions {
+            join: vec![format!("{}:7946", host.address()), "no-such-host.invalid:7946".into()],
+            ..DaemonOptions::default()
+        };
+        a.start_with(&join(&b))?;
+        a.net_create("demo", DEMO)?;
+        a.attach("demo", "c1")?;
+        b.start_with(&DaemonOptions::default())?;
+        lab.all_up(&[a, b.clone()])?;
+        b.knows_net("demo").map(drop)
     })
 }
 

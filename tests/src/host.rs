@@ -64,8 +64,14 @@ pub struct DaemonOptions {
     pub insecure: bool,
     /// `--key-file`, another one than the lab's.
     pub key_file: Option<PathBuf>,
+    /// `--underlay-dev eth0` instead of addresses: they may change.
+    pub by_device: bool,
+    /// `--name`; the host's when left out.
+    pub name: Option<&'static str>,
     /// `NOTIFY_SOCKET`, as systemd gives it; none when left out.
     pub notify: Option<PathBuf>,
+    /// Variables of its environment.
+    pub env: Vec<(&'static str, String)>,
     /// Anything else.
     pub extra: Vec<String>,
 }
@@ -234,17 +240,17 @@ impl Host {
 
     /// The arguments that its daemon is started with.
     pub fn daemon_args(&self, options: &DaemonOptions) -> Vec<String> {
-        let mut args: Vec<String> = vec![
-            "--name".into(),
-            self.0.name.clone(),
-            "--advertise".into(),
-            self.address().to_string(),
-            "--vtep-ip".into(),
-            if options.vtep_ipv6 {
-                self.address_v6().to_string()
-            } else {
-                self.address().to_string()
-            },
+        let mut args: Vec<String> =
+            vec!["--name".into(), options.name.unwrap_or(&self.0.name).to_owned()];
+        if options.by_device {
+            args.extend(["--underlay-dev".into(), "eth0".into()]);
+        } else {
+            let v6 = options.vtep_ipv6;
+            let vtep: IpAddr = if v6 { self.address_v6().into() } else { self.address().into() };
+            args.extend(["--advertise".into(), self.address().to_string()]);
+            args.extend(["--vtep-ip".into(), vtep.to_string()]);
+        }
+        args.extend([
             "--state-dir".into(),
             self.state_dir().display().to_string(),
             "--socket".into(),
@@ -254,7 +260,7 @@ impl Host {
                 || std::env::var("OVERLAY_LOG").unwrap_or_else(|_| "info".into()),
                 str::to_owned,
             ),
-        ];
+        ]);
         if options.insecure {
             args.push("--insecure".into());
         } else {
@@ -314,6 +320,7 @@ impl Host {
             command.env("NOTIFY_SOCKET", socket);
         }
         let child = command
+            .envs(options.env.iter().map(|(key, value)| (*key, value)))
             .args(self.daemon_args(options))
             .current_dir(self.dir())
             .stdout(log.try_clone()?)

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +38,9 @@ use crate::v1;
 
 /// The largest reply that is read: about 200,000 endpoints.
 pub const MAX_REPLY: usize = 64 << 20;
+
+/// The longest event that is read, bytes.
+const MAX_EVENT: usize = 1 << 20;
 
 /// How long a request may take unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -177,6 +180,26 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// Watches what happens; with `since`, first what has happened after the
+    /// event of that number, as far as the daemon remembers (0: all of it).
+    ///
+    /// The timeout is for the beginning of the reply; then there is none.
+    pub async fn events(&self, since: Option<u64>) -> Result<Events, ClientError> {
+        let since = since.map(|seq| seq.to_string());
+        let path = with_query("/v1/events", [("since", since.as_deref())]);
+        let request = format!("GET {path}");
+        let timeout = || ClientError::Timeout { request: request.clone(), after: self.timeout };
+        let begin = async {
+            let reply = self.begin(Method::GET, &path, None::<&()>).await?;
+            if reply.status().is_success() {
+                return Ok(Events { body: reply.into_body(), rest: Vec::new() });
+            }
+            let status = reply.status();
+            Err(refusal(&request, status, &self.whole(&request, reply).await?))
+        };
+        tokio::time::timeout(self.timeout, begin).await.map_err(|_| timeout())?
+    }
+
     /// Lists the FDB entries of all networks or of `net`.
     pub async fn fdb(&self, net: Option<&str>) -> Result<Vec<v1::Entry>, ClientError> {
         self.get(&with_query("/v1/fdb", [("net", net)])).await
@@ -261,12 +284,19 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let request = format!("{method} {path}");
-        let broken = |err: hyper::Error| {
-            ClientError::Protocol(format!(
-                "overlayd broke off while it answered {request} ({}); see: journalctl -u overlayd",
-                innermost(&err)
-            ))
-        };
+        let reply = self.begin(method, path, body).await?;
+        Ok((reply.status(), self.whole(&request, reply).await?))
+    }
+
+    /// Sends one request and reads the head of the reply.
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let request = format!("{method} {path}");
+        let broken = |err| broken_off(&request, &err);
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|err| self.cannot_connect(&err))?;
         let (mut sender, connection) =
@@ -292,17 +322,20 @@ impl Client {
             .body(Full::new(bytes))
             .map_err(|err| ClientError::Protocol(format!("cannot ask for {request}: {err}")))?;
 
-        let reply = sender.send_request(message).await.map_err(broken)?;
-        let status = reply.status();
+        sender.send_request(message).await.map_err(broken)
+    }
+
+    /// Reads the body of a reply.
+    async fn whole(&self, request: &str, reply: Response<Incoming>) -> Result<Bytes, ClientError> {
         match Limited::new(reply.into_body(), MAX_REPLY).collect().await {
-            Ok(body) => Ok((status, body.to_bytes())),
+            Ok(body) => Ok(body.to_bytes()),
             Err(err) if err.is::<LengthLimitError>() => Err(ClientError::Protocol(format!(
                 "the reply of overlayd to {request} is larger than {} MiB; ask for less, or for \
                  one network",
                 MAX_REPLY >> 20
             ))),
             Err(err) => Err(match err.downcast::<hyper::Error>() {
-                Ok(err) => broken(*err),
+                Ok(err) => broken_off(request, &err),
                 Err(err) => ClientError::Protocol(format!("cannot read the reply: {err}")),
             }),
         }
@@ -318,6 +351,49 @@ impl Client {
             _ => ClientError::Protocol(format!("cannot connect to {}: {err}", socket.display())),
         }
     }
+}
+
+/// The reply to [`Client::events`], as it comes.
+#[derive(Debug)]
+pub struct Events {
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl Events {
+    /// Waits for the next event. `None`: the daemon has stopped in good order.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`] if the daemon died, or says what we do not
+    /// understand.
+    pub async fn next(&mut self) -> Result<Option<v1::Event>, ClientError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return serde_json::from_slice(&line).map(Some).map_err(|err| {
+                    let shown: String = String::from_utf8_lossy(&line).chars().take(80).collect();
+                    ClientError::Protocol(format!("cannot understand the event {shown:?}: {err}"))
+                });
+            }
+            if self.rest.len() > MAX_EVENT {
+                return Err(ClientError::Protocol(format!(
+                    "overlayd sends an event of more than {MAX_EVENT} bytes"
+                )));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.rest.extend(frame.data_ref().into_iter().flatten()),
+                Some(Err(err)) => return Err(broken_off("GET /v1/events", &err)),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn broken_off(request: &str, err: &hyper::Error) -> ClientError {
+    ClientError::Protocol(format!(
+        "overlayd broke off while it answered {request} ({}); see: journalctl -u overlayd",
+        innermost(err)
+    ))
 }
 
 /// What an unsuccessful reply says. A newer daemon may use codes, and fields,

@@ -15,6 +15,7 @@
 //! | `DELETE /v1/endpoints/{name or id}?net=…` | - | [`v1::Endpoint`] as it was |
 //! | `GET /v1/hosts` | - | [`v1::Host`], a list |
 //! | `GET /v1/status` | - | [`v1::Status`] |
+//! | `GET /v1/events?since=…` | - | [`v1::Event`], one a line, without end |
 //! | `GET /v1/fdb?net=…` | - | [`v1::Entry`], a list |
 //! | `GET /v1/neigh?net=…` | - | [`v1::Entry`], a list |
 //! | `GET /v1/plan` | - | [`v1::Plan`] |
@@ -35,7 +36,7 @@ pub mod client;
 pub mod openapi;
 pub mod v1;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Events};
 
 /// Where overlayd listens and overlayctl calls, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/overlayd/overlayd.sock";

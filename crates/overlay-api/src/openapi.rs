@@ -37,6 +37,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::detach,
         operations::list_hosts,
         operations::get_status,
+        operations::watch_events,
         operations::list_fdb,
         operations::list_neigh,
         operations::get_plan,
@@ -152,6 +153,16 @@ mod operations {
         responses((status = 200, description = "How it is", body = Status),
             Forbidden, Failed, Unavailable))]
     fn get_status() {}
+
+    /// Streams what happens, one JSON object a line, until the daemon stops.
+    ///
+    /// A reader that is too slow is told how many events it missed. At most 64
+    /// may watch at a time.
+    #[utoipa::path(get, path = "/v1/events", tag = "host",
+        params(("since" = Option<u64>, Query, description = "First those of the last 1000 events whose `seq` is greater; 0 for all of them")),
+        responses((status = 200, description = "Without end", body = Event, content_type = "application/x-ndjson"),
+            Invalid, Forbidden, Failed, Unavailable))]
+    fn watch_events() {}
 
     /// Lists FDB entries: as they should be, beside as they are.
     #[utoipa::path(get, path = "/v1/fdb", tag = "host",

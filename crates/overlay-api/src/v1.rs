@@ -266,6 +266,18 @@ pub struct Host {
     /// The one that it seals with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_used: Option<String>,
+    /// How long ago its heartbeat last moved, milliseconds; not of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_ms: Option<u64>,
+    /// Round trip of gossip, microseconds, where it has been measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// Records of it that could not be read, since the daemon started.
+    #[serde(default)]
+    pub undecodable: u64,
+    /// What an operator should know of it, one line each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Gives this host a further cluster key.
@@ -407,4 +419,88 @@ pub struct Left {
     pub told: usize,
     /// Endpoints that stay attached here, cut off from other hosts.
     pub endpoints: usize,
+}
+
+/// Something happened: one line of `GET /v1/events`.
+///
+/// `kind` says which of the fields below the first six are there; a reader
+/// passes over kinds and fields that it does not know.
+///
+/// | kind | fields |
+/// |---|---|
+/// | `host` | `host`, `state` (as in [`Host`]), `count` of its endpoints |
+/// | `entries` | `host`, `there` (in use), `count` of its endpoints |
+/// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
+/// | `seen`, `withdrawn` | the same of another `host`: `endpoint`, `name`, `net`, `ips` |
+/// | `network_created`, `network_removed` | `net`, `vni` |
+/// | `network_conflict` | `net`, which is not programmed, `why` |
+/// | `endpoint_conflict` | `endpoint`, which lost, `why`, `host` that won |
+/// | `kernel_refused` | `command`, `why`, `retry_ms` |
+/// | `repairing` | `command`, the first, `count` of them |
+/// | `donated` | `net`, `host` that got them, `count` of addresses |
+/// | `view_complete`, `not_persisted` | `why` |
+/// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
+/// | `same_identity` | `host`, `addrs` of the machines, `there` |
+/// | `underlay` | `dev`, `addrs` (new, former), `mtu` |
+/// | `underlay_lost` | `addrs` (the one that is gone), `why` |
+/// | `missed` | `count` of events that this reader was too slow for; no `seq` |
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Grows from event to event, over restarts of the daemon too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// When, RFC 3339 in UTC.
+    pub time: String,
+    /// Which kind, for code.
+    pub kind: String,
+    /// `detail`, `info` or `warning`.
+    pub level: String,
+    /// For people, one line.
+    pub text: String,
+    /// How many: of what, the kind says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Name of a host, or its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// State of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// It is so; false: it is so no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<bool>,
+    /// Id of an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Name of the endpoint or host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Name of a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<String>,
+    /// VNI of the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// Addresses of the endpoint.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+    /// Addresses on the underlay, with the port where it is gossip's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addrs: Vec<String>,
+    /// A device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    /// Its MTU, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// What was done to the kernel, as an operator would type it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// When it is tried again, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
+    /// The reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }

@@ -29,6 +29,8 @@ fn examples() -> Vec<Example> {
     for (language, text) in blocks() {
         if language == "json" {
             examples.last_mut().expect("a reply follows a request").reply = Some(text.to_owned());
+        } else if language == "ndjson" {
+            examples.last_mut().expect("a stream follows a request").reply = Some(text.to_owned());
         } else if let Some(command) = text.strip_prefix("ovl ") {
             let method =
                 command.strip_prefix("-X ").map_or("GET", |m| m.split(' ').next().unwrap());
@@ -118,6 +120,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             "GET /v1/hosts" => is::<Vec<v1::Host>>(reply),
             "GET /v1/status" => is::<v1::Status>(reply),
             "GET /v1/fdb" | "GET /v1/neigh" => is::<Vec<v1::Entry>>(reply),
+            "GET /v1/events" => reply.lines().for_each(is::<v1::Event>),
             "GET /v1/plan" => is::<v1::Plan>(reply),
             "POST /v1/leave" => is::<v1::Left>(reply),
             "GET /v1/networks/{net}" => is::<v1::Error>(reply),

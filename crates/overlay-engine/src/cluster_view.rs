@@ -4,6 +4,20 @@
 //! it had (its host record comes last) speaks for the host; until then the
 //! former life does, so a restart leaves no gap.
 //!
+//! Two lives may be two machines: a copied state directory. The copy starts
+//! later, so its incarnation is larger, and it knows nothing of the original's
+//! containers. The rule ([`HostEntry::elect`]): **while the life that speaks is
+//! heard, one at another VTEP address does not take its place**, whatever its
+//! incarnation. So a copy changes no entry, and neither does the original when
+//! the copy spoke first. When the one that speaks falls silent, the newest that
+//! is heard speaks, and goes on to: the two never take turns. A restart is at
+//! the same address and is followed at once; a host that moved is followed when
+//! its former life has been silent for a second (gossip says so sooner of a
+//! life that has a successor). That there are two is told by gossip
+//! ([`ClusterEvent::Doubled`](overlay_model::ClusterEvent::Doubled)), shown on
+//! every host, and keeps the two themselves from giving out addresses: both
+//! think that they own the same ranges.
+//!
 //! ```text
 //!            silent            down_after            grace
 //!   up ────────────► suspect ───────────────► down ───────────► down, entries
@@ -28,7 +42,7 @@ use overlay_model::{
 };
 
 /// Whether a host is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum HostState {
     /// Heard.
     Up,
@@ -91,6 +105,8 @@ struct Life {
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
     wants: BTreeMap<(NetworkId, Family), Want>,
     keys: Option<HostKeys>,
+    /// Endpoints that a former stream of gossip told of, and this one has not.
+    unconfirmed: BTreeSet<(NetworkId, EndpointId)>,
 }
 
 impl Life {
@@ -106,6 +122,8 @@ impl Life {
 #[derive(Debug)]
 struct HostEntry {
     lives: BTreeMap<u64, Life>,
+    /// The life that was elected last to speak.
+    speaker: Option<u64>,
     presence: Presence,
 }
 
@@ -117,9 +135,33 @@ impl HostEntry {
 
     /// The life that speaks for the host.
     fn voice(&self) -> Option<(u64, &Life)> {
-        let newest =
-            |spoken: bool| self.lives.iter().rev().find(|(_, l)| l.host.is_some() || !spoken);
-        newest(true).or_else(|| newest(false)).map(|(n, life)| (*n, life))
+        let elected = self.speaker.and_then(|n| self.lives.get_key_value(&n));
+        elected.or_else(|| self.lives.last_key_value()).map(|(n, life)| (*n, life))
+    }
+
+    /// Chooses the life that speaks: see the header.
+    fn elect(&mut self, now: Duration) {
+        let spoken = || self.lives.iter().rev().filter(|(_, life)| life.host.is_some());
+        let Some((newest, candidate)) = spoken().next() else {
+            self.speaker = self.lives.last_key_value().map(|(n, _)| *n);
+            return;
+        };
+        let place = |life: &Life| life.host.as_ref().map(|h| h.vteps.clone());
+        let stays = |life: &Life| {
+            let up = life.host.as_ref().is_some_and(|h| h.intent == HostIntent::Up);
+            let heard = life.alive || (life.is_heard(now) && !candidate.alive);
+            up && heard && place(life) != place(candidate)
+        };
+        if self.speaker.and_then(|n| self.lives.get(&n)).is_some_and(stays) {
+            return;
+        }
+        // At one place, the newest is the one that is there.
+        let heard = spoken().find(|(_, l)| l.is_heard(now) && place(l) != place(candidate));
+        let speaker = match heard {
+            Some((n, _)) if !candidate.is_heard(now) => n,
+            _ => newest,
+        };
+        self.speaker = Some(*speaker);
     }
 }
 
@@ -138,6 +180,8 @@ pub(crate) enum Shift {
     Host(HostId),
     /// Its entries went out of use or came back.
     InUse(HostId, bool),
+    /// Another life of it speaks; the former one was at these addresses.
+    Voice(HostId, Vec<IpAddr>),
 }
 
 /// Every host but this one.
@@ -378,12 +422,17 @@ impl ClusterView {
                     return Vec::new();
                 }
                 life.host = Some(record);
+                // It comes when all else is here.
+                for key in std::mem::take(&mut life.unconfirmed) {
+                    life.endpoints.remove(&key);
+                }
                 shifts.push(Shift::Host(host));
             }
             (RecordKey::Endpoint(net, id), Some(Record::Endpoint(ep))) => {
                 if ep.id != id || ep.network != net {
                     return Vec::new();
                 }
+                life.unconfirmed.remove(&(net, id));
                 life.endpoints.insert((net, id), ep.clone());
                 if speaks(self) && self.hosts[&host].presence.in_use {
                     shifts.extend(self.set_active(host, net, id, Some(ep)));
@@ -424,6 +473,19 @@ impl ClusterView {
         }
         shifts.extend(self.reassess(host, now));
         shifts
+    }
+
+    /// Gossip has begun anew, and will tell everything again: what it does not
+    /// tell again is gone. Until a host has been told of again it counts as
+    /// heard, for as long as a newcomer would.
+    pub(crate) fn begin_anew(&mut self, now: Duration) {
+        for life in self.hosts.values_mut().flat_map(|entry| entry.lives.values_mut()) {
+            life.unconfirmed = life.endpoints.keys().copied().collect();
+            life.wants.clear();
+            if life.alive {
+                (life.alive, life.judged, life.since) = (false, false, now);
+            }
+        }
     }
 
     /// All ring tokens that anybody has published for `net`.
@@ -473,6 +535,7 @@ impl ClusterView {
     fn life(&mut self, host: HostId, incarnation: u64, now: Duration) -> &mut Life {
         let entry = self.hosts.entry(host).or_insert_with(|| HostEntry {
             lives: BTreeMap::new(),
+            speaker: None,
             presence: Presence { state: HostState::Up, since: now, in_use: true },
         });
         entry.lives.entry(incarnation).or_insert_with(|| Life { since: now, ..Life::default() })
@@ -481,6 +544,12 @@ impl ClusterView {
     /// Works out a host's state anew, and what follows for its endpoints.
     fn reassess(&mut self, host: HostId, now: Duration) -> Vec<Shift> {
         let Some(entry) = self.hosts.get_mut(&host) else { return Vec::new() };
+        let vteps = |entry: &HostEntry| {
+            let life = entry.speaker.and_then(|n| entry.lives.get(&n));
+            life.and_then(|life| life.host.as_ref()).map(|host| host.vteps.clone())
+        };
+        let (former, former_vteps) = (entry.speaker, vteps(entry));
+        entry.elect(now);
         let Some((voice, life)) = entry.voice() else { return Vec::new() };
         let before = entry.presence;
         let heard = entry.lives.values().any(|l| l.is_heard(now));
@@ -515,12 +584,18 @@ impl ClusterView {
 
         let entry = self.hosts.get_mut(&host).expect("looked up above");
         entry.presence = Presence { state, since, in_use };
-        // Former lives have nothing more to say once the new one has spoken.
+        // Former lives have nothing more to say once the new one has spoken,
+        // unless they are another machine.
         if entry.lives[&voice].host.is_some() {
-            entry.lives.retain(|n, _| *n >= voice);
+            entry.lives.retain(|n, life| *n >= voice || life.is_heard(now));
         }
 
         let mut shifts = Vec::new();
+        if former != Some(voice)
+            && let Some(before) = former_vteps
+        {
+            shifts.push(Shift::Voice(host, before));
+        }
         if state != before.state {
             shifts.push(Shift::Host(host));
         }

@@ -20,7 +20,9 @@ use overlay_model::{
 
 use crate::cluster_view::HostState;
 use crate::engine::{After, Engine, check_routes};
-use crate::event::{Attach, ErrorKind, LocalEndpoint, Notice, Refused, Reply, StateChange, Token};
+use crate::event::{
+    Attach, ErrorKind, LocalEndpoint, Notice, Refused, Reply, StateChange, Token, doubled_text,
+};
 use crate::ipam::{NoAddress, is_host_address};
 use crate::reconcile::Cause;
 
@@ -105,6 +107,12 @@ impl Engine {
 
     fn check_attach(&self, request: &Attach) -> Result<NetworkId, Refused> {
         let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        let me = self.config.host;
+        if let Some(addrs) = self.doubled.get(&me) {
+            // Both own the same ranges: an address could be given out twice.
+            let text = doubled_text(self.config.name.as_str(), me, addrs, &self.config.state_dir);
+            return Err(Refused::new(ErrorKind::Unavailable, text));
+        }
         let net = self.find_network(&request.net)?;
         if let Some(why) = self.networks.conflict(net.id) {
             return Err(Refused::new(
@@ -546,10 +554,11 @@ impl Engine {
     pub(crate) fn drop_endpoint(&mut self, id: EndpointId, why: &'static str) {
         let Some(local) = self.local.get(&id) else { return };
         let net = local.local.endpoint.network;
+        let name = local.local.endpoint.name.clone();
         self.remove_local(id);
         self.publish(RecordKey::Endpoint(net, id), None);
         self.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-        self.notice(Notice::Detached { id, why });
+        self.notice(Notice::Detached { id, name, why });
     }
 
     /// An endpoint of this host is to be detached.
@@ -615,7 +624,8 @@ impl Engine {
                 let net = view.endpoint.network;
                 self.remove_local(id);
                 self.publish(RecordKey::Endpoint(net, id), None);
-                self.notice(Notice::Detached { id, why: "asked for" });
+                let name = view.endpoint.name.clone();
+                self.notice(Notice::Detached { id, name, why: "asked for" });
                 self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
             }
         }
@@ -624,7 +634,8 @@ impl Engine {
     /// Another host asks for addresses.
     pub(crate) fn on_want(&mut self, host: HostId, net: NetworkId, family: Family, want: Want) {
         let me = self.config.host;
-        if want.target != me {
+        // While another machine has our ranges too, it might give the same.
+        if want.target != me || self.doubled.contains_key(&me) {
             return;
         }
         let handled = self.wants_handled.entry((host, net, family)).or_default();

@@ -12,7 +12,7 @@ use overlay_model::{
     Stamp, Subnet, Vni,
 };
 
-use crate::cluster_view::{ClusterView, Patience, Shift};
+use crate::cluster_view::{ClusterView, HostState, Patience, Presence, Shift};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, unsaved};
 use crate::event::{
@@ -37,7 +37,7 @@ const KEEPERS: usize = 3;
 const LABEL_BYTES: usize = 400;
 
 /// What the engine must be told of its host. Fixed while the daemon runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Config {
     /// Identity of this host.
     pub host: HostId,
@@ -70,6 +70,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// Without hearing anybody, the view counts as complete after so long.
     pub alone_after: Duration,
+    /// Where its state is, for people who are to delete a copy of it.
+    pub state_dir: String,
 }
 
 impl Config {
@@ -80,7 +82,7 @@ impl Config {
 }
 
 /// What the state file had.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Restored {
     /// Networks, tombstones included.
     pub networks: Vec<Network>,
@@ -145,6 +147,12 @@ pub struct Engine {
     intent: HostIntent,
     /// What was last told of each host.
     told: BTreeMap<HostId, &'static str>,
+    /// Hosts of one name, as told.
+    pub(crate) namesakes: BTreeMap<(Name, HostId), [String; 2]>,
+    /// Where the machines gossip that claim to be one host.
+    pub(crate) doubled: BTreeMap<HostId, Vec<SocketAddr>>,
+    /// Why the VTEP address is gone, if it is.
+    pub(crate) underlay_lost: Option<String>,
     stamp: (u64, u32),
     persisting: BTreeMap<u64, After>,
     last_persist: u64,
@@ -185,6 +193,9 @@ impl Engine {
             published: BTreeMap::new(),
             intent: HostIntent::Up,
             told: BTreeMap::new(),
+            namesakes: BTreeMap::new(),
+            doubled: BTreeMap::new(),
+            underlay_lost: None,
             stamp: (0, 0),
             persisting: BTreeMap::new(),
             last_persist: 0,
@@ -206,19 +217,20 @@ impl Engine {
         for local in restored.endpoints {
             let id = local.endpoint.id;
             let net = local.endpoint.network;
+            let name = local.endpoint.name.clone();
             if local.boot_id != engine.config.boot_id {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "the machine has booted since" });
+                engine.notice(Notice::Detached { id, name, why: "the machine has booted since" });
                 continue;
             }
             if restored.gone.contains(&id) {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "its network namespace is gone" });
+                engine.notice(Notice::Detached { id, name, why: "its network namespace is gone" });
                 continue;
             }
             if engine.networks.get(net).is_none() {
                 engine.persist(vec![StateChange::DropEndpoint(id)], After::Nothing);
-                engine.notice(Notice::Detached { id, why: "its network is gone" });
+                engine.notice(Notice::Detached { id, name, why: "its network is gone" });
                 continue;
             }
             for ip in &local.endpoint.addresses {
@@ -237,6 +249,9 @@ impl Engine {
     /// are to be written: the host last, so that its arrival says that all is
     /// there.
     pub fn own_records(&mut self) -> Vec<(RecordKey, Record)> {
+        // Gossip that begins anew has nothing of what was published before.
+        let none = Stamp { wall_ms: 0, counter: 0, host: self.config.host };
+        self.published.values_mut().for_each(|stamp| *stamp = none);
         self.publish_networks();
         let mut records: Vec<(RecordKey, Record)> = Vec::new();
         // Ranges of others too: one that was given away just before a crash may
@@ -301,16 +316,6 @@ impl Engine {
         self.flush()
     }
 
-    /// The keys of this host are others now: says so to the cluster.
-    pub fn set_keys(&mut self, keys: HostKeys, now: Now) -> Vec<Effect> {
-        self.now = now;
-        if self.config.keys != keys {
-            self.config.keys = keys;
-            self.publish(RecordKey::Keys, Some(Record::Keys(self.config.keys.clone())));
-        }
-        self.flush()
-    }
-
     /// Takes in what happened, and says what is to be done.
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.now = now;
@@ -335,6 +340,23 @@ impl Engine {
                 }
             }
             Event::Persisted { id, result } => self.on_persisted(id, result),
+            Event::Keys(keys) => {
+                if self.config.keys != keys {
+                    self.config.keys = keys;
+                    let keys = Record::Keys(self.config.keys.clone());
+                    self.publish(RecordKey::Keys, Some(keys));
+                }
+            }
+            Event::Underlay { addr, dev, mtu, gossip } => {
+                self.on_underlay(addr, dev, mtu, gossip);
+            }
+            Event::UnderlayLost { why } => self.on_underlay_lost(why),
+            Event::Rejoined { incarnation } => {
+                self.config.incarnation = incarnation;
+                self.view.begin_anew(now.mono);
+                // It is told again if it is still so.
+                self.doubled.clear();
+            }
             Event::Tick => {
                 for shift in self.view.tick(now.mono) {
                     self.on_shift(shift);
@@ -463,7 +485,7 @@ impl Engine {
             )));
         }
         let subnets = self.define_subnets(vni, &request)?;
-        let created = self.new_stamp();
+        let created = self.new_stamp(None);
         let mut id = NetworkId(fresh);
         while self.networks.all().any(|n| n.id == id) {
             id = NetworkId(id.0.wrapping_add(1));
@@ -651,7 +673,8 @@ impl Engine {
             )
             .hint("detach them first with: overlayctl detach"));
         }
-        let gone = Network { deleted: true, updated: self.new_stamp(), ..net.clone() };
+        let gone =
+            Network { deleted: true, updated: self.new_stamp(Some(net.updated)), ..net.clone() };
         self.networks.merge(gone.clone());
         let changes = vec![StateChange::Network(gone), StateChange::DropRing(net.id)];
         self.persist(changes, After::Removed { token, id: net.id, before: Box::new(net) });
@@ -733,11 +756,20 @@ impl Engine {
             ClusterEvent::Forgotten { host, incarnation } => {
                 self.unless_me(host, |v| v.forget(host, incarnation, now))
             }
+            ClusterEvent::Doubled { host, addrs } => {
+                self.on_doubled(host, addrs);
+                Vec::new()
+            }
             ClusterEvent::Record { host, incarnation, key, record } => {
                 let vtep = self.vtep_of(host);
                 let shifts = self.unless_me(host, |v| {
                     v.set_record(host, incarnation, key, record.map(|r| *r), now)
                 });
+                match key {
+                    RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
+                    RecordKey::Host => self.look_for_namesakes(),
+                    _ => {}
+                }
                 if vtep != self.vtep_of(host) {
                     self.touch_host(host, vtep);
                 }
@@ -759,6 +791,28 @@ impl Engine {
         if host == self.config.host { Vec::new() } else { change(&mut self.view) }
     }
 
+    /// Tells of the endpoints that a host has just published or withdrawn. Not
+    /// of those that go and come with their host: that is told of the host.
+    fn tell_elsewhere(&mut self, shifts: &[Shift]) {
+        for shift in shifts {
+            let (host, ep, there) = match shift {
+                Shift::Endpoint { host, before: None, after: Some(ep) } => (*host, ep, true),
+                Shift::Endpoint { host, before: Some(ep), after: None } => (*host, ep, false),
+                _ => continue,
+            };
+            let net = self.networks.get(ep.network);
+            let notice = Notice::Elsewhere {
+                id: ep.id,
+                name: ep.name.clone(),
+                net: net.map_or_else(|| ep.network.to_string(), |net| net.name.to_string()),
+                host: self.host_name(host),
+                addresses: ep.addresses.clone(),
+                there,
+            };
+            self.notice(notice);
+        }
+    }
+
     pub(crate) fn on_shift(&mut self, shift: Shift) {
         match shift {
             Shift::Endpoint { host, before, after } => {
@@ -776,8 +830,15 @@ impl Engine {
                 self.merge_token(net, family, offset, token);
             }
             Shift::Want(host, net, family, want) => self.on_want(host, net, family, want),
+            Shift::Voice(host, before) => {
+                let family = Family::of(&self.config.vtep());
+                let before = before.into_iter().find(|ip| Family::of(ip) == family);
+                self.touch_host(host, before);
+                self.look_for_namesakes();
+            }
             Shift::Host(host) => {
                 self.republish = true;
+                self.look_for_namesakes();
                 let presence = self.view.presence(host);
                 if let Some(presence) = presence {
                     let state = presence.state.as_str();
@@ -801,6 +862,58 @@ impl Engine {
                 };
                 self.notice(notice);
             }
+        }
+    }
+
+    /// Two hosts of one name confuse people, not the cluster. Only those that
+    /// are there count: one that was set up anew leaves its name behind.
+    fn look_for_namesakes(&mut self) {
+        let there = |p: &Presence| matches!(p.state, HostState::Up | HostState::Suspect);
+        let at = |host: &Host| host.vteps.first().map_or_else(String::new, IpAddr::to_string);
+        let own = self.own_host();
+        let mut named: BTreeMap<&Name, Vec<(HostId, String)>> = BTreeMap::new();
+        named.entry(&own.name).or_default().push((own.id, at(&own)));
+        for (id, presence, _, host) in self.view.hosts() {
+            if let Some(host) = host.filter(|_| there(&presence)) {
+                named.entry(&host.name).or_default().push((id, at(host)));
+            }
+        }
+        let mut found: BTreeMap<(Name, HostId), [String; 2]> = BTreeMap::new();
+        for (name, mut hosts) in named {
+            hosts.sort();
+            // Each beside the first: so many notices as there are hosts too many.
+            let mut hosts = hosts.into_iter();
+            let Some((_, first)) = hosts.next() else { continue };
+            for (id, addr) in hosts {
+                found.insert((name.clone(), id), [first.clone(), addr]);
+            }
+        }
+        let former = std::mem::replace(&mut self.namesakes, found.clone());
+        for ((name, id), addrs) in &former {
+            if !found.contains_key(&(name.clone(), *id)) {
+                let (name, addrs) = (name.clone(), addrs.clone());
+                self.notice(Notice::SameName { name, addrs, over: true });
+            }
+        }
+        for ((name, id), addrs) in found {
+            if !former.contains_key(&(name.clone(), id)) {
+                self.notice(Notice::SameName { name, addrs, over: false });
+            }
+        }
+    }
+
+    fn on_doubled(&mut self, host: HostId, addrs: Vec<SocketAddr>) {
+        let notice = Notice::Doubled {
+            host: self.host_name(host),
+            id: host,
+            addrs: addrs.clone(),
+            state_dir: self.config.state_dir.clone(),
+        };
+        self.notice(notice);
+        if addrs.is_empty() {
+            self.doubled.remove(&host);
+        } else {
+            self.doubled.insert(host, addrs);
         }
     }
 
@@ -928,6 +1041,36 @@ impl Engine {
             version: self.config.version.clone(),
             intent: self.intent,
         }
+    }
+
+    // ----- the underlay ----------------------------------------------------
+
+    /// The VTEP's address, its device or the MTU may be others.
+    fn on_underlay(&mut self, addr: IpAddr, dev: IfName, mtu: u16, gossip: SocketAddr) {
+        let before = self.config.vtep();
+        let config = &mut self.config;
+        let same = before == addr && config.underlay_dev == dev && config.underlay_mtu == mtu;
+        if std::mem::take(&mut self.underlay_lost).is_none() && same && config.gossip == gossip {
+            return;
+        }
+        config.vteps = vec![addr];
+        config.underlay_mtu = mtu;
+        config.gossip = gossip;
+        config.underlay_dev = dev.clone();
+        self.notice(Notice::Underlay { dev, addr, before, mtu });
+        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        if before != addr {
+            let vnis: Vec<Vni> = self.used_networks().map(|net| net.vni).collect();
+            vnis.into_iter().for_each(|vni| self.touch_vni(vni));
+        }
+    }
+
+    fn on_underlay_lost(&mut self, why: String) {
+        if self.underlay_lost.is_none() {
+            let addr = self.config.vtep();
+            self.notice(Notice::UnderlayLost { addr, why: why.clone() });
+        }
+        self.underlay_lost = Some(why);
     }
 
     // ----- the kernel ------------------------------------------------------
@@ -1168,19 +1311,43 @@ impl Engine {
         self.replies.push((self.kernel.settled_by(), token, result));
     }
 
-    fn new_stamp(&mut self) -> Stamp {
-        let (wall, counter) = self.stamp;
-        self.stamp = if self.now.wall_ms > wall {
-            (self.now.wall_ms, 0)
-        } else {
-            (wall, counter.saturating_add(1))
+    /// A stamp later than `over`, what it is to replace: the later wins, so
+    /// nothing can be written over otherwise.
+    ///
+    /// It is also later than any stamp seen, but for those more than
+    /// [`MAX_DRIFT`] ahead of the clock. Somebody's clock was wrong then, or
+    /// ours is; to follow would carry that time into every stamp of every host
+    /// for ever. Not to follow costs nothing: stamps are compared only between
+    /// definitions of one network (settled by `over`), and between the creations
+    /// of two that claim one VNI or name while their hosts could not hear each
+    /// other, where a wrong clock decides wrongly in any case, but everywhere
+    /// alike.
+    fn new_stamp(&mut self, over: Option<Stamp>) -> Stamp {
+        let now = self.now.wall_ms;
+        let seen = Some(self.stamp).filter(|seen| !is_adrift(seen.0, now));
+        let (wall, counter) = seen.max(over.map(|s| (s.wall_ms, s.counter))).unwrap_or((0, 0));
+        let (wall, counter) = match counter.checked_add(1) {
+            _ if now > wall => (now, 0),
+            Some(counter) => (wall, counter),
+            None => (wall.saturating_add(1), 0),
         };
-        Stamp { wall_ms: self.stamp.0, counter: self.stamp.1, host: self.config.host }
+        self.stamp = (wall, counter);
+        Stamp { wall_ms: wall, counter, host: self.config.host }
     }
 
     fn see_stamp(&mut self, stamp: Stamp) {
-        self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
+        if !is_adrift(stamp.wall_ms, self.now.wall_ms) {
+            self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
+        }
     }
+}
+
+/// How far ahead of the clock a stamp may be to be followed: more than a wrong
+/// time zone, and than clocks that were set by hand.
+const MAX_DRIFT: Duration = Duration::from_secs(24 * 3600);
+
+fn is_adrift(stamp_ms: u64, now_ms: u64) -> bool {
+    u128::from(stamp_ms) > u128::from(now_ms) + MAX_DRIFT.as_millis()
 }
 
 fn overlaps(a: IpNet, b: IpNet) -> bool {

@@ -3,19 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, IfName, KernelChange,
-    KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, Record, RecordKey, RingToken, Vni,
+    ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, HostKeys, IfName,
+    KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, Record, RecordKey,
+    RingToken, Vni,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
 /// What time it is, said by the caller with every event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     /// Since some fixed point, never going back: what delays are measured by.
     pub mono: Duration,
@@ -30,7 +33,7 @@ pub type Token = u64;
 pub type PlanId = u64;
 
 /// Something happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Event {
     /// Somebody asks through the API.
     Request {
@@ -59,12 +62,35 @@ pub enum Event {
         /// The reason if it could not be written.
         result: Result<(), String>,
     },
+    /// The cluster keys of this host are others now: says so to the cluster.
+    Keys(HostKeys),
+    /// How this host is reached may be another than it was.
+    Underlay {
+        /// The VTEP's address, of the same family as before.
+        addr: IpAddr,
+        /// The device that has it.
+        dev: IfName,
+        /// Bytes of IP packet that it takes.
+        mtu: u16,
+        /// Where gossip is received.
+        gossip: SocketAddr,
+    },
+    /// The VTEP's address is on no device, and there is none to take its place.
+    UnderlayLost {
+        /// What there is, and what to do.
+        why: String,
+    },
+    /// Gossip has begun anew: all that stands will be told again.
+    Rejoined {
+        /// Of this host, from now on.
+        incarnation: u64,
+    },
     /// [`Engine::next_deadline`](crate::Engine::next_deadline) has come.
     Tick,
 }
 
 /// Something is to be done, in this order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Effect {
     /// Write to the state file in one durable transaction, then say
     /// [`Event::Persisted`].
@@ -97,7 +123,7 @@ pub enum Effect {
 }
 
 /// What is asked through the API.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// Create a network.
     CreateNetwork(CreateNetwork),
@@ -144,7 +170,7 @@ pub enum Request {
 }
 
 /// A network to create: `None` and empty are chosen by the engine.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CreateNetwork {
     /// Name.
     pub name: Option<Name>,
@@ -167,7 +193,7 @@ pub struct CreateNetwork {
 }
 
 /// A namespace to attach: `None` and empty are chosen by the engine.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attach {
     /// Name or id of the network.
     pub net: String,
@@ -195,7 +221,7 @@ pub struct Attach {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Reply {
     /// One network.
     Network(NetworkView),
@@ -221,7 +247,7 @@ pub enum Reply {
 }
 
 /// What is wrong with a request, for code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ErrorKind {
     /// Makes no sense as it stands.
     Invalid,
@@ -245,7 +271,7 @@ pub enum ErrorKind {
 
 /// A request was refused. The engine's state is as before; what the kernel
 /// held of it is gone again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
     /// For code.
@@ -270,7 +296,7 @@ impl Refused {
 }
 
 /// An endpoint of this host, with what only this host knows of it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalEndpoint {
     /// What the cluster is told.
     pub endpoint: Endpoint,
@@ -285,7 +311,7 @@ pub struct LocalEndpoint {
 }
 
 /// One change of the state file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum StateChange {
     /// Write a network, tombstones included.
     Network(Network),
@@ -300,7 +326,7 @@ pub enum StateChange {
 }
 
 /// Something that operators should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Notice {
     /// A host is in another state.
     Host {
@@ -319,6 +345,22 @@ pub enum Notice {
         in_use: bool,
         /// How many endpoints.
         endpoints: usize,
+    },
+    /// An endpoint of another host was heard of, or withdrawn by its host.
+    /// That the entries of a whole host come and go is [`Notice::Entries`].
+    Elsewhere {
+        /// Which.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Its network, or the id of one that is not known here.
+        net: String,
+        /// Its host.
+        host: String,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+        /// It is there; else it has gone.
+        there: bool,
     },
     /// A network was created, changed, or removed somewhere.
     Network {
@@ -360,8 +402,48 @@ pub enum Notice {
     Detached {
         /// Which.
         id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
         /// Why.
         why: &'static str,
+    },
+    /// Two hosts are called the same. Both work: names are for people.
+    SameName {
+        /// What they are called.
+        name: Name,
+        /// Where VXLAN packets for the one and the other go to.
+        addrs: [String; 2],
+        /// It is over.
+        over: bool,
+    },
+    /// Two machines claim one identity: a copied state directory.
+    Doubled {
+        /// The host's name, or its id.
+        host: String,
+        /// The identity.
+        id: HostId,
+        /// Where the machines gossip; empty: it is over.
+        addrs: Vec<SocketAddr>,
+        /// The state directory, as it is on this host.
+        state_dir: String,
+    },
+    /// The address or the MTU of this host's underlay is another.
+    Underlay {
+        /// The device.
+        dev: IfName,
+        /// The VTEP address.
+        addr: IpAddr,
+        /// What it was; the same if only the MTU changed.
+        before: IpAddr,
+        /// Bytes of IP packet.
+        mtu: u16,
+    },
+    /// The VTEP address is on no device any more.
+    UnderlayLost {
+        /// It.
+        addr: IpAddr,
+        /// What there is instead, and what to do.
+        why: String,
     },
     /// The view is complete: from now on stale entries are deleted.
     ViewComplete {
@@ -400,23 +482,47 @@ pub enum Notice {
     },
 }
 
+/// How much a [`Notice`] matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever looks closely: there may be thousands.
+    Detail,
+    /// For operators.
+    Info,
+    /// Needs somebody's attention.
+    Warning,
+}
+
 impl Notice {
-    /// True for what needs somebody's attention.
-    pub fn is_warning(&self) -> bool {
+    /// How much it matters.
+    pub fn level(&self) -> Level {
+        let warning_if = |bad| if bad { Level::Warning } else { Level::Info };
         match self {
-            Self::Host { state, .. } => *state == "down" || *state == "suspect",
-            Self::Entries { in_use, .. } => !in_use,
+            Self::Elsewhere { .. } => Level::Detail,
+            Self::Host { state, .. } => warning_if(*state == "down" || *state == "suspect"),
+            Self::Entries { in_use, .. } => warning_if(!in_use),
             Self::NetworkConflict { .. }
             | Self::EndpointConflict { .. }
             | Self::KernelRefused { .. }
             | Self::Repairing { .. }
-            | Self::NotPersisted { .. } => true,
+            | Self::UnderlayLost { .. }
+            | Self::NotPersisted { .. } => Level::Warning,
+            Self::SameName { over, .. } => warning_if(!over),
+            Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
             Self::Network { .. }
+            | Self::Underlay { .. }
             | Self::Attached { .. }
             | Self::Detached { .. }
             | Self::ViewComplete { .. }
-            | Self::Donated { .. } => false,
+            | Self::Donated { .. } => Level::Info,
         }
+    }
+}
+
+fn named(f: &mut fmt::Formatter<'_>, id: &EndpointId, name: Option<&Name>) -> fmt::Result {
+    match name {
+        Some(name) => write!(f, "endpoint {id} {name}"),
+        None => write!(f, "endpoint {id}"),
     }
 }
 
@@ -432,6 +538,11 @@ impl fmt::Display for Notice {
             Self::Entries { host, in_use: false, endpoints } => {
                 write!(f, "the entries of host {host} are out of use ({endpoints} endpoints)")
             }
+            Self::Elsewhere { id, name, net, host, addresses, there } => {
+                named(f, id, name.as_ref())?;
+                write!(f, " of {net} is {} host {host}:", if *there { "on" } else { "gone from" })?;
+                addresses.iter().try_for_each(|a| write!(f, " {a}"))
+            }
             Self::Network { name, vni, what } => write!(f, "network {name} (VNI {vni}) {what}"),
             Self::NetworkConflict { loser, why } => {
                 write!(f, "network {loser} is not programmed: {why}")
@@ -440,14 +551,37 @@ impl fmt::Display for Notice {
                 write!(f, "endpoint {loser} lost {what} to an endpoint on host {winner}")
             }
             Self::Attached { id, name, net, addresses } => {
-                write!(f, "attached endpoint {id}")?;
-                if let Some(name) = name {
-                    write!(f, " {name}")?;
-                }
+                f.write_str("attached ")?;
+                named(f, id, name.as_ref())?;
                 write!(f, " to {net}:")?;
                 addresses.iter().try_for_each(|a| write!(f, " {a}"))
             }
-            Self::Detached { id, why } => write!(f, "detached endpoint {id}: {why}"),
+            Self::Detached { id, name, why } => {
+                f.write_str("detached ")?;
+                named(f, id, name.as_ref())?;
+                write!(f, ": {why}")
+            }
+            Self::SameName { name, addrs: [a, b], over: false } => {
+                write!(f, "two hosts are called {name}, {a} and {b}: give each its own --name")
+            }
+            Self::SameName { name, addrs: [a, b], over: true } => {
+                write!(f, "{a} and {b} are no longer two hosts called {name}")
+            }
+            Self::Doubled { host, id, addrs, .. } if addrs.is_empty() => {
+                write!(f, "host {host} ({}) is one machine again", id.short())
+            }
+            Self::Doubled { host, id, addrs, state_dir } => {
+                write!(f, "{}", doubled_text(host, *id, addrs, state_dir))
+            }
+            Self::Underlay { dev, addr, before, mtu } if addr == before => {
+                write!(f, "the underlay is {addr} on {dev}, its MTU {mtu}")
+            }
+            Self::Underlay { dev, addr, before, mtu } => {
+                write!(f, "the underlay moved from {before} to {addr} on {dev}, MTU {mtu}")
+            }
+            Self::UnderlayLost { addr, why } => {
+                write!(f, "the VTEP address {addr} is gone: {why}")
+            }
             Self::ViewComplete { why } => write!(f, "the view is complete: {why}"),
             Self::KernelRefused { command, reason, retry_in } => {
                 write!(f, "kernel refused `{command}`: {reason}; next try in {retry_in:?}")
@@ -463,6 +597,23 @@ impl fmt::Display for Notice {
             Self::NotPersisted { why } => write!(f, "cannot write the state file: {why}"),
         }
     }
+}
+
+/// Says that two machines claim one identity, and how to end it.
+pub(crate) fn doubled_text(
+    host: &str,
+    id: HostId,
+    addrs: &[SocketAddr],
+    state_dir: &str,
+) -> String {
+    let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+    format!(
+        "{} machines claim to be host {host} ({}): {}; is one a copy? stop overlayd on the copy, \
+         delete its state directory ({state_dir} here), and start it",
+        addrs.len(),
+        id.short(),
+        addrs.join(" and ")
+    )
 }
 
 /// What the engine keeps of [`HostId`]s that it cannot name yet.

@@ -97,6 +97,9 @@ impl FakeKernel {
                 link.mtu = change.mtu.unwrap_or(link.mtu);
                 link.mac = change.mac.unwrap_or(link.mac);
                 link.up = change.up.unwrap_or(link.up);
+                if let (LinkKind::Vxlan { local, .. }, Some(to)) = (&mut link.kind, change.local) {
+                    *local = to;
+                }
                 link.master = change.master.clone().or(link.master);
                 link.port = change.port.or(link.port);
                 self.set(key, Object::Link(link), changes);

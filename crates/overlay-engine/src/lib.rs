@@ -47,8 +47,8 @@ mod views;
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{
-    Attach, CreateNetwork, Effect, ErrorKind, Event, LocalEndpoint, Notice, Now, PlanId, Refused,
-    Reply, Request, StateChange, Token,
+    Attach, CreateNetwork, Effect, ErrorKind, Event, Level, LocalEndpoint, Notice, Now, PlanId,
+    Refused, Reply, Request, StateChange, Token,
 };
 pub use keys::KeyView;
 pub use plan::{Completeness, Delta, plan};

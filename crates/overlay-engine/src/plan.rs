@@ -136,6 +136,11 @@ pub(crate) fn must_replace(want: &Link, now: &Link) -> bool {
     let kind = match (&want.kind, &now.kind) {
         // The peer cannot be read back.
         (LinkKind::Veth { .. }, LinkKind::Veth { .. }) => false,
+        // An address of the same family can be changed, and entries stay.
+        (
+            LinkKind::Vxlan { vni, port, local },
+            LinkKind::Vxlan { vni: now_vni, port: now_port, local: now_local },
+        ) => vni != now_vni || port != now_port || local.is_ipv4() != now_local.is_ipv4(),
         (want, now) => want != now,
     };
     kind || want.network != now.network
@@ -153,7 +158,14 @@ pub(crate) fn difference(want: &Link, now: &Link) -> Option<LinkChange> {
         (Some(want), now) if now != Some(want) => Some(want),
         _ => None,
     };
+    let local = match (&want.kind, &now.kind) {
+        (LinkKind::Vxlan { local: want, .. }, LinkKind::Vxlan { local: now, .. }) => {
+            differs(*want, *now)
+        }
+        _ => None,
+    };
     let change = LinkChange {
+        local,
         mtu: differs(want.mtu, now.mtu),
         mac: differs(want.mac, now.mac),
         up: differs(want.up, now.up),

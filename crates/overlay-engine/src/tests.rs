@@ -510,6 +510,69 @@ fn foreign_changes_are_no_business_of_ours() {
     assert_eq!(effects, Vec::<Effect>::new());
 }
 
+#[test]
+fn a_clock_of_the_far_future_poisons_no_stamp_but_its_own_and_that_can_be_written_over() {
+    let mut w = World::new(2);
+    let year = 365 * 24;
+    w.clock_jumps(0, 50 * year);
+    let odd = w.create(0, create("odd", 7, "10.7.0.0/24")).unwrap().network;
+    w.clock_jumps(0, -50 * year);
+    let mut stamps = Vec::new();
+    for (i, name) in [(0, "n8"), (1, "n9")] {
+        let vni = 8 + i as u32;
+        let net = w.create(i, create(name, vni, &format!("10.{vni}.0.0/24"))).unwrap().network;
+        stamps.push(net.created.wall_ms);
+    }
+    let now = w.now().wall_ms;
+    assert!(stamps.iter().all(|ms| ms.abs_diff(now) < 60_000), "{stamps:?} around {now}");
+    assert!(odd.updated.wall_ms > now + 1_000_000_000, "{odd:?}");
+    // Whoever removes it, with the right time, is later.
+    w.remove(1, "odd").unwrap();
+    assert!(w.networks(0).iter().all(|v| v.network.name.as_str() != "odd"));
+    w.restart(0);
+    w.pass(Duration::from_secs(20));
+    assert_eq!(w.networks(0).len(), 2, "a restart does not bring it back");
+}
+
+#[test]
+fn a_clock_that_is_slow_by_hours_still_follows_and_overwrites() {
+    let mut w = World::new(2);
+    w.clock_jumps(1, -10);
+    let fast = w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap().network;
+    let slow = w.create(1, create("other", 8, "10.8.0.0/24")).unwrap().network;
+    assert!(slow.created > fast.created, "what was seen is before what follows");
+    w.remove(1, "demo").unwrap();
+    assert_eq!(w.networks(0).len(), 1);
+}
+
+#[test]
+fn an_underlay_that_moves_changes_devices_in_place_and_peers_follow() {
+    let mut w = pair();
+    w.applied(0);
+    let now = w.now();
+    let addr = "192.0.2.77".parse().unwrap();
+    let dev = IfName::new("eth1").unwrap();
+    let gossip = ([192, 0, 2, 77], 7946).into();
+    let effects = w.engine(0).step(Event::Underlay { addr, dev, mtu: 1480, gossip }, now);
+    let mut told = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Apply { ops, .. } => told.extend(ops.iter().map(ToString::to_string)),
+            Effect::Notice(notice) => told.push(notice.to_string()),
+            Effect::Publish(records) => told.extend(records.iter().map(|(key, _)| key.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        told,
+        [
+            "the underlay moved from 192.0.2.1 to 192.0.2.77 on eth1, MTU 1480",
+            "ip link set ovx7 type vxlan local 192.0.2.77",
+            "host",
+        ]
+    );
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Create(usize, u32),
@@ -520,6 +583,10 @@ enum Op {
     Silent(usize),
     Heard(usize),
     Partition(bool),
+    Deaf(usize, usize),
+    Chain(usize),
+    Heal,
+    ClockJumps(usize, i64),
     Meddle(usize, usize),
     Pass(u64),
 }
@@ -535,6 +602,10 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => h.clone().prop_map(Op::Silent),
         1 => h.clone().prop_map(Op::Heard),
         1 => any::<bool>().prop_map(Op::Partition),
+        1 => (h.clone(), h.clone()).prop_map(|(l, s)| Op::Deaf(l, s)),
+        1 => h.clone().prop_map(Op::Chain),
+        1 => Just(Op::Heal),
+        1 => (h.clone(), -10i64..=10).prop_map(|(h, hours)| Op::ClockJumps(h, hours)),
         2 => (h, any::<usize>()).prop_map(|(h, n)| Op::Meddle(h, n)),
         2 => (0u64..20).prop_map(Op::Pass),
     ]
@@ -565,6 +636,14 @@ proptest! {
                 Op::Silent(h) => w.fall_silent(h),
                 Op::Heard(h) => w.be_heard(h),
                 Op::Partition(cut) => w.partition(cut),
+                Op::Deaf(listener, speaker) => w.deafen(listener, speaker),
+                Op::Chain(middle) => {
+                    let (one, other) = ((middle + 1) % 3, (middle + 2) % 3);
+                    w.deafen(one, other);
+                    w.deafen(other, one);
+                }
+                Op::Heal => w.heal(),
+                Op::ClockJumps(h, hours) => w.clock_jumps(h, hours),
                 Op::Meddle(h, n) => {
                     let keys: Vec<ObjectKey> = w.kernel(h).objects().keys().cloned().collect();
                     if !keys.is_empty() {
@@ -576,6 +655,7 @@ proptest! {
             w.assert_no_address_twice();
         }
         w.partition(false);
+        w.heal();
         for h in 0..3 {
             w.be_heard(h);
         }
@@ -586,6 +666,11 @@ proptest! {
             let views: Vec<_> = w.endpoints(h).into_iter().map(|v| (v.endpoint, v.host)).collect();
             let first: Vec<_> = w.endpoints(0).into_iter().map(|v| (v.endpoint, v.host)).collect();
             prop_assert_eq!(views, first, "host {} sees what host 0 sees", h);
+            let nets = |w: &mut World, h| {
+                let views = w.networks(h).into_iter();
+                views.map(|v| (v.network, v.conflict)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(nets(&mut w, h), nets(&mut w, 0), "host {} knows what host 0 knows", h);
         }
         w.assert_kernels_match_the_cluster();
     }

@@ -9,16 +9,17 @@ use overlay_model::{
     Endpoint, EndpointId, Host, HostId, HostKeys, IfName, Name, NetnsRef, Network, NetworkId,
     Object, ObjectKey,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::cluster_view::{HostState, Presence};
 use crate::desired::vni_of;
 use crate::endpoints::Phase;
 use crate::engine::Engine;
-use crate::event::{ErrorKind, Refused, host_text};
+use crate::event::{ErrorKind, Refused, doubled_text, host_text};
 use crate::plan::Completeness;
 
 /// A network, with what is known about its use.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NetworkView {
     /// The definition.
     pub network: Network,
@@ -33,7 +34,7 @@ pub struct NetworkView {
 }
 
 /// How an endpoint is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum EndpointState {
     /// In the kernel.
     Ready,
@@ -48,7 +49,7 @@ pub enum EndpointState {
 }
 
 /// An endpoint, here or elsewhere.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EndpointView {
     /// What its host publishes of it.
     pub endpoint: Endpoint,
@@ -69,7 +70,7 @@ pub struct EndpointView {
 }
 
 /// A host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HostView {
     /// Identity.
     pub id: HostId,
@@ -89,10 +90,12 @@ pub struct HostView {
     pub incarnation: u64,
     /// Which cluster keys it says that it has.
     pub keys: HostKeys,
+    /// What an operator should know of it.
+    pub notes: Vec<String>,
 }
 
 /// How the daemon is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusView {
     /// This host.
     pub host: HostView,
@@ -125,7 +128,7 @@ pub struct StatusView {
 }
 
 /// An object that the kernel refused.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailedView {
     /// As an operator would type it.
     pub command: String,
@@ -138,7 +141,7 @@ pub struct FailedView {
 }
 
 /// A table that entries are in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Table {
     /// FDB of a VXLAN device.
     Vxlan,
@@ -151,7 +154,7 @@ pub enum Table {
 }
 
 /// One entry, as it should be and as it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EntryView {
     /// Its network, if known.
     pub network: Option<Name>,
@@ -172,7 +175,7 @@ pub struct EntryView {
 }
 
 /// What would be done now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlanView {
     /// The desired state that it leads to.
     pub revision: u64,
@@ -335,6 +338,7 @@ impl Engine {
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
             keys: self.config.keys.clone(),
+            notes: self.notes_on(self.config.host),
         }
     }
 
@@ -352,6 +356,7 @@ impl Engine {
                 endpoints: self.view.count_of(id),
                 incarnation,
                 keys: self.view.keys_of(id).cloned().unwrap_or_default(),
+                notes: self.notes_on(id),
             })
             .collect();
         let name = |v: &HostView| v.host.as_ref().map(|h| h.name.clone());
@@ -409,8 +414,37 @@ impl Engine {
         ])
     }
 
+    /// What an operator should know of a host.
+    fn notes_on(&self, id: HostId) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(addrs) = self.doubled.get(&id) {
+            let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+            notes.push(format!("{} machines claim to be it: {}", addrs.len(), addrs.join(" and ")));
+        }
+        // The name is not the first one's own either.
+        let name =
+            if id == self.config.host { Some(&self.config.name) } else { self.view.host_name(id) };
+        if let Some(name) = name
+            && self.namesakes.keys().any(|(n, _)| n == name)
+        {
+            notes.push(format!("not the only host called {name}"));
+        }
+        notes
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut list = Vec::new();
+        if let Some(why) = &self.underlay_lost {
+            list.push(format!("the VTEP address {} is gone: {why}", self.config.vtep()));
+        }
+        for (id, addrs) in &self.doubled {
+            list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));
+        }
+        for ((name, _), [a, b]) in &self.namesakes {
+            list.push(format!(
+                "two hosts are called {name}, {a} and {b}: give each its own --name"
+            ));
+        }
         for net in self.networks.iter() {
             if let Some(why) = self.networks.conflict(net.id) {
                 list.push(format!(
@@ -447,13 +481,6 @@ impl Engine {
                     "host {} announces this host's VTEP address {}: give each its own --vtep-ip",
                     host.name,
                     self.config.vtep()
-                ));
-            }
-            if host.name == self.config.name {
-                list.push(format!(
-                    "host {} ({}) has this host's name: give each its own --name",
-                    host.name,
-                    id.short()
                 ));
             }
         }

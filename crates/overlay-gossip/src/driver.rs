@@ -140,6 +140,9 @@ struct CatchUp {
     next: usize,
 }
 
+/// So many suspects are asked at once: a whole site that is cut off need not be.
+const SUSPECTS: usize = 16;
+
 impl Driver {
     pub(crate) async fn start(
         config: GossipConfig,
@@ -227,7 +230,12 @@ impl Driver {
                     }
                 },
                 () = look.notified() => self.read(false).await,
-                _ = pulse.tick() => self.read(false).await,
+                _ = pulse.tick() => {
+                    self.read(false).await;
+                    for suspect in self.view.lately_silent(Instant::now()).into_iter().take(SUSPECTS) {
+                        self.gossip(suspect);
+                    }
+                }
                 _ = anti_entropy.tick() => {
                     self.repair_own().await;
                     self.read(true).await;

@@ -9,6 +9,7 @@
 //! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
 //! | `push` | the fast path: a change leaves at once |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
+//! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
 //! | `wire` | the gossip port: whole messages between hosts |
 //! | `seal`, `keyring` | what goes through it is sealed with the cluster's key, and is let in once |
@@ -53,6 +54,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod codec;
+mod doubles;
 mod driver;
 mod join;
 mod keyring;
@@ -67,7 +69,7 @@ mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
 pub use keyring::{InvalidKey, Key, Keyring, KeyringError};
-pub use stats::GossipStats;
+pub use stats::{GossipStats, PeerInfo};
 
 pub use push::{Parcel, Pushes};
 
@@ -249,6 +251,19 @@ impl Gossip {
         Ok((gossip, events))
     }
 
+    /// The same on a network of somebody else's making, for simulations.
+    ///
+    /// # Errors
+    /// [`GossipError`] if the transport does not open.
+    pub async fn start_simulated(
+        config: GossipConfig,
+        initial: Vec<(RecordKey, Record)>,
+        transport: Arc<dyn chitchat::transport::Transport>,
+        pushes: Arc<dyn Pushes>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
+        Self::start_on(config, initial, transport, pushes, Arc::default()).await
+    }
+
     /// The same over any transport: the sealed one, or one of a test.
     async fn start_on(
         config: GossipConfig,
@@ -318,6 +333,12 @@ impl Gossip {
     /// Gossip addresses of the peers that are alive, in order.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.live.borrow().clone()
+    }
+
+    /// Every life of every other host that gossip knows, at most a quarter of
+    /// an interval old.
+    pub fn peers_info(&self) -> Vec<PeerInfo> {
+        self.counters.peers(tokio::time::Instant::now())
     }
 
     /// Tells live peers what they may lack, for at most `flush`, and ends.

@@ -1,7 +1,12 @@
 //! What gossip has done so far, in numbers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use overlay_model::HostId;
+use tokio::time::Instant;
 
 /// Counters by name, since start.
 ///
@@ -49,15 +54,54 @@ impl GossipStats {
     }
 }
 
+/// One life of another host, as gossip hears it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Whom.
+    pub host: HostId,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Where it gossips.
+    pub addr: SocketAddr,
+    /// How long ago its heartbeat last moved; `None`: not since we met it.
+    pub last_heard: Option<Duration>,
+    /// Round trip of a message to it and back, where it has been measured.
+    pub rtt: Option<Duration>,
+    /// Values of it that could not be read.
+    pub undecodable: u64,
+}
+
+/// A [`PeerInfo`] whose age is not worked out yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub(crate) info: PeerInfo,
+    pub(crate) at: Option<Instant>,
+}
+
 #[derive(Default)]
-pub(crate) struct Counters(Mutex<BTreeMap<&'static str, u64>>);
+pub(crate) struct Counters {
+    numbers: Mutex<BTreeMap<&'static str, u64>>,
+    peers: Mutex<Vec<Heard>>,
+}
 
 impl Counters {
     pub(crate) fn add(&self, name: &'static str, n: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
+        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
     }
 
     pub(crate) fn read(&self) -> GossipStats {
-        GossipStats(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        GossipStats(self.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    pub(crate) fn set_peers(&self, peers: Vec<Heard>) {
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    pub(crate) fn peers(&self, now: Instant) -> Vec<PeerInfo> {
+        let heard = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let info =
+            |heard: &Heard| PeerInfo { last_heard: heard.at.map(since), ..heard.info.clone() };
+        heard.iter().map(info).collect()
     }
 }

@@ -26,12 +26,19 @@
 //! its window with gaps of milliseconds; then the ordinary interval of 500 ms
 //! looks like death (measured with three hosts and phi 6: patience falls from
 //! 1.36 s to 0.17 s after 400 changes, and everybody flaps). We ask only whether
-//! the heartbeat has moved within [`View::silent_after`].
+//! the heartbeat has moved within [`View::silent_after`], or, of a life that has
+//! a successor, within less: the host has moved, or two machines are one host.
+//!
+//! Two nodes of one name and one generation (a copied state directory, twice
+//! the same incarnation) would speak as one life: the one that was met first
+//! is told, the other only once that one is silent. That there are two, with
+//! whatever incarnations, is told by `doubles`.
 //!
 //! There is no I/O and no clock here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,8 +47,9 @@ use overlay_model::{ClusterEvent, EndpointId, HostId, NetworkId, Record, RecordK
 use tokio::time::Instant;
 
 use crate::codec;
+use crate::doubles::{Doubles, Sight};
 use crate::push::{Change, Push};
-use crate::stats::Counters;
+use crate::stats::{Counters, Heard, PeerInfo};
 
 /// The key of a node's full [`HostId`]; written first, never changed.
 pub(crate) const ID: &str = "id";
@@ -49,8 +57,15 @@ pub(crate) const ID: &str = "id";
 /// The key that is always written last: who has it has everything before it.
 pub(crate) const END: &str = "end";
 
-/// So many silent intervals say that a host is gone.
-const SILENT_INTERVALS: f64 = 5.0;
+/// So many silent intervals make a host suspect.
+const SILENT_INTERVALS: f64 = 3.5;
+
+/// A host that is newly suspect is asked directly for so many intervals: a
+/// heartbeat that was lost on its way through others may come straight.
+const ASKED_INTERVALS: u32 = 4;
+
+/// The same for a life that has a successor.
+const SILENT_INTERVALS_OF_FORMER: f64 = 2.0;
 
 /// Warnings about undecodable values come no faster than this.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -70,6 +85,9 @@ pub(crate) struct View {
     life_of_chitchat: u64,
     last_read: Option<Instant>,
     last_warning: Option<Instant>,
+    born: Instant,
+    doubles: Doubles,
+    last_summary: Option<Instant>,
 }
 
 /// What became of a push.
@@ -106,6 +124,8 @@ struct Node {
     /// [`END`] is here.
     complete: bool,
     pulse: Pulse,
+    met: Instant,
+    undecodable: u64,
     /// What was said of its life: alive or silent.
     said_alive: Option<bool>,
     life_of_chitchat: u64,
@@ -157,6 +177,9 @@ impl View {
             life_of_chitchat: 0,
             last_read: None,
             last_warning: None,
+            born: Instant::now(),
+            doubles: Doubles::default(),
+            last_summary: None,
         }
     }
 
@@ -184,6 +207,15 @@ impl View {
     pub(crate) fn hopeful_peers(&self, now: Instant) -> BTreeSet<SocketAddr> {
         self.peers(|node, silent_after| {
             node.pulse.alive || now.duration_since(node.pulse.moved) <= silent_after
+        })
+    }
+
+    /// Where the nodes are reached that fell silent a moment ago.
+    pub(crate) fn lately_silent(&self, now: Instant) -> BTreeSet<SocketAddr> {
+        let asked = self.interval * ASKED_INTERVALS;
+        self.peers(|node, silent_after| {
+            node.said_alive == Some(false)
+                && now.duration_since(node.pulse.moved) <= silent_after + asked
         })
     }
 
@@ -228,12 +260,14 @@ impl View {
                 let node = self.meet(id, state, now);
                 self.nodes.insert(id.clone(), node);
             }
+            let silent_after = self.silence_of(id, silent_after);
             let Some(node) = self.nodes.get_mut(id) else { continue };
             node.life_of_chitchat = self.life_of_chitchat;
             node.pulse.read(state.heartbeat().into(), now, silent_after);
-            if node.doubled {
+            if node.doubled && !self.takes_over(id, &mut events) {
                 continue;
             }
+            let Some(node) = self.nodes.get_mut(id) else { continue };
             node.may_lack |= suspicious;
             if node.may_lack || node.seen != (state.max_version(), state.last_gc_version()) {
                 self.read_records(id, state, now, &mut events);
@@ -241,6 +275,10 @@ impl View {
             self.tell_life(id, now, silent_after, &mut events);
         }
         self.forget_missing(states, now, silent_after, &mut events);
+        if self.last_summary.is_none_or(|last| now >= last + self.interval / 4) {
+            self.last_summary = Some(now);
+            self.sum_up(now, silent_after, &mut events);
+        }
         self.counters.add("events", events.len() as u64);
         events
     }
@@ -347,11 +385,90 @@ impl View {
             held: None,
             may_lack: false,
             complete: false,
+            met: now,
+            undecodable: 0,
             pulse: Pulse { beat: state.heartbeat().into(), moves: 0, moved: now, alive: false },
             said_alive: None,
             life_of_chitchat: self.life_of_chitchat,
             warned: false,
         }
+    }
+
+    /// How long the heartbeat of `id` may stand still.
+    fn silence_of(&self, id: &ChitchatId, usual: Duration) -> Duration {
+        let after = (Bound::Excluded(id), Bound::Unbounded);
+        let mut same = self.nodes.range(after).take_while(|(other, _)| other.node_id == id.node_id);
+        if same.any(|(other, _)| other.generation_id > id.generation_id) {
+            usual.mul_f64(SILENT_INTERVALS_OF_FORMER / SILENT_INTERVALS)
+        } else {
+            usual
+        }
+    }
+
+    /// A node whose twin spoke first: its turn comes when the twin is silent.
+    /// What the twin said is taken back, since both are told as one life.
+    fn takes_over(&mut self, id: &ChitchatId, events: &mut Vec<ClusterEvent>) -> bool {
+        let is_twin = |other: &ChitchatId| {
+            other.node_id == id.node_id && other.generation_id == id.generation_id && other != id
+        };
+        if is_twin(&self.own_id) || !self.nodes.get(id).is_some_and(|node| node.pulse.alive) {
+            return false;
+        }
+        let mut twins = self.nodes.iter_mut().filter(|(other, _)| is_twin(other));
+        if let Some((_, twin)) = twins.find(|(_, twin)| !twin.doubled) {
+            if twin.pulse.alive {
+                return false;
+            }
+            for key in std::mem::take(&mut twin.told) {
+                let Some(host) = twin.host else { continue };
+                let incarnation = id.generation_id;
+                events.push(ClusterEvent::Record { host, incarnation, key, record: None });
+            }
+            (twin.doubled, twin.told_up_to, twin.held, twin.said_alive) = (true, 0, None, None);
+            (twin.seen, twin.complete, twin.pushes) = ((0, 0), false, 0);
+            twin.ahead.clear();
+        }
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.doubled = false;
+        }
+        true
+    }
+
+    /// Says who is heard, and who is heard twice.
+    fn sum_up(&mut self, now: Instant, silent_after: Duration, events: &mut Vec<ClusterEvent>) {
+        // A twin has said nothing: it is whom its twin says.
+        let hosts: BTreeMap<&str, HostId> = self
+            .nodes
+            .iter()
+            .filter_map(|(id, node)| Some((&*id.node_id, node.host?)))
+            .chain([(&*self.own_id.node_id, self.own_host)])
+            .collect();
+        let host_of =
+            |id: &ChitchatId, node: &Node| node.host.or_else(|| hosts.get(&*id.node_id).copied());
+        let peers = self.nodes.iter().filter_map(|(id, node)| {
+            let info = PeerInfo {
+                host: host_of(id, node)?,
+                incarnation: id.generation_id,
+                addr: id.gossip_advertise_addr,
+                last_heard: None,
+                rtt: None,
+                undecodable: node.undecodable,
+            };
+            Some(Heard { info, at: (node.pulse.moved > node.met).then_some(node.pulse.moved) })
+        });
+        self.counters.set_peers(peers.collect());
+        let us = Sight {
+            host: self.own_host,
+            addr: self.own_id.gossip_advertise_addr,
+            met: self.born,
+            moved: now,
+        };
+        let sights = self.nodes.iter().filter_map(|(id, node)| {
+            let addr = id.gossip_advertise_addr;
+            let (met, moved) = (node.met, node.pulse.moved);
+            Some(Sight { host: host_of(id, node)?, addr, met, moved })
+        });
+        events.extend(self.doubles.look(sights.chain([us]), now, silent_after));
     }
 
     fn read_records(
@@ -419,6 +536,7 @@ impl View {
                     }
                 }
                 Err(err) => {
+                    node.undecodable += 1;
                     self.counters.add(err.counter(), 1);
                     let quiet = self.last_warning.is_none_or(|last| now - last > WARN_EVERY);
                     if !node.warned && quiet {

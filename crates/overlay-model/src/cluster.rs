@@ -1,5 +1,7 @@
 //! What the cluster tells a host.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{HostId, Record, RecordKey};
@@ -32,6 +34,14 @@ pub enum ClusterEvent {
         host: HostId,
         /// Which life of it.
         incarnation: u64,
+    },
+    /// Several machines claim to be this host, each with its heart beating: a
+    /// copied state directory. Told when it changes.
+    Doubled {
+        /// Whom.
+        host: HostId,
+        /// Where they gossip, in order; empty when it is over.
+        addrs: Vec<SocketAddr>,
     },
     /// A record was written (`Some`) or withdrawn (`None`) by its owner.
     Record {

@@ -148,7 +148,7 @@ pub enum LinkKind {
         vni: Vni,
         /// UDP destination port.
         port: u16,
-        /// The VTEP's own address.
+        /// The VTEP's own address; another of its family may take its place.
         local: IpAddr,
     },
     /// The host's end of a container's veth pair, `addrgenmode none`.
@@ -190,12 +190,32 @@ pub struct NetnsRef {
 }
 
 /// What a kernel holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelState {
     /// What is ours.
+    #[serde(with = "as_list")]
     pub objects: BTreeMap<ObjectKey, Object>,
     /// What is not, as far as we must keep out of its way.
     pub foreign: Foreign,
+}
+
+/// A map whose keys are no text, as a list of pairs: JSON has no other form.
+mod as_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Object, ObjectKey};
+
+    type Objects = BTreeMap<ObjectKey, Object>;
+
+    pub(super) fn serialize<S: Serializer>(map: &Objects, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Objects, D::Error> {
+        Ok(Vec::<(ObjectKey, Object)>::deserialize(from)?.into_iter().collect())
+    }
 }
 
 /// What is not ours in a kernel, as far as we must keep out of its way.
@@ -227,7 +247,7 @@ pub struct ForeignVxlan {
 }
 
 /// A change that the kernel told of by itself, or that a dump found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelChange {
     /// This object of ours is now so; `None`: it is gone, with all that stood
     /// on it.
@@ -245,6 +265,8 @@ pub struct LinkChange {
     pub mac: Option<MacAddr>,
     /// Administratively up or down.
     pub up: Option<bool>,
+    /// The VTEP's own address, of a VXLAN device; of the family that it had.
+    pub local: Option<IpAddr>,
     /// The bridge to become a port of.
     pub master: Option<IfName>,
     /// Bridge port flags, set after the master.
@@ -280,7 +302,7 @@ impl KernelOp {
 }
 
 /// What came of a plan: all operations were tried.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyReport {
     /// How many operations took effect.
     pub done: usize,
@@ -289,7 +311,7 @@ pub struct ApplyReport {
 }
 
 /// An operation that took no effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpFailure {
     /// Which.
     pub op: KernelOp,
@@ -388,7 +410,7 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
-    let LinkChange { mtu, mac, up, master, port } = change;
+    let LinkChange { mtu, mac, up, local, master, port } = change;
     let mut text = String::new();
     if let Some(mac) = mac {
         text += &format!(" address {mac}");
@@ -401,6 +423,9 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     }
     if let Some(up) = up {
         text += if *up { " up" } else { " down" };
+    }
+    if let Some(local) = local {
+        text += &format!(" type vxlan local {local}");
     }
     if text.is_empty() {
         let Some(port) = port else { return write!(f, "ip link set {name}") };

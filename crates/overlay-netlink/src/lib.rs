@@ -31,6 +31,7 @@
 //! | `holder` | who holds a VNI |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's address: [`underlay_for`] |
+//! | `follow` | the VTEP's address, as it changes: [`follow_underlay`] |
 //!
 //! `rtnetlink` and its packet crates have broken five times in a year; they do
 //! not show in any public name here.
@@ -38,6 +39,7 @@
 mod entries;
 mod error;
 mod firewall;
+mod follow;
 mod holder;
 mod kernel;
 mod links;
@@ -50,6 +52,7 @@ mod wire;
 
 pub use error::{KernelError, NlError};
 pub use firewall::ALTERED;
+pub use follow::follow_underlay;
 pub use kernel::Kernel;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use underlay::{Underlay, UnderlayError, underlay_for};

@@ -9,7 +9,7 @@
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkMessage,
 };
 use nix::errno::Errno;
 use overlay_model::kernel::alias_of;
@@ -123,7 +123,10 @@ impl Writer {
         let same = match (&row.kind, &link.kind) {
             (RowKind::Bridge, LinkKind::Bridge) => true,
             (RowKind::Vxlan(is), LinkKind::Vxlan { vni, port, local }) => {
-                is.vni == vni.get() && is.port == *port && is.local == Some(*local)
+                let family = |ip: std::net::IpAddr| ip.is_ipv4();
+                is.vni == vni.get()
+                    && is.port == *port
+                    && is.local.map(family) == Some(family(*local))
             }
             _ => false,
         };
@@ -150,7 +153,14 @@ impl Writer {
             Some(master) => Some(self.bridge_index(master).await?),
             None => None,
         };
+        let local = match (&row.kind, &link.kind) {
+            (RowKind::Vxlan(is), LinkKind::Vxlan { local, .. }) if is.local != Some(*local) => {
+                Some(*local)
+            }
+            _ => None,
+        };
         let change = LinkChange {
+            local,
             mtu: (row.mtu != u32::from(link.mtu)).then_some(link.mtu),
             mac: (row.mac != Some(link.mac)).then_some(link.mac),
             up: (row.up != link.up).then_some(link.up),
@@ -178,7 +188,7 @@ impl Writer {
     }
 
     async fn set_row(&mut self, index: u32, wanted: &LinkChange) -> Result<(), Failure> {
-        let LinkChange { mtu, mac, up, master, port } = wanted;
+        let LinkChange { mtu, mac, up, local, master, port } = wanted;
         let mut requests = Vec::new();
         if let Some(mac) = mac {
             requests.push(change(at(index).address(mac.0.to_vec())));
@@ -186,6 +196,13 @@ impl Writer {
         if let Some(mtu) = mtu {
             requests.push(change(at(index).mtu((*mtu).into())));
         }
+        // By index alone: a name in the message is a renaming, which an older
+        // kernel refuses of a link that is up.
+        let vxlan = || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan);
+        requests.extend(local.map(|local| match local {
+            std::net::IpAddr::V4(local) => change(vxlan().index(index).local(local)),
+            std::net::IpAddr::V6(local) => change(vxlan().index(index).local6(local)),
+        }));
         if let Some(master) = master {
             let master = self.bridge_index(master).await?;
             requests.push(change(at(index).controller(master)));

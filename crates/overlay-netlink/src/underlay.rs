@@ -45,6 +45,18 @@ pub enum UnderlayError {
     /// The device has no address that other hosts could reach.
     #[error("--underlay-dev {0} has no global address; give it one or choose another device")]
     NoAddress(IfName),
+    /// The address in use has gone, and what there is cannot take its place.
+    #[error(
+        "this host has no other {} address, only {}; tunnels to other hosts cannot change their \
+         family: add one, or restart overlayd with the addresses of the other family everywhere",
+        if was.is_ipv4() { "IPv4" } else { "IPv6" }, list(have)
+    )]
+    OtherFamily {
+        /// The address that has gone.
+        was: IpAddr,
+        /// The addresses that there are.
+        have: Vec<IpAddr>,
+    },
     /// Nothing says which address is meant.
     #[error(
         "cannot tell which address other hosts reach this one at: no default route, and {}; \
@@ -88,9 +100,39 @@ pub async fn underlay_for(
     vtep: Option<IpAddr>,
     dev: Option<&IfName>,
 ) -> Result<Underlay, UnderlayError> {
+    choose(vtep, dev, None).await
+}
+
+/// [`underlay_for`], when `was` has been in use: its address is kept as long as
+/// there is a device that has it, and is followed by one of its family only.
+///
+/// # Errors
+/// As [`underlay_for`], and [`UnderlayError::OtherFamily`].
+pub(crate) async fn choose(
+    vtep: Option<IpAddr>,
+    dev: Option<&IfName>,
+    was: Option<IpAddr>,
+) -> Result<Underlay, UnderlayError> {
     let mut conn = Conn::open().map_err(KernelError::Open)?;
     let links = read::links(&mut conn).await?;
-    let all = candidates(&read::addresses(&mut conn).await?, &links);
+    let mut all = candidates(&read::addresses(&mut conn).await?, &links);
+    if let Some(was) = was {
+        let there = all.iter().find(|candidate| candidate.addr == was);
+        if let Some(row) = there.and_then(|candidate| links.get(&candidate.dev))
+            && let Some(dev) = row.ifname()
+        {
+            return Ok(Underlay {
+                dev,
+                addr: was,
+                mtu: u16::try_from(row.mtu).unwrap_or(u16::MAX),
+            });
+        }
+        let have: Vec<IpAddr> = all.iter().map(|candidate| candidate.addr).collect();
+        all.retain(|candidate| candidate.addr.is_ipv4() == was.is_ipv4());
+        if vtep.is_none() && all.is_empty() {
+            return Err(UnderlayError::OtherFamily { was, have });
+        }
+    }
     let wanted = match dev {
         None => None,
         Some(name) => Some(

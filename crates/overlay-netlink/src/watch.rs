@@ -85,7 +85,8 @@ pub(crate) async fn start(
     mut conn: Conn,
     indices: Indices,
 ) -> Result<(mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
-    let socket = subscribe().map_err(KernelError::Open)?;
+    let socket = subscribe(&GROUPS).map_err(KernelError::Open)?;
+    widen(socket.get_ref(), RECEIVE_BUFFER);
     let links = read::links(&mut conn).await?;
     let (out, changes) = mpsc::unbounded_channel();
     let (commands, inbox) = mpsc::unbounded_channel();
@@ -105,19 +106,16 @@ pub(crate) async fn start(
     Ok((commands, changes))
 }
 
-fn subscribe() -> io::Result<AsyncFd<Socket>> {
+const GROUPS: [u32; 4] =
+    [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
+
+/// A socket that is told what happens in these groups.
+pub(crate) fn subscribe(groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.set_non_blocking(true)?;
-    widen(&socket, RECEIVE_BUFFER);
-    let groups = [
-        libc::RTNLGRP_LINK,
-        libc::RTNLGRP_NEIGH,
-        libc::RTNLGRP_IPV4_IFADDR,
-        libc::RTNLGRP_IPV6_IFADDR,
-    ];
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in groups {
-        socket.add_membership(group)?;
+        socket.add_membership(*group)?;
     }
     // SAFETY: `socket` owns its descriptor and closes it only when dropped;
     // the AsyncFd owns it from here on, and nobody takes it out or changes it.

@@ -989,3 +989,79 @@ fn a_kernel_opened_late_sees_what_an_earlier_one_made() {
         );
     });
 }
+
+#[test]
+fn a_vxlan_device_takes_another_address_of_its_family_and_keeps_its_entries() {
+    lab::lab(async {
+        let container = lab::Container::new();
+        let (kernel, _changes) = Kernel::open().await.unwrap();
+        let report = kernel.apply(everything(&container)).await;
+        assert_eq!(report.failed, []);
+        let before = kernel.dump().await.unwrap().objects;
+        let local = Some("192.0.2.77".parse().unwrap());
+        let op = KernelOp::SetLink(name("ovx7"), LinkChange { local, ..LinkChange::default() });
+        assert_eq!(op.to_string(), "ip link set ovx7 type vxlan local 192.0.2.77");
+        assert_eq!(kernel.apply(vec![op]).await.failed, []);
+        let after = kernel.dump().await.unwrap().objects;
+        let differ: Vec<_> = after.iter().filter(|(key, o)| before.get(*key) != Some(*o)).collect();
+        let [(ObjectKey::Link(link), Object::Link(now))] = differ.as_slice() else {
+            panic!("{differ:?}")
+        };
+        assert_eq!(link.as_str(), "ovx7");
+        assert!(matches!(&now.kind, LinkKind::Vxlan { local: l, .. } if Some(*l) == local));
+        assert_eq!(after.len(), before.len(), "entries went");
+        // The text is a command that does it.
+        lab::run("ip link set ovx7 type vxlan local 192.0.2.78");
+        assert!(lab::run("ip -d link show ovx7").contains("local 192.0.2.78"));
+    });
+}
+
+/// What is told next, as a line.
+async fn told(
+    follow: &mut tokio::sync::mpsc::UnboundedReceiver<
+        Result<overlay_netlink::Underlay, overlay_netlink::UnderlayError>,
+    >,
+) -> String {
+    let told = tokio::time::timeout(std::time::Duration::from_secs(5), follow.recv()).await;
+    match told.expect("something is told").expect("it goes on") {
+        Ok(underlay) => format!("{} {} {}", underlay.dev, underlay.addr, underlay.mtu),
+        Err(err) => err.to_string(),
+    }
+}
+
+#[test]
+fn the_underlay_is_followed_when_its_address_or_mtu_changes() {
+    lab::lab(async {
+        lab::run(
+            "ip link add eth0 mtu 1500 type veth peer name far0 && ip link set far0 up &&
+             ip link set eth0 addrgenmode none && ip addr add 192.0.2.1/24 dev eth0 &&
+             ip addr add 2001:db8::1/64 dev eth0 nodad && ip link set eth0 up",
+        );
+        let eth0 = Some(name("eth0"));
+        let was = overlay_netlink::underlay_for(None, eth0.as_ref()).await.unwrap();
+        let mut follow = overlay_netlink::follow_underlay(None, eth0, was.clone()).unwrap();
+        lab::run("ip link set eth0 mtu 1400");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.1 1400");
+        // A second address changes nothing while the first is there.
+        lab::run("ip addr add 192.0.2.9/24 dev eth0 && ip link set eth0 mtu 1450");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.1 1450");
+        lab::run("ip addr del 192.0.2.1/24 dev eth0; ip addr replace 192.0.2.9/24 dev eth0");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.9 1450");
+        // Nor does what we make ourselves, and the other family never.
+        lab::run("ip addr del 192.0.2.9/24 dev eth0");
+        assert!(
+            told(&mut follow).await.starts_with("this host has no other IPv4 address, only 2001")
+        );
+        lab::run("ip addr add 192.0.2.10/24 dev eth0");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.10 1450");
+
+        // One that was chosen by hand is waited for.
+        let chosen = Some("192.0.2.10".parse().unwrap());
+        let was = overlay_netlink::underlay_for(chosen, None).await.unwrap();
+        let mut follow = overlay_netlink::follow_underlay(chosen, None, was).unwrap();
+        lab::run("ip addr add 192.0.2.11/24 dev eth0; ip addr del 192.0.2.10/24 dev eth0");
+        assert!(told(&mut follow).await.starts_with("--vtep-ip 192.0.2.10 is on no device"));
+        lab::run("ip addr add 192.0.2.10/24 dev eth0");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.10 1450");
+    });
+}

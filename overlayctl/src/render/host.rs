@@ -12,6 +12,8 @@ pub(crate) fn hosts(hosts: &[Host]) -> String {
         "NAME",
         "STATE",
         "FOR",
+        "HEARD",
+        "RTT",
         "VTEP",
         "PORT",
         "GOSSIP",
@@ -29,6 +31,8 @@ pub(crate) fn hosts(hosts: &[Host]) -> String {
                 h.name.clone(),
                 h.state.clone(),
                 duration(h.since_ms),
+                h.last_heard_ms.map(duration).unwrap_or_default(),
+                h.rtt_us.map(round_trip).unwrap_or_default(),
                 list(&h.vteps),
                 h.vxlan_port.to_string(),
                 h.gossip.clone(),
@@ -46,12 +50,25 @@ pub(crate) fn hosts(hosts: &[Host]) -> String {
 fn notes(host: &Host) -> String {
     let mut notes = Vec::new();
     if host.local {
-        notes.push("this host");
+        notes.push("this host".to_owned());
     }
     if !host.entries_in_use {
-        notes.push("its entries are not in use");
+        notes.push("its entries are not in use".to_owned());
     }
+    if host.undecodable > 0 {
+        notes.push(format!("{} not understood", count(records(host), "record")));
+    }
+    notes.extend(host.notes.iter().cloned());
     notes.join(", ")
+}
+
+fn records(host: &Host) -> usize {
+    usize::try_from(host.undecodable).unwrap_or(usize::MAX)
+}
+
+/// `0.4ms`, `12.3ms`.
+fn round_trip(us: u64) -> String {
+    format!("{}.{}ms", us / 1000, us % 1000 / 100)
 }
 
 /// `leave`.

@@ -99,6 +99,10 @@ fn host() -> Host {
         incarnation: 4,
         keys: vec!["5f6f1c09".into()],
         key_used: Some("5f6f1c09".into()),
+        last_heard_ms: None,
+        rtt_us: None,
+        undecodable: 0,
+        notes: vec![],
     }
 }
 
@@ -111,6 +115,10 @@ fn down() -> Host {
         since_ms: 62_000,
         entries_in_use: false,
         vteps: vec![],
+        last_heard_ms: Some(64_500),
+        rtt_us: Some(1_234),
+        undecodable: 2,
+        notes: vec!["two hosts are called b".into()],
         ..host()
     }
 }
@@ -277,9 +285,9 @@ fn detached_endpoints_are_called_by_name_or_id() {
 #[test]
 fn hosts_are_columns_sorted_by_name() {
     expect![[r#"
-        NAME  STATE  FOR   VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY       VERSION  ID                                    NOTES
-        a     up     2h0m  192.0.2.1  4789  192.0.2.1:7946  1500  2          5f6f1c09  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
-        b     down   1m2s  -          4789  192.0.2.1:7946  1500  2          5f6f1c09  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use
+        NAME  STATE  FOR   HEARD  RTT    VTEP       PORT  GOSSIP          MTU   ENDPOINTS  VERSION  ID                                    NOTES
+        a     up     2h0m  -      -      192.0.2.1  4789  192.0.2.1:7946  1500  2          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use, 2 records not understood, two hosts are called b
     "#]].assert_eq(&hosts(&[down(), host()]));
 }
 
@@ -473,4 +481,20 @@ fn nothing_from_outside_reaches_the_terminal_as_a_control_character() {
 fn a_name_wider_than_a_table_can_be_is_no_reason_to_panic() {
     let long = Network { name: "n".repeat(100_000), ..network() };
     assert!(networks(&[long]).lines().count() >= 2);
+}
+
+#[test]
+fn an_event_is_a_time_of_day_a_level_and_a_text() {
+    let told = overlay_api::v1::Event {
+        time: "2026-11-21T15:40:23.123Z".into(),
+        level: "warning".into(),
+        text: "host b is suspect (3 endpoints)\x1b[2J".into(),
+        ..overlay_api::v1::Event::default()
+    };
+    expect![[r#"
+        15:40:23.123  warning  host b is suspect (3 endpoints)\u{1b}[2J
+    "#]]
+    .assert_eq(&super::event(&told));
+    let odd = overlay_api::v1::Event { time: "now".into(), level: "info".into(), ..told };
+    assert!(super::event(&odd).starts_with("now  info     host b"));
 }

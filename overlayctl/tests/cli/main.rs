@@ -25,7 +25,7 @@ const ENDPOINT: &str = r#"{"id":"0123456789ab","name":"web","net":"demo","vni":4
 const HOST: &str = r#"{"id":"0b0e9a4c-66e8-4d6e-8f0e-000000000001","name":"a","local":true,
     "state":"up","since_ms":7200000,"entries_in_use":true,"vteps":["192.0.2.1"],
     "vxlan_port":4789,"gossip":"192.0.2.1:7946","underlay_mtu":1500,"endpoints":1,
-    "version":"0.1.0","incarnation":4}"#;
+    "version":"0.1.0","incarnation":4,"undecodable":0,"notes":[]}"#;
 const ENTRY: &str = r#"{"net":"demo","dev":"ovx4097","table":"vxlan","key":"02:42:0a:00:09:05",
     "desired":"192.0.2.2","kernel":null,"state":"missing","endpoint":"db","host":"b"}"#;
 const REFUSED: &str = r#"{"code":"not_found","message":"there is no network demo","hint":"list them: overlayctl net ls"}"#;
@@ -298,8 +298,8 @@ fn hosts() {
         &format!("[{HOST}]"),
         expect![[r#"
             > GET /v1/hosts
-            NAME  STATE  FOR   VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY  VERSION  ID                                    NOTES
-            a     up     2h0m  192.0.2.1  4789  192.0.2.1:7946  1500  1          -    0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  VERSION  ID                                    NOTES
+            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
             exit 0
         "#]],
     );

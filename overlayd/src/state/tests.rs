@@ -151,9 +151,9 @@ fn incarnations_grow_whatever_the_clock_says() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(file.next_incarnation().unwrap(), future + 1);
+    assert_eq!(file.next_incarnation().unwrap(), future + ROOM);
     drop(file);
-    assert_eq!(open(&dir).1.incarnation, future + 2);
+    assert_eq!(open(&dir).1.incarnation, future + 2 * ROOM);
 }
 
 /// Damages the file of a host that had state, and opens it again.

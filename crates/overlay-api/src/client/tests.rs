@@ -86,6 +86,8 @@ async fn each_method_sends_its_row_of_the_table() {
         sent(async |c: Client| c.detach("web", Some("demo")).await).await,
         sent(async |c: Client| c.hosts().await).await,
         sent(async |c: Client| c.status().await).await,
+        sent(async |c: Client| c.events(None).await).await,
+        sent(async |c: Client| c.events(Some(7)).await).await,
         sent(async |c: Client| c.fdb(None).await).await,
         sent(async |c: Client| c.fdb(Some("demo")).await).await,
         sent(async |c: Client| c.neigh(Some("demo")).await).await,
@@ -107,6 +109,8 @@ async fn each_method_sends_its_row_of_the_table() {
         DELETE /v1/endpoints/web?net=demo
         GET /v1/hosts
         GET /v1/status
+        GET /v1/events
+        GET /v1/events?since=7
         GET /v1/fdb
         GET /v1/fdb?net=demo
         GET /v1/neigh?net=demo
@@ -219,4 +223,60 @@ async fn a_path_that_no_socket_can_have_is_named() {
     let client = Client::new(Path::new(&format!("/{}", "x".repeat(200))));
     let err = client.hosts().await.unwrap_err();
     assert!(err.to_string().starts_with("cannot connect to /xxx"), "{err}");
+}
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+/// What the stream of these chunks yields: texts of events, then how it ends.
+async fn watched(chunks: &[&str]) -> String {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let daemon = Daemon::answering(head.to_owned() + &chunks.concat());
+    let mut events = daemon.client.events(None).await.unwrap();
+    let mut told = String::new();
+    loop {
+        match events.next().await {
+            Ok(Some(event)) => told += &format!("{:?} {}\n", event.seq, event.text),
+            Ok(None) => return told + "the end",
+            Err(err) => return told + &err.to_string(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_come_line_by_line_however_they_are_cut() {
+    let line = |seq: u64, text: &str| {
+        format!(r#"{{"seq":{seq},"time":"","kind":"k","level":"info","text":"{text}"}}"#) + "\n"
+    };
+    let all = line(1, "one") + &line(2, "two") + &line(3, "three");
+    let missed =
+        r#"{"time":"","kind":"missed","level":"warning","text":"so many","count":3,"new":1}"#;
+    let (a, b) = all.split_at(70);
+    let told = watched(&[&chunk(a), &chunk(b), &chunk(&format!("{missed}\n")), "0\r\n\r\n"]).await;
+    expect![[r#"
+        Some(1) one
+        Some(2) two
+        Some(3) three
+        None so many
+        the end"#]]
+    .assert_eq(&told);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_or_talks_nonsense_is_no_end_in_good_order() {
+    expect!["overlayd broke off while it answered GET /v1/events (unexpected EOF during chunk size line); see: journalctl -u overlayd"]
+        .assert_eq(&watched(&[]).await);
+    expect![[r#"cannot understand the event "nonsense\n": expected ident at line 1 column 2"#]]
+        .assert_eq(&watched(&[&chunk("nonsense\n")]).await);
+    let long = "x".repeat((1 << 20) + 1);
+    expect!["overlayd sends an event of more than 1048576 bytes"]
+        .assert_eq(&watched(&[&chunk(&long)]).await);
+}
+
+#[tokio::test]
+async fn a_daemon_with_too_many_watchers_says_so() {
+    let body = r#"{"code":"unavailable","message":"64 watch the events already"}"#;
+    let err = Daemon::answering(http("503 Service Unavailable", body)).client.events(None).await;
+    assert_eq!(err.unwrap_err().to_string(), "64 watch the events already");
 }

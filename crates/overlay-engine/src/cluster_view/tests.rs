@@ -175,6 +175,90 @@ fn a_record_that_does_not_fit_its_key_changes_nothing() {
     assert_eq!(active(&view), vec![(host(1), EndpointId::from_bits(1))]);
 }
 
+/// A life at another address says what it has.
+fn speak_at(view: &mut ClusterView, n: u8, life: u64, octet: u8, now: Duration) {
+    let Record::Host(record) = host_record(n, HostIntent::Up) else { unreachable!() };
+    let vteps = vec![IpAddr::from([192, 0, 2, octet])];
+    let record = Record::Host(Host { vteps, ..record });
+    view.set_record(host(n), life, RecordKey::Host, Some(record), now);
+}
+
+fn vtep(view: &ClusterView, n: u8) -> String {
+    view.host(host(n)).unwrap().vteps[0].to_string()
+}
+
+#[test]
+fn a_copy_that_starts_later_takes_nothing_from_the_original_and_nor_does_its_end() {
+    let mut view = view();
+    up(&mut view, 1, 5);
+    // The copy has no containers, a larger incarnation, and an address of its own.
+    speak_at(&mut view, 1, 2, 99, secs(10));
+    view.set_alive(host(1), 2, true, secs(11));
+    assert_eq!((vtep(&view, 1).as_str(), active(&view).len()), ("192.0.2.1", 1));
+    // A blip of the original's hearing, and the copy speaks; it does not flip back.
+    view.set_alive(host(1), 1, false, secs(20));
+    assert_eq!((vtep(&view, 1).as_str(), active(&view).len()), ("192.0.2.99", 0));
+    view.set_alive(host(1), 1, true, secs(21));
+    view.set_alive(host(1), 2, true, secs(21));
+    assert_eq!(vtep(&view, 1), "192.0.2.99");
+}
+
+#[test]
+fn when_the_copy_goes_the_original_has_its_entries_again() {
+    let mut view = view();
+    speak_at(&mut view, 1, 2, 99, secs(0));
+    view.set_alive(host(1), 2, true, secs(1));
+    up(&mut view, 1, 5);
+    assert_eq!((vtep(&view, 1).as_str(), active(&view).len()), ("192.0.2.99", 0));
+    let shifts = view.set_alive(host(1), 2, false, secs(20));
+    assert!(shifts.contains(&Shift::Voice(host(1), vec![IpAddr::from([192, 0, 2, 99])])));
+    assert_eq!((vtep(&view, 1).as_str(), active(&view).len()), ("192.0.2.1", 1));
+    assert_eq!(state(&view, 1), ("up", true));
+    view.forget(host(1), 2, secs(900));
+    assert_eq!(vtep(&view, 1), "192.0.2.1");
+}
+
+#[test]
+fn a_host_that_moved_is_followed_when_its_former_life_is_silent() {
+    let mut view = view();
+    up(&mut view, 1, 5);
+    add(&mut view, 1, 2, endpoint(1, 5, 0), secs(10));
+    speak_at(&mut view, 1, 2, 99, secs(10));
+    assert_eq!(vtep(&view, 1), "192.0.2.1");
+    let shifts = view.set_alive(host(1), 1, false, secs(11));
+    assert_eq!((vtep(&view, 1).as_str(), active(&view).len()), ("192.0.2.99", 1));
+    assert_eq!(shifts, [Shift::Voice(host(1), vec![IpAddr::from([192, 0, 2, 1])])]);
+}
+
+#[test]
+fn a_dead_life_that_one_hears_of_first_keeps_nobody_waiting() {
+    let mut view = view();
+    speak(&mut view, 1, 1, HostIntent::Up, secs(0));
+    speak_at(&mut view, 1, 2, 99, secs(0));
+    view.set_alive(host(1), 2, true, secs(1));
+    assert_eq!(vtep(&view, 1), "192.0.2.99");
+}
+
+#[test]
+fn what_a_new_stream_of_gossip_does_not_tell_again_is_gone() {
+    let mut view = view();
+    up(&mut view, 1, 5);
+    up(&mut view, 2, 6);
+    add(&mut view, 1, 1, endpoint(20, 7, 0), secs(0));
+    view.begin_anew(secs(50));
+    assert_eq!((active(&view).len(), state(&view, 2)), (3, ("up", true)));
+    // Host 1 is told of again, without one endpoint; host 2 is not there any more.
+    add(&mut view, 1, 1, endpoint(1, 5, 0), secs(51));
+    assert_eq!(active(&view).len(), 3, "half of it says nothing yet");
+    speak(&mut view, 1, 1, HostIntent::Up, secs(51));
+    view.set_alive(host(1), 1, true, secs(51));
+    assert_eq!(active(&view).len(), 2);
+    while let Some(at) = view.next_deadline() {
+        view.tick(at);
+    }
+    assert_eq!((state(&view, 1), state(&view, 2)), (("up", true), ("down", false)));
+}
+
 #[derive(Debug, Clone)]
 enum Said {
     Endpoint(u8, u64, Option<u8>),

@@ -140,15 +140,23 @@ fn a_network_goes_with_its_links_and_nothing_is_deleted_twice() {
 
 #[test]
 fn what_the_kernel_refuses_to_change_is_replaced() {
-    let want = all([bridge(7), vxlan(7, "192.0.2.9")]);
+    let want = all([bridge(7), vxlan(7, "2001:db8::9")]);
     let have = all([bridge(7), vxlan(7, "192.0.2.1")]);
     check(
         &want,
         &have,
         expect![[r#"
             ip link del ovx7
-            ip link add ovx7 address 06:7f:9d:ce:08:10 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000007 up type vxlan id 7 dstport 4789 local 192.0.2.9 nolearning && bridge link set dev ovx7 learning off neigh_suppress on
+            ip link add ovx7 address 06:7f:9d:ce:08:10 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000007 up type vxlan id 7 dstport 4789 local 2001:db8::9 nolearning && bridge link set dev ovx7 learning off neigh_suppress on
         "#]],
+    );
+    let moved = all([bridge(7), vxlan(7, "192.0.2.9")]);
+    check(
+        &moved,
+        &have,
+        expect![[r#"
+        ip link set ovx7 type vxlan local 192.0.2.9
+    "#]],
     );
 }
 

@@ -83,12 +83,16 @@ struct Node {
     records: Vec<(RecordKey, Option<Record>)>,
     applied: Vec<String>,
     replies: BTreeMap<u64, Result<Reply, Refused>>,
+    /// How far its wall clock is off, milliseconds.
+    clock_off: i64,
 }
 
 pub(crate) struct World {
     nodes: Vec<Node>,
     now: Duration,
     cut: bool,
+    /// Who does not hear whom, otherwise than both ways.
+    deaf: BTreeSet<(usize, usize)>,
     last_token: u64,
     last_fresh: u64,
 }
@@ -114,6 +118,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        state_dir: "/var/lib/overlayd".into(),
     }
 }
 
@@ -124,6 +129,7 @@ impl World {
             nodes: Vec::new(),
             now: Duration::ZERO,
             cut: false,
+            deaf: BTreeSet::new(),
             last_token: 0,
             last_fresh: 0,
         };
@@ -141,6 +147,7 @@ impl World {
                 records: Vec::new(),
                 applied: Vec::new(),
                 replies: BTreeMap::new(),
+                clock_off: 0,
             });
         }
         for i in 0..n {
@@ -151,7 +158,33 @@ impl World {
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now { mono: self.now, wall_ms: 1_000_000 + self.now.as_millis() as u64 }
+        Now { mono: self.now, wall_ms: 1_800_000_000_000 + self.now.as_millis() as u64 }
+    }
+
+    fn now_of(&self, i: usize) -> Now {
+        let now = self.now();
+        Now { wall_ms: now.wall_ms.saturating_add_signed(self.nodes[i].clock_off), ..now }
+    }
+
+    /// Its wall clock is set forward or back.
+    pub(crate) fn clock_jumps(&mut self, i: usize, hours: i64) {
+        self.nodes[i].clock_off += hours * 3_600_000;
+    }
+
+    /// One no longer hears another, who may well hear it.
+    pub(crate) fn deafen(&mut self, listener: usize, speaker: usize) {
+        if listener != speaker && self.deaf.insert((listener, speaker)) {
+            let incarnation = self.nodes[speaker].incarnation;
+            let event = ClusterEvent::Silent { host: host(speaker), incarnation };
+            self.step(listener, Event::Cluster(event));
+        }
+    }
+
+    /// Nobody is deaf any more.
+    pub(crate) fn heal(&mut self) {
+        for (listener, speaker) in std::mem::take(&mut self.deaf) {
+            self.tell_of(speaker, listener);
+        }
     }
 
     pub(crate) fn engine(&mut self, i: usize) -> &mut Engine {
@@ -274,9 +307,7 @@ impl World {
 
     /// Somebody gives the host other keys.
     pub(crate) fn set_keys(&mut self, i: usize, keys: overlay_model::HostKeys) {
-        let now = self.now();
-        let effects = self.nodes[i].engine.set_keys(keys, now);
-        self.perform(i, effects);
+        self.step(i, Event::Keys(keys));
     }
 
     /// kill -9 and start again: the kernel and the disk stay.
@@ -290,7 +321,7 @@ impl World {
             ring: disk.ring.into_iter().collect(),
         };
         let config = config(i, self.nodes[i].incarnation, self.nodes[i].boot);
-        let now = self.now();
+        let now = self.now_of(i);
         let node = &mut self.nodes[i];
         node.engine = Engine::new(config, restored, now);
         node.alive = true;
@@ -440,6 +471,7 @@ impl World {
     fn hears(&self, listener: usize, speaker: usize) -> bool {
         listener != speaker
             && !self.cut
+            && !self.deaf.contains(&(listener, speaker))
             && [listener, speaker].iter().all(|i| self.nodes[*i].alive && self.nodes[*i].heard)
     }
 
@@ -476,7 +508,7 @@ impl World {
         if !self.nodes[i].alive {
             return;
         }
-        let now = self.now();
+        let now = self.now_of(i);
         let effects = self.nodes[i].engine.step(event, now);
         self.perform(i, effects);
     }
@@ -487,7 +519,7 @@ impl World {
             match effect {
                 Effect::Persist { id, changes } => {
                     let result = self.nodes[i].disk.write(&changes);
-                    let now = self.now();
+                    let now = self.now_of(i);
                     let more = self.nodes[i].engine.step(Event::Persisted { id, result }, now);
                     for effect in more.into_iter().rev() {
                         todo.push_front(effect);

@@ -86,6 +86,7 @@ fn brief(event: &ClusterEvent) -> String {
         ClusterEvent::Alive { incarnation, .. } => format!("{incarnation} alive"),
         ClusterEvent::Silent { incarnation, .. } => format!("{incarnation} silent"),
         ClusterEvent::Forgotten { incarnation, .. } => format!("{incarnation} forgotten"),
+        ClusterEvent::Doubled { addrs, .. } => format!("{} machines", addrs.len()),
         ClusterEvent::Record { incarnation, key, record, .. } => {
             let key = key.to_string().replace("/0000000000000007/00000000000", "");
             format!("{incarnation}.{}{key}", if record.is_some() { "" } else { "-" })
@@ -223,6 +224,71 @@ fn our_own_records_are_no_news_but_those_of_our_former_life_are() {
     assert_eq!(desk.counters.read().get("conflicts"), 2);
 }
 
+/// Makes the heart of `id` beat, or rest, for so many intervals.
+fn live(desk: &mut Desk, beats: &[&ChitchatId], intervals: u32) -> Vec<String> {
+    let mut told = Vec::new();
+    for _ in 0..intervals {
+        desk.now += INTERVAL;
+        for id in beats {
+            let pulse = &mut desk.view.nodes.get_mut(*id).expect("met").pulse;
+            (pulse.moved, pulse.alive, pulse.moves) = (desk.now, true, 2);
+        }
+        told.extend(desk.read());
+    }
+    told
+}
+
+#[test]
+fn of_twins_one_is_told_and_the_other_when_that_one_is_silent() {
+    let mut desk = Desk::new();
+    let (first, second) = (node(OWNER, 1, 1), node(OWNER, 1, 2));
+    let records = |ep| [id(1), put(endpoint(ep), 2), put(host("a"), 3), end(4)];
+    desk.holds(&first, 0, &records(5));
+    assert_eq!(desk.read(), ["1.ep5", "1.host"]);
+    desk.holds(&second, 0, &records(6));
+    assert_eq!(desk.read(), [""; 0]);
+    assert_eq!(live(&mut desk, &[&first, &second], 3), ["1 alive"]);
+    assert_eq!(live(&mut desk, &[&first, &second], 5), ["2 machines"], "that is all of it");
+    assert_eq!(
+        live(&mut desk, &[&second], 7),
+        ["1 silent", "1.-host", "1.-ep5", "1.ep6", "1.host", "1 alive", "0 machines"]
+    );
+    // The first comes back, and is now the one that is not told.
+    assert_eq!(live(&mut desk, &[&first, &second], 3), ["2 machines"]);
+}
+
+#[test]
+fn a_former_life_is_silent_sooner_than_one_without_a_successor() {
+    let mut desk = Desk::new();
+    let (former, next) = (node(OWNER, 1, 1), node(OWNER, 2, 2));
+    desk.holds(&former, 0, &[id(1), put(host("a"), 3), end(4)]);
+    desk.read();
+    assert_eq!(live(&mut desk, &[&former], 2), ["1 alive"]);
+    desk.holds(&next, 0, &[id(1), put(host("a"), 3), end(4)]);
+    assert_eq!(desk.read(), ["2.host"]);
+    assert_eq!(live(&mut desk, &[&next], 2), ["2 alive"]);
+    assert_eq!(live(&mut desk, &[&next], 1), ["1 silent"]);
+    // A restart is no second machine, however long one looks.
+    assert_eq!(live(&mut desk, &[&next], 20), [""; 0]);
+}
+
+#[test]
+fn who_is_heard_and_when_is_summed_up() {
+    let mut desk = Desk::new();
+    desk.holds(&them(), 0, &[id(1), junk("host", "!", 2), end(4)]);
+    desk.read();
+    let heard = |desk: &Desk| {
+        let all = desk.counters.peers(desk.now + Duration::from_millis(100));
+        all.into_iter().map(|p| (p.host, p.addr, p.last_heard, p.undecodable)).collect::<Vec<_>>()
+    };
+    let addr = them().gossip_advertise_addr;
+    assert_eq!(heard(&desk), [(OWNER, addr, None, 1)]);
+    live(&mut desk, &[&them()], 1);
+    assert_eq!(heard(&desk), [(OWNER, addr, Some(Duration::from_millis(100)), 1)]);
+    live(&mut desk, &[], 2);
+    assert_eq!(heard(&desk), [(OWNER, addr, Some(INTERVAL * 2 + Duration::from_millis(100)), 1)]);
+}
+
 /// The pulse alone: chitchat's heartbeats cannot be set from outside.
 struct Wrist {
     pulse: Pulse,
@@ -273,12 +339,16 @@ fn a_host_that_never_speaks_is_silent_when_it_had_the_time() {
     let mut desk = Desk::new();
     desk.holds(&them(), 0, &[id(1), put(host("a"), 2), end(3)]);
     assert_eq!(desk.read(), ["1.host"]);
-    for _ in 0..5 {
+    for _ in 0..3 {
         desk.now += INTERVAL;
         assert_eq!(desk.read(), [""; 0]);
     }
+    assert_eq!(desk.view.lately_silent(desk.now), [].into());
     desk.now += INTERVAL;
     assert_eq!(desk.read(), ["1 silent"]);
+    // It is asked straight away, for a while.
+    assert_eq!(desk.view.lately_silent(desk.now), [them().gossip_advertise_addr].into());
+    assert_eq!(desk.view.lately_silent(desk.now + INTERVAL * 5), [].into());
     desk.now += INTERVAL;
     assert_eq!(desk.read(), [""; 0]);
 }
@@ -319,13 +389,13 @@ fn a_new_life_of_chitchat_forgets_nobody_before_the_grace_is_over() {
 #[test]
 fn patience_grows_with_the_cluster_beyond_a_hundred_hosts() {
     let mut desk = Desk::new();
-    assert_eq!(desk.view.silent_after(), INTERVAL * 5);
+    assert_eq!(desk.view.silent_after(), INTERVAL.mul_f64(3.5));
     for n in 0..1000u64 {
         let id = ChitchatId::new(format!("{n:010}"), 1, ([10, 0, 0, 1], 1).into());
         desk.holds(&id, 0, &[junk("x", "y", 1)]);
     }
     desk.read();
-    assert!((INTERVAL * 7..INTERVAL * 8).contains(&desk.view.silent_after()));
+    assert!((INTERVAL * 4..INTERVAL * 6).contains(&desk.view.silent_after()));
 }
 
 // Any history of an owner, any way in which chitchat may bring it to us.
