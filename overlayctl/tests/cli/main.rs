@@ -298,8 +298,8 @@ fn hosts() {
         &format!("[{HOST}]"),
         expect![[r#"
             > GET /v1/hosts
-            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  VERSION  ID                                    NOTES
-            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY  VERSION  ID                                    NOTES
+            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          -    0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
             exit 0
         "#]],
     );
