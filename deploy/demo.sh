@@ -75,6 +75,9 @@ remove_demo() {
         netns=${path##*/}
         # Daemons, iperf3 and tcpdump of this demo, each by its pid: nothing else runs in there.
         for pid in $(ip netns pids "$netns"); do kill -KILL "$pid" 2>/dev/null || true; done
+        # Whoever is dying may still hold a file, or be writing one.
+        local patience=50
+        while [ -n "$(ip netns pids "$netns")" ] && [ "$((patience -= 1))" -gt 0 ]; do sleep 0.1; done
         ip netns del "$netns"
     done
     rm -rf "$dir"

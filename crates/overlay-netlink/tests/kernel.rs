@@ -493,7 +493,11 @@ fn a_link_of_ours_in_the_way_becomes_what_is_wanted_or_is_named() {
         let ops = [bridge(7), vxlan(7, 4789, "192.0.2.1")];
         assert_eq!(host.kernel.dump().await.unwrap().objects, lab::after(&ops));
 
-        let report = host.kernel.apply(vec![vxlan(7, 4789, "192.0.2.9")]).await;
+        // Another address of the family is a change like others, one of another is not.
+        host.apply(vec![vxlan(7, 4789, "192.0.2.9")]).await;
+        let ops = [bridge(7), vxlan(7, 4789, "192.0.2.9")];
+        assert_eq!(host.kernel.dump().await.unwrap().objects, lab::after(&ops));
+        let report = host.kernel.apply(vec![vxlan(7, 4789, "2001:db8::9")]).await;
         assert_eq!(report.failed[0].refusal, Refusal::Taken);
         assert_eq!(
             report.failed[0].text,
