@@ -85,7 +85,11 @@ remove_demo() {
 
 on_exit() {
     local code=$?
-    trap - EXIT INT TERM
+    # An impatient second Ctrl-C, or `timeout` that tells the whole group, must not stop the cleaning.
+    trap - EXIT
+    trap '' INT TERM
+    # Nor must a step of it that fails.
+    set +e
     if [ "$code" -ne 0 ]; then
         printf '\n%sthe demo failed%s in step %d\n' "$red" "$off" "$step_number"
         local h

@@ -156,7 +156,12 @@ impl Host {
         ] {
             run(&line)?;
         }
-        Ok(())
+        // The kernel notices the carrier in its own time, and snapshots show it.
+        eventually("the cable is noticed", || {
+            let link = run(&format!("ip -n {netns} -br link show dev eth0"))?;
+            ensure!(link.contains(" UP "), "{link}");
+            Ok(())
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
