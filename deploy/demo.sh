@@ -83,11 +83,13 @@ remove_demo() {
     rm -rf "$dir"
 }
 
+# Run at the end with the exit code. A signal that comes while it begins runs it
+# anew, from its own trap: going on would end with nothing cleaned.
 on_exit() {
-    local code=$?
+    local code=$1
     # An impatient second Ctrl-C, or `timeout` that tells the whole group, must not stop the cleaning.
-    trap - EXIT
     trap '' INT TERM
+    trap - EXIT
     # Nor must a step of it that fails.
     set +e
     if [ "$code" -ne 0 ]; then
@@ -307,8 +309,8 @@ up() {
     declare -gA ip_of=()
     finished=0
     spent=${OVERLAY_DEMO_SPENT:-0}
-    trap on_exit EXIT
-    trap 'exit 130' INT TERM
+    trap 'on_exit $?' EXIT
+    trap 'on_exit 130' INT TERM
 
     make_hosts
     start_daemons
