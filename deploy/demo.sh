@@ -83,11 +83,13 @@ remove_demo() {
     rm -rf "$dir"
 }
 
+# Run at the end with the exit code. A signal that comes while it begins runs it
+# anew, from its own trap: going on would end with nothing cleaned.
 on_exit() {
-    local code=$?
+    local code=$1
     # An impatient second Ctrl-C, or `timeout` that tells the whole group, must not stop the cleaning.
-    trap - EXIT
     trap '' INT TERM
+    trap - EXIT
     # Nor must a step of it that fails.
     set +e
     if [ "$code" -ne 0 ]; then
@@ -166,12 +168,16 @@ PICTURE
 }
 
 start_daemons() {
-    step "A daemon on each; each is told of one other"
+    step "A key for the cluster, and a daemon on each host; each is told of one other"
+    show "host a" "(umask 077; overlayd keygen > key)"
+    (umask 077; "$bin/overlayd" keygen >"$dir/key")
+    say "every host gets a copy of it: what they gossip is encrypted and authenticated"
     local -A join=([a]=b [b]=c [c]=a)
     local h args
     for h in "${HOSTS[@]}"; do
         args=(--name "$h" --vtep-ip "${ADDRESS[$h]}" --advertise "${ADDRESS[$h]}"
-            --join "${ADDRESS[${join[$h]}]}:7946")
+            --join "${ADDRESS[${join[$h]}]}:7946" --key-file "$dir/$h/key")
+        install -m 600 "$dir/key" "$dir/$h/key"
         show "host $h" "overlayd ${args[*]}"
         nsenter --net="/run/netns/$(ns "$h")" -- "$bin/overlayd" "${args[@]}" \
             --state-dir "$dir/$h/state" --socket "$dir/$h/overlayd.sock" \
@@ -303,8 +309,8 @@ up() {
     declare -gA ip_of=()
     finished=0
     spent=${OVERLAY_DEMO_SPENT:-0}
-    trap on_exit EXIT
-    trap 'exit 130' INT TERM
+    trap 'on_exit $?' EXIT
+    trap 'on_exit 130' INT TERM
 
     make_hosts
     start_daemons

@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use ipnet::IpNet;
 use overlay_model::mtu::MIN_INNER_MTU;
-use overlay_model::{IfName, MacAddr, Name, Vni};
+use overlay_model::{IfName, KeyId, MacAddr, Name, Vni};
 
 const EXAMPLES_AND_EXIT_CODES: &str = "\
 Examples:
@@ -92,6 +92,9 @@ pub(crate) enum Command {
     Neigh(EntriesArgs),
     /// Print what overlayd would change in the kernel now, as commands
     Plan,
+    /// List, add, use and remove the keys that gossip is sealed with
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Leave the cluster for good; overlayd then ends
     ///
     /// The other hosts forget this one at once. To stop overlayd for a while,
@@ -156,6 +159,57 @@ pub(crate) enum NetCommand {
     Inspect(NetNames),
     /// Delete networks that have no endpoints
     Rm(NetNames),
+}
+
+const ROTATION: &str = "\
+To change the key of a running cluster, on every host before the next step:
+  1. overlayctl key add < NEWKEY
+  2. overlayctl key use ID
+  3. overlayctl key remove OLD-ID
+Each step is refused while it would lock out a host that is up. Hosts that are
+down must be given the new key file before they are started again.";
+
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// List the keys of this host and of all live ones, by id
+    Ls,
+    /// Give this host a further key; it is not used yet
+    #[command(after_help = ROTATION)]
+    Add {
+        /// The key as `overlayd keygen` prints it; `-` reads it from standard input, where
+        /// nobody sees it in `ps`
+        #[arg(default_value = "-", hide_default_value = true, value_name = "KEY|-")]
+        key: String,
+    },
+    /// Seal with this key from now on
+    #[command(after_help = ROTATION)]
+    Use(KeyArgs),
+    /// Forget a key that is not used any more
+    #[command(after_help = ROTATION)]
+    Remove(KeyArgs),
+}
+
+impl std::fmt::Debug for KeyCommand {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ls => f.write_str("Ls"),
+            Self::Add { .. } => f.write_str("Add(<secret>)"),
+            Self::Use(args) => write!(f, "Use({args:?})"),
+            Self::Remove(args) => write!(f, "Remove({args:?})"),
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct KeyArgs {
+    /// Id of the key, 8 hex digits
+    #[arg(value_parser = key_id)]
+    pub(crate) id: KeyId,
+
+    /// Even if that locks out a live host
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -415,6 +469,10 @@ impl Stop {
 }
 
 fn name(text: &str) -> Result<Name, overlay_model::InvalidName> {
+    text.parse()
+}
+
+fn key_id(text: &str) -> Result<KeyId, overlay_model::InvalidId> {
     text.parse()
 }
 

@@ -8,6 +8,7 @@
 
 mod attach;
 mod endpoint;
+mod key;
 mod net;
 mod show;
 mod watch;
@@ -55,6 +56,7 @@ impl Session {
             Command::Fdb(args) => self.fdb(args).await,
             Command::Neigh(args) => self.neigh(args).await,
             Command::Plan => self.plan().await,
+            Command::Key(command) => self.key(command).await,
             Command::Leave(args) => self.leave(args).await,
             Command::Completions { shell } => completions(shell),
         }

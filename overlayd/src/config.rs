@@ -48,6 +48,8 @@ const KEYS: &[Key] = &[
     with("underlay-dev", None, "the device that has the VTEP address"),
     with("gossip-port", Some("7946"), ""),
     with("gossip-bind", None, "the VTEP address"),
+    with("key-file", None, "no key: gossip on the loopback device only, unless insecure"),
+    with("insecure", Some("false"), ""),
     with("vxlan-port", Some("4789"), ""),
     with("state-dir", Some("/var/lib/overlayd"), ""),
     with("socket", Some("/run/overlayd/overlayd.sock"), ""),
@@ -103,6 +105,10 @@ pub enum Command {
     },
     /// Remove from the kernel everything that overlayd has put there, and nothing else
     Teardown,
+    /// Print a new cluster key, for --key-file on every host
+    ///
+    /// For example: (umask 077; overlayd keygen > /etc/overlayd/key)
+    Keygen,
 }
 
 /// The flags. All are text: they are read by the same parsers as the
@@ -131,6 +137,13 @@ pub struct Flags {
     /// Address that gossip listens on [default: the VTEP address]
     #[arg(long, global = true, value_name = "IP")]
     pub gossip_bind: Option<String>,
+    /// File with the cluster's key (up to three, the first is used), mode 0600
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_file: Option<String>,
+    /// Gossip without a key: whoever reaches the port can read and write everything
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub insecure: Option<String>,
     /// UDP port of VXLAN [default: 4789]
     #[arg(long, global = true, value_name = "PORT")]
     pub vxlan_port: Option<String>,
@@ -184,6 +197,8 @@ impl Flags {
             "underlay-dev" => one(&self.underlay_dev),
             "gossip-port" => one(&self.gossip_port),
             "gossip-bind" => one(&self.gossip_bind),
+            "key-file" => one(&self.key_file),
+            "insecure" => one(&self.insecure),
             "vxlan-port" => one(&self.vxlan_port),
             "state-dir" => one(&self.state_dir),
             "socket" => one(&self.socket),
@@ -218,6 +233,10 @@ pub struct Settings {
     pub gossip_port: u16,
     /// Address that gossip listens on, if not the VTEP's.
     pub gossip_bind: Option<IpAddr>,
+    /// The file with the cluster's keys, if any.
+    pub key_file: Option<PathBuf>,
+    /// Gossip on any address without a key.
+    pub insecure: bool,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
     /// Where state is kept.
@@ -447,7 +466,8 @@ impl Resolved {
                 Some(texts) => {
                     let text = texts.first().map(String::as_str).unwrap_or_default();
                     let number = text.bytes().all(|b| b.is_ascii_digit()) && key.ends_with("-port");
-                    let shown = if number { text.to_owned() } else { quote(text) };
+                    let shown =
+                        if number || *key == "insecure" { text.to_owned() } else { quote(text) };
                     format!("{key} = {shown}")
                 }
                 None => format!("# {key}: {}", unset(key)),
@@ -577,10 +597,12 @@ fn texts(key: &str, value: toml::Value) -> Result<Vec<String>, &'static str> {
     let wanted = match key {
         "join" => "a list of texts, like [\"host:7946\"]",
         _ if key.ends_with("-port") => "a number",
+        "insecure" => "true or false",
         _ => "a text in quotes",
     };
     match value {
         toml::Value::String(text) => Ok(split(key, &text)),
+        toml::Value::Boolean(flag) if key == "insecure" => Ok(vec![flag.to_string()]),
         toml::Value::Integer(number) if key.ends_with("-port") => Ok(vec![number.to_string()]),
         toml::Value::Array(items) if key == "join" => items
             .into_iter()
@@ -634,6 +656,10 @@ impl Values {
         let underlay_dev =
             self.value("underlay-dev", |text| IfName::new(text).map_err(|err| err.to_string()));
         let gossip_bind = self.value("gossip-bind", bind);
+        let key_file = self.value("key-file", absolute);
+        let insecure = self.value("insecure", |text| {
+            text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
+        });
         let state_dir = self.value("state-dir", absolute);
         let socket = self.value("socket", socket);
         let log = self.value("log", |text| match text {
@@ -669,6 +695,13 @@ impl Values {
                        vanished: make the second longer";
             self.clash("down-grace", "stop-grace", why);
         }
+        if key_file.is_some() && insecure == Some(true) {
+            self.clash(
+                "key-file",
+                "insecure",
+                "gossip is sealed or it is not: give one of the two",
+            );
+        }
         if let (Some(told), Some(bind)) = (advertise, gossip_bind)
             && told.ip.is_ipv4() != bind.is_ipv4()
             && !bind.is_unspecified()
@@ -693,6 +726,8 @@ impl Values {
             underlay_dev,
             gossip_port: gossip_port?,
             gossip_bind,
+            key_file,
+            insecure: insecure?,
             vxlan_port: vxlan_port?,
             state_dir: state_dir?,
             socket: socket?,

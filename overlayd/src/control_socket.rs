@@ -23,9 +23,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use crate::convert::{self, invalid};
 use crate::events::{Hub, MAX_WATCHERS};
+use crate::keys::KeyRequest;
 use crate::shell::Input;
 
 /// Longest body that is read, bytes.
@@ -98,6 +100,15 @@ struct Door {
 
 impl Door {
     async fn ask(&self, request: Request) -> Answer {
+        let request = Box::new(request);
+        self.put(|reply| Input::Request { request, looked: false, reply }).await
+    }
+
+    async fn ask_keys(&self, request: KeyRequest) -> Answer {
+        self.put(|reply| Input::Keys { request, reply }).await
+    }
+
+    async fn put(&self, input: impl FnOnce(oneshot::Sender<Answer>) -> Input) -> Answer {
         let (reply, answer) = oneshot::channel();
         let stopping = || v1::Error {
             code: v1::ErrorCode::Unavailable,
@@ -105,9 +116,7 @@ impl Door {
             hint: None,
             details: Vec::new(),
         };
-        self.inputs
-            .send(Input::Request { request: Box::new(request), looked: false, reply })
-            .map_err(|_| stopping())?;
+        self.inputs.send(input(reply)).map_err(|_| stopping())?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(stopping())),
             Err(_) => Err(v1::Error {
@@ -213,6 +222,9 @@ pub async fn serve(
         .route("/v1/events", get(watch_events))
         .route("/v1/fdb", get(fdb))
         .route("/v1/neigh", get(neigh))
+        .route("/v1/keys", get(keys).post(add_key))
+        .route("/v1/keys/{id}/use", post(use_key))
+        .route("/v1/keys/{id}", axum::routing::delete(remove_key))
         .route("/v1/leave", post(leave))
         .route("/v1/openapi.json", get(openapi))
         .fallback(unknown)
@@ -401,6 +413,58 @@ async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>
 
 async fn neigh(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
     ok(door.ask(Request::Entries { tables: vec![Table::Neigh], net: query.net }).await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForceQuery {
+    force: Option<bool>,
+}
+
+async fn keys(State(door): State<Door>) -> Answered {
+    ok(door.ask_keys(KeyRequest::List).await)
+}
+
+async fn add_key(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
+    // What is wrong with the body is not said in detail: it would repeat a secret.
+    let wrong = || invalid("the body is not {\"key\": \"…\"} with a key of overlayd keygen in it");
+    let key = body::<v1::AddKey>(bytes).ok().and_then(|body| {
+        let text = Zeroizing::new(body.key);
+        text.parse().ok()
+    });
+    ok(match key {
+        Some(key) => door.ask_keys(KeyRequest::Add(key)).await,
+        None => Err(wrong()),
+    })
+}
+
+async fn use_key(
+    State(door): State<Door>,
+    Part(UrlPath(id)): Part<UrlPath<String>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    let request = id
+        .parse()
+        .map_err(invalid)
+        .and_then(|id| Ok(KeyRequest::Use { id, force: body::<v1::UseKey>(bytes)?.force }));
+    ok(match request {
+        Ok(request) => door.ask_keys(request).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn remove_key(
+    State(door): State<Door>,
+    Part(UrlPath(id)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<ForceQuery>>,
+) -> Answered {
+    ok(match id.parse() {
+        Ok(id) => {
+            let force = query.force.unwrap_or(false);
+            door.ask_keys(KeyRequest::Remove { id, force }).await
+        }
+        Err(err) => Err(invalid(err)),
+    })
 }
 
 async fn leave(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {

@@ -8,10 +8,11 @@ use std::time::Duration;
 use overlay_api::v1;
 use overlay_engine::{
     Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView, Import,
-    Level, NetworkView, Notice, Place, Refused, Reply, StaticEndpoint, StatusView, Table, Where,
+    KeyView, Level, NetworkView, Notice, Place, Refused, Reply, StaticEndpoint, StatusView, Table,
+    Where,
 };
 use overlay_gossip::PeerInfo;
-use overlay_model::{Foreign, IfName, InvalidMac, InvalidName, Name, NetnsRef, Vni};
+use overlay_model::{Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
@@ -31,6 +32,7 @@ pub fn error(refused: Refused) -> v1::Error {
         ErrorKind::Taken => v1::ErrorCode::Taken,
         ErrorKind::InUse => v1::ErrorCode::InUse,
         ErrorKind::Exhausted => v1::ErrorCode::Exhausted,
+        ErrorKind::LocksOut => v1::ErrorCode::LocksOut,
         ErrorKind::Unsupported => v1::ErrorCode::Unsupported,
         ErrorKind::Kernel => v1::ErrorCode::KernelRefused,
         ErrorKind::Unavailable => v1::ErrorCode::Unavailable,
@@ -252,6 +254,20 @@ pub fn host(view: HostView) -> v1::Host {
         rtt_us: None,
         undecodable: 0,
         notes: view.notes,
+        key_used: view.keys.used.map(|id| id.to_string()),
+        keys: view.keys.ids.iter().map(KeyId::to_string).collect(),
+    }
+}
+
+/// A cluster key, for the wire: by its id.
+pub fn key(id: KeyId, view: KeyView) -> v1::Key {
+    v1::Key {
+        id: id.to_string(),
+        here: view.here,
+        used: view.used,
+        held_by: view.held_by,
+        used_by: view.used_by,
+        lacking: view.lacking,
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`state`] | the state file: what must survive a restart |
 //! | [`shell`] | the one loop around the engine |
 //! | [`kernel_task`] | the task that owns the kernel |
+//! | [`key_file`], [`keys`] | the cluster's keys: where they stand, and how they change |
 //! | [`control_socket`] | the API on the Unix socket |
 //! | [`convert`] | between the API's words and the engine's |
 //! | [`events`] | what happened, for `overlayctl watch` |
@@ -18,6 +19,8 @@ pub mod convert;
 pub mod events;
 pub mod journal;
 pub mod kernel_task;
+pub mod key_file;
+pub mod keys;
 pub mod shell;
 pub mod state;
 pub mod teardown;

@@ -4,14 +4,22 @@
 //! was asked, 2 a setting is wrong (flag, environment or file): trying again
 //! without changing it is of no use.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
+use overlay_gossip::Key;
 use overlayd::config::{Cli, Command, LogForm, Resolved, Settings};
+use overlayd::key_file::KeyFile;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.command() == Command::Keygen {
+        // Before there is a configuration, and whatever is wrong with one.
+        return finish(keygen());
+    }
     // Needs no settings: journals are read where they were not made.
     if let Command::Replay { file } = cli.command() {
         return finish(replay(&file));
@@ -31,8 +39,10 @@ fn main() -> ExitCode {
             for warning in &resolved.warnings {
                 eprintln!("overlayd: {warning}");
             }
-            ExitCode::SUCCESS
+            let keys = resolved.settings.key_file.as_deref().map(KeyFile::open).transpose();
+            finish(keys.map(drop).map_err(Into::into))
         }
+        Command::Keygen => finish(keygen()),
         Command::Teardown => finish(teardown(&resolved.settings)),
         Command::Replay { file } => finish(replay(&file)),
         Command::Run => finish(run(resolved)),
@@ -55,6 +65,13 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn keygen() -> anyhow::Result<()> {
+    let key = Key::generate().context("the kernel gives no random bytes")?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", key.to_text().as_str()).context("cannot write the key")?;
+    out.flush().context("cannot write the key")
 }
 
 fn replay(file: &std::path::Path) -> anyhow::Result<()> {

@@ -36,6 +36,8 @@ use crate::config::Settings;
 use crate::events::Hub;
 use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
+use crate::key_file::KeyFile;
+use crate::keys::{KeyRequest, Keys};
 use crate::state::{StateChange, StateFile};
 use crate::{control_socket, convert};
 
@@ -64,6 +66,13 @@ pub enum Input {
         request: Box<Request>,
         /// What the kernel holds that is not ours has been filled in.
         looked: bool,
+        /// Where the answer goes.
+        reply: Answer,
+    },
+    /// Somebody asks about keys.
+    Keys {
+        /// What.
+        request: KeyRequest,
         /// Where the answer goes.
         reply: Answer,
     },
@@ -101,6 +110,22 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let underlay = overlay_netlink::underlay_for(settings.vtep_ip, settings.underlay_dev.as_ref())
         .await
         .context("cannot tell which address VXLAN packets come to")?;
+    let keys = match &settings.key_file {
+        Some(path) => {
+            let (file, ring) = KeyFile::open(path)?;
+            Some(Keys { file, ring: Arc::new(ring) })
+        }
+        None => None,
+    };
+    let advertise = settings.gossip_advertise(underlay.addr);
+    let listen = settings.gossip_listen(underlay.addr, has_address);
+    if keys.is_none() && !settings.insecure && !listen.ip().is_loopback() {
+        bail!(
+            "gossip on {listen} would be open to everybody there: make a key with (umask 077; \
+             overlayd keygen > /etc/overlayd/key), give it to every host of the cluster, and say \
+             --key-file /etc/overlayd/key; or do without, with --insecure"
+        );
+    }
     let (state, found) = StateFile::open(&settings.state_dir)?;
     let state = Arc::new(state);
     if let Some(aside) = &found.damaged {
@@ -116,8 +141,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Whatever ends this function takes the socket's file along.
     let _socket_file = SocketFile(settings.socket.clone());
 
-    let advertise = settings.gossip_advertise(underlay.addr);
-    let listen = settings.gossip_listen(underlay.addr, has_address);
     let clock = Clock { start: Instant::now() };
     let config = Config {
         host: found.host,
@@ -129,6 +152,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         vxlan_port: settings.vxlan_port,
         gossip: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        keys: keys.as_ref().map(|keys| keys.ring.ids()).unwrap_or_default(),
         boot_id: found.boot_id,
         down_after: settings.down_after,
         down_grace: settings.down_grace,
@@ -155,6 +179,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         config.version
     );
 
+    match &keys {
+        Some(keys) => {
+            info!(keys = ?keys.ring.ids().ids, "gossip is sealed with the first of these")
+        }
+        None => {
+            warn!("gossip is not sealed: whoever reaches {listen} can read and write everything")
+        }
+    }
+
     let (kernel, changes) = Kernel::open().await.context("cannot talk to the kernel")?;
     let mut engine = Recorded::new(
         config,
@@ -178,6 +211,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         cluster: "overlayd".to_owned(),
         interval: settings.gossip_interval,
         dead_grace: Duration::from_secs(15 * 60),
+        keys: keys.as_ref().map(|keys| keys.ring.clone()),
+        mtu: underlay.mtu,
     };
     let joined = gossip.clone();
     let (gossip, news) = Gossip::start(gossip, engine.own_records())
@@ -206,6 +241,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         rejoin_at: None,
         cannot_rejoin: false,
         former_stats: BTreeMap::new(),
+        keys,
         kernel,
         work,
         inputs,
@@ -318,6 +354,7 @@ struct Shell {
     cannot_rejoin: bool,
     /// What gossip counted before it began anew.
     former_stats: BTreeMap<&'static str, u64>,
+    keys: Option<Keys>,
     kernel: Kernel,
     work: mpsc::UnboundedSender<Work>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -350,7 +387,9 @@ impl Shell {
             tokio::select! {
                 input = queue.recv() => {
                     let input = input.context("the shell keeps a sender")?;
-                    if let Some(event) = self.event_of(input) {
+                    if let Input::Keys { request, reply } = input {
+                        self.keys(request, reply).await;
+                    } else if let Some(event) = self.event_of(input) {
                         self.step(event).await;
                     }
                 }
@@ -452,6 +491,7 @@ impl Shell {
 
     fn event_of(&mut self, input: Input) -> Option<Event> {
         match input {
+            Input::Keys { .. } => None,
             Input::Kernel(change) => Some(Event::Kernel(change)),
             Input::Applied { plan, report } => Some(Event::Applied { plan, report }),
             Input::Request { request, looked: false, reply }
@@ -473,6 +513,20 @@ impl Shell {
                 })
             }
         }
+    }
+
+    async fn keys(&mut self, request: KeyRequest, reply: Answer) {
+        let now = self.clock.now();
+        let result = Keys::answer(self.keys.as_ref(), &mut self.engine, request, now);
+        let answer = match result {
+            Ok((body, effects)) => {
+                self.perform(effects).await;
+                Ok(body)
+            }
+            Err(error) => Err(error),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(answer);
     }
 
     /// Reads what the kernel holds that is not ours, then asks again.

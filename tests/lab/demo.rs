@@ -80,5 +80,8 @@ fn a_demo_that_is_cut_short_cleans_up_too() -> Result<()> {
     lines.read_to_string(&mut said)?;
     let status = child.wait()?;
     ensure!(!status.success(), "{status}");
+    let mut errors = String::new();
+    child.stderr.take().context("stderr is piped")?.read_to_string(&mut errors)?;
     eventually("it has cleaned up", || leaves_nothing(&name))
+        .with_context(|| format!("it ended with {status}:\n{said}\n{errors}"))
 }

@@ -368,7 +368,7 @@ fn a_port_in_use() -> Result<()> {
             &a.overlayd(&args)?,
             1,
             expect![
-                "overlayd: cannot gossip on 192.0.2.1:7946: cannot listen for gossip on 192.0.2.1:7946 (UDP); another program has the port (`ss -ulnp` says which): stop it, or choose another with --gossip-port: Address already in use (os error 98)"
+                "overlayd: cannot gossip on 192.0.2.1:7946: cannot listen for gossip on 192.0.2.1:7946 (UDP and TCP); another program has the port (`ss -tulnp` says which): stop it, or choose another with --gossip-port: Address already in use (os error 98)"
             ],
         )?;
         if let Some(lines) = difference(&before, &a.snapshot()?) {

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -59,6 +60,10 @@ pub struct DaemonOptions {
     pub log_level: Option<&'static str>,
     /// The VTEP is the IPv6 address of the host.
     pub vtep_ipv6: bool,
+    /// `--insecure`, and no key; without it, the key of the lab.
+    pub insecure: bool,
+    /// `--key-file`, another one than the lab's.
+    pub key_file: Option<PathBuf>,
     /// `--underlay-dev eth0` instead of addresses: they may change.
     pub by_device: bool,
     /// `--name`; the host's when left out.
@@ -95,6 +100,9 @@ pub struct CtlOutput {
     pub stderr: String,
 }
 
+/// What the hosts of every lab seal their gossip with.
+const LAB_KEY: &str = "# for labs only\nb3ZlcmxheWQgbGFicyBvbmx5LCBub3QgYSBzZWNyZXQ=\n";
+
 /// No user, no group, no capability, for `setpriv`.
 const NOBODY: [&str; 4] =
     ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
@@ -122,6 +130,7 @@ impl Host {
             state: Mutex::default(),
         }));
         std::fs::create_dir_all(host.dir())?;
+        host.write_key_file("key", LAB_KEY)?;
         host.plug_in().with_context(|| format!("cannot connect host {name} to the underlay"))?;
         Ok(host)
     }
@@ -215,6 +224,23 @@ impl Host {
         self.dir().join("overlayd.log")
     }
 
+    /// Its copy of the lab's key.
+    pub fn key_file(&self) -> PathBuf {
+        self.dir().join("key")
+    }
+
+    /// Puts `keys` into a file of this host that only root can read.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_key_file(&self, name: &str, keys: &str) -> Result<PathBuf> {
+        let path = self.dir().join(name);
+        let mut options = OpenOptions::new();
+        let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+        std::io::Write::write_all(&mut file, keys.as_bytes())?;
+        Ok(path)
+    }
+
     // ---- its daemon
 
     /// The arguments that its daemon is started with.
@@ -240,6 +266,12 @@ impl Host {
                 str::to_owned,
             ),
         ]);
+        if options.insecure {
+            args.push("--insecure".into());
+        } else {
+            let file = options.key_file.clone().unwrap_or_else(|| self.key_file());
+            args.extend(["--key-file".into(), file.display().to_string()]);
+        }
         for peer in &options.join {
             args.extend(["--join".into(), peer.clone()]);
         }

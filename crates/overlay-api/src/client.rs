@@ -234,6 +234,27 @@ impl Client {
         self.get("/v1/plan").await
     }
 
+    /// Lists the cluster keys of this host and of all live ones, by id.
+    pub async fn keys(&self) -> Result<Vec<v1::Key>, ClientError> {
+        self.get("/v1/keys").await
+    }
+
+    /// Gives this host a further key, which is not used yet.
+    pub async fn add_key(&self, request: &v1::AddKey) -> Result<v1::Key, ClientError> {
+        self.ask(Method::POST, "/v1/keys", Some(request)).await
+    }
+
+    /// Seals with the key of this id from now on.
+    pub async fn use_key(&self, id: &str, request: &v1::UseKey) -> Result<v1::Key, ClientError> {
+        self.ask(Method::POST, &format!("/v1/keys/{}/use", encode(id)), Some(request)).await
+    }
+
+    /// Forgets the key of this id; the reply shows it as it was.
+    pub async fn remove_key(&self, id: &str, force: bool) -> Result<v1::Key, ClientError> {
+        let path = format!("/v1/keys/{}", encode(id));
+        self.delete(&with_query(&path, [("force", force.then_some("true"))])).await
+    }
+
     /// Leaves the cluster; the daemon then ends.
     pub async fn leave(&self, request: &v1::Leave) -> Result<v1::Left, ClientError> {
         self.ask(Method::POST, "/v1/leave", Some(request)).await

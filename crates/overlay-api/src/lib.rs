@@ -20,6 +20,10 @@
 //! | `GET /v1/fdb?net=…` | - | [`v1::Entry`], a list |
 //! | `GET /v1/neigh?net=…` | - | [`v1::Entry`], a list |
 //! | `GET /v1/plan` | - | [`v1::Plan`] |
+//! | `GET /v1/keys` | - | [`v1::Key`], a list |
+//! | `POST /v1/keys` | [`v1::AddKey`] | [`v1::Key`] |
+//! | `POST /v1/keys/{id}/use` | [`v1::UseKey`] | [`v1::Key`] |
+//! | `DELETE /v1/keys/{id}?force=true` | - | [`v1::Key`] as it was |
 //! | `POST /v1/leave` | [`v1::Leave`] | [`v1::Left`] |
 //! | `GET /v1/openapi.json` | - | OpenAPI 3.1 |
 //!

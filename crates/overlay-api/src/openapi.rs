@@ -22,6 +22,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     tags(
         (name = "networks", description = "Ethernet segments across hosts"),
         (name = "endpoints", description = "Attached network namespaces and devices, and static endpoints"),
+        (name = "keys", description = "What gossip is sealed with; keys are shown by id only"),
         (name = "host", description = "This daemon, its kernel, and the cluster it sees"),
     ),
     // Replies that succeed bring their schemas along; those that fail do not.
@@ -41,6 +42,10 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::list_fdb,
         operations::list_neigh,
         operations::get_plan,
+        operations::list_keys,
+        operations::add_key,
+        operations::use_key,
+        operations::remove_key,
         operations::leave,
         operations::get_openapi,
     ),
@@ -64,7 +69,11 @@ mod failures {
     failure!(Invalid, 400, "`invalid_request`: the request makes no sense as it stands");
     failure!(Forbidden, 403, "`forbidden`: the caller may not do this");
     failure!(NotFound, 404, "`not_found`: no such network, endpoint or namespace");
-    failure!(Conflict, 409, "`taken`, `in_use` or `exhausted`: something else has it");
+    failure!(
+        Conflict,
+        409,
+        "`taken`, `in_use`, `exhausted` or `locks_out`: something else has or needs it"
+    );
     failure!(Unsupported, 422, "`unsupported`: the underlay or the kernel of this host cannot");
     failure!(Failed, 500, "`kernel_refused`, or `internal`: a bug of ours");
     failure!(Unavailable, 503, "`unavailable`: try again soon");
@@ -185,6 +194,37 @@ mod operations {
         responses((status = 200, description = "The commands, in order", body = Plan),
             Forbidden, Failed, Unavailable))]
     fn get_plan() {}
+
+    /// Lists the cluster keys of this host and of all live ones, by id.
+    #[utoipa::path(get, path = "/v1/keys", tag = "keys",
+        responses((status = 200, description = "All that anybody has", body = Vec<Key>),
+            Forbidden, Unsupported, Failed, Unavailable))]
+    fn list_keys() {}
+
+    /// Gives this host a further key, which is not used yet.
+    #[utoipa::path(post, path = "/v1/keys", tag = "keys",
+        request_body = AddKey,
+        responses((status = 200, description = "Who has it now", body = Key),
+            Invalid, Forbidden, Conflict, Unsupported, Failed, Unavailable))]
+    fn add_key() {}
+
+    /// Seals with another key from now on.
+    #[utoipa::path(post, path = "/v1/keys/{id}/use", tag = "keys",
+        params(("id" = String, Path, description = "8 hex digits")),
+        request_body = UseKey,
+        responses((status = 200, description = "Who has it", body = Key),
+            Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
+    fn use_key() {}
+
+    /// Forgets a key.
+    #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys",
+        params(
+            ("id" = String, Path, description = "8 hex digits"),
+            ("force" = Option<bool>, Query, description = "Although a live host uses it"),
+        ),
+        responses((status = 200, description = "As it was", body = Key),
+            Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
+    fn remove_key() {}
 
     /// Leaves the cluster; the daemon then ends.
     #[utoipa::path(post, path = "/v1/leave", tag = "host",

@@ -28,8 +28,10 @@ pub enum ErrorCode {
     Taken,
     /// The network still has endpoints, or the host does: 409.
     InUse,
-    /// No address is free: 409.
+    /// No address is free, or no place for another key: 409.
     Exhausted,
+    /// A live host could not be talked to any more: 409.
+    LocksOut,
     /// The underlay or the kernel of this host cannot do it: 422.
     Unsupported,
     /// The kernel refused: 500.
@@ -47,7 +49,7 @@ impl ErrorCode {
             Self::InvalidRequest => 400,
             Self::Forbidden => 403,
             Self::NotFound => 404,
-            Self::Taken | Self::InUse | Self::Exhausted => 409,
+            Self::Taken | Self::InUse | Self::Exhausted | Self::LocksOut => 409,
             Self::Unsupported => 422,
             Self::KernelRefused | Self::Internal => 500,
             Self::Unavailable => 503,
@@ -331,6 +333,12 @@ pub struct Host {
     pub version: String,
     /// Which life of it; grows at every start.
     pub incarnation: u64,
+    /// Ids of the cluster keys that it says it has; none if gossip is not sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+    /// The one that it seals with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_used: Option<String>,
     /// How long ago its heartbeat last moved, milliseconds; not of this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_heard_ms: Option<u64>,
@@ -343,6 +351,47 @@ pub struct Host {
     /// What an operator should know of it, one line each.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// Gives this host a further cluster key.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AddKey {
+    /// As `overlayd keygen` prints it: base64 of 32 bytes. Secret.
+    #[schema(format = Password)]
+    pub key: String,
+}
+
+impl std::fmt::Debug for AddKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AddKey { key: <secret> }")
+    }
+}
+
+/// Seals with another key from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UseKey {
+    /// Although a live host lacks it.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub force: bool,
+}
+
+/// A cluster key, by its id, and who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Key {
+    /// 8 hex digits.
+    pub id: String,
+    /// This host has it.
+    pub here: bool,
+    /// This host seals with it.
+    pub used: bool,
+    /// Names of the other hosts that are up or suspect and have it.
+    pub held_by: Vec<String>,
+    /// Those of them that seal with it.
+    pub used_by: Vec<String>,
+    /// Those that do not have it, or do not say.
+    pub lacking: Vec<String>,
 }
 
 /// How this daemon is.

@@ -57,6 +57,8 @@ fn row(example: &Example) -> String {
         ["", "v1", "networks", _] => format!("{} /v1/networks/{{net}}", example.method),
         ["", "v1", "endpoints", "import"] => format!("{} {path}", example.method),
         ["", "v1", "endpoints", _] => format!("{} /v1/endpoints/{{endpoint}}", example.method),
+        ["", "v1", "keys", _] => format!("{} /v1/keys/{{id}}", example.method),
+        ["", "v1", "keys", _, "use"] => format!("{} /v1/keys/{{id}}/use", example.method),
         _ => format!("{} {path}", example.method),
     }
 }
@@ -108,6 +110,8 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
             ("POST /v1/endpoints/import", Some(body)) => is::<v1::Import>(body),
             ("POST /v1/leave", Some(body)) => is::<v1::Leave>(body),
+            ("POST /v1/keys", Some(body)) => is::<v1::AddKey>(body),
+            ("POST /v1/keys/{id}/use", Some(body)) => is::<v1::UseKey>(body),
             (row, body) => assert!(!row.starts_with("POST") && body.is_none(), "{row}: {body:?}"),
         }
         let Some(reply) = &example.reply else { continue };
@@ -115,6 +119,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             "POST /v1/networks" => is::<v1::Network>(reply),
             "POST /v1/endpoints" => is::<v1::Endpoint>(reply),
             "POST /v1/endpoints/import" => is::<v1::Imported>(reply),
+            "GET /v1/keys" => is::<Vec<v1::Key>>(reply),
             "GET /v1/hosts" => is::<Vec<v1::Host>>(reply),
             "GET /v1/status" => is::<v1::Status>(reply),
             "GET /v1/fdb" | "GET /v1/neigh" => is::<Vec<v1::Entry>>(reply),
@@ -138,5 +143,5 @@ fn error_codes_stand_there_with_their_status() {
         assert!(rest.starts_with(&code.status().to_string()), "{code:?}: {rest}");
         checked += 1;
     }
-    assert_eq!(checked, 10, "a code is missing from the page");
+    assert_eq!(checked, 11, "a code is missing from the page");
 }

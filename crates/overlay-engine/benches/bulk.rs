@@ -38,6 +38,7 @@ fn config(i: u8) -> Config {
         gossip: ([192, 0, 2, i + 1], 7946).into(),
         version: "0".into(),
         boot_id: "1".into(),
+        keys: overlay_model::HostKeys::default(),
         state_dir: "/var/lib/overlayd".into(),
         down_after: Duration::from_secs(1),
         down_grace: Duration::from_secs(10),

@@ -37,8 +37,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay_model::{
-    Endpoint, EndpointId, Family, Host, HostId, HostIntent, MacAddr, Name, Network, NetworkId,
-    Record, RecordKey, RingToken, Want,
+    Endpoint, EndpointId, Family, Host, HostId, HostIntent, HostKeys, MacAddr, Name, Network,
+    NetworkId, Record, RecordKey, RingToken, Want,
 };
 
 /// Whether a host is there.
@@ -104,6 +104,7 @@ struct Life {
     endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
     wants: BTreeMap<(NetworkId, Family), Want>,
+    keys: Option<HostKeys>,
     /// Endpoints that a former stream of gossip told of, and this one has not.
     unconfirmed: BTreeSet<(NetworkId, EndpointId)>,
 }
@@ -227,6 +228,11 @@ impl ClusterView {
 
     pub(crate) fn host(&self, id: HostId) -> Option<&Host> {
         self.hosts.get(&id)?.voice()?.1.host.as_ref()
+    }
+
+    /// Which cluster keys a host says that it has; nothing if it does not say.
+    pub(crate) fn keys_of(&self, id: HostId) -> Option<&HostKeys> {
+        self.hosts.get(&id)?.voice()?.1.keys.as_ref()
     }
 
     pub(crate) fn presence(&self, id: HostId) -> Option<Presence> {
@@ -505,6 +511,8 @@ impl ClusterView {
             (RecordKey::Want(net, family), None) => {
                 life.wants.remove(&(net, family));
             }
+            (RecordKey::Keys, Some(Record::Keys(keys))) => life.keys = Some(keys),
+            (RecordKey::Keys, None) => life.keys = None,
             // A withdrawn host or ring record says nothing, and a record that
             // does not fit its key is somebody's bug: it changes nothing.
             _ => {}

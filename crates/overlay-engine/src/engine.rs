@@ -7,9 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, Foreign, Host, HostId, HostIntent, IfName, KernelChange,
-    KernelOp, Name, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken, Stamp, Subnet,
-    Vni,
+    ClusterEvent, EndpointId, Family, Foreign, Host, HostId, HostIntent, HostKeys, IfName,
+    KernelChange, KernelOp, Name, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken,
+    Stamp, Subnet, Vni,
 };
 
 use crate::cluster_view::{ClusterView, HostState, Patience, Presence, Shift};
@@ -59,6 +59,8 @@ pub struct Config {
     pub gossip: SocketAddr,
     /// Version of the software.
     pub version: String,
+    /// Which cluster keys it has; none if gossip is not sealed.
+    pub keys: HostKeys,
     /// Which boot of the machine this is.
     pub boot_id: String,
     /// A suspect host is down after so long.
@@ -287,6 +289,9 @@ impl Engine {
             let ep = &local.local.endpoint;
             records.push((RecordKey::Endpoint(ep.network, ep.id), Record::Endpoint(ep.clone())));
         }
+        if !self.config.keys.ids.is_empty() {
+            records.push((RecordKey::Keys, Record::Keys(self.config.keys.clone())));
+        }
         records.push((RecordKey::Host, Record::Host(self.own_host())));
         records
     }
@@ -358,6 +363,13 @@ impl Engine {
                 }
             }
             Event::Persisted { id, result } => self.on_persisted(id, result),
+            Event::Keys(keys) => {
+                if self.config.keys != keys {
+                    self.config.keys = keys;
+                    let keys = Record::Keys(self.config.keys.clone());
+                    self.publish(RecordKey::Keys, Some(keys));
+                }
+            }
             Event::Underlay { addr, dev, mtu, gossip } => {
                 self.on_underlay(addr, dev, mtu, gossip);
             }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, IfName, KernelChange,
-    KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken,
-    Vni,
+    ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, HostKeys, IfName,
+    KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, ObjectKey, Record,
+    RecordKey, RingToken, Vni,
 };
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,8 @@ pub enum Event {
         /// The reason if it could not be written.
         result: Result<(), String>,
     },
+    /// The cluster keys of this host are others now: says so to the cluster.
+    Keys(HostKeys),
     /// How this host is reached may be another than it was.
     Underlay {
         /// The VTEP's address, of the same family as before.
@@ -312,8 +314,10 @@ pub enum ErrorKind {
     Taken,
     /// Still in use.
     InUse,
-    /// No address is free.
+    /// No address is free, or no place for another key.
     Exhausted,
+    /// A live host could not be talked to any more.
+    LocksOut,
     /// This host's underlay or kernel cannot do it.
     Unsupported,
     /// The kernel refused.

@@ -38,6 +38,7 @@ mod engine;
 mod event;
 pub mod fake_kernel;
 pub mod ipam;
+mod keys;
 mod networks;
 mod plan;
 mod reconcile;
@@ -50,6 +51,7 @@ pub use event::{
     Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, Import, Level, LocalEndpoint, Notice,
     Now, Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
 };
+pub use keys::KeyView;
 pub use plan::{Completeness, Delta, plan};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PlanView,

@@ -1,7 +1,7 @@
 //! The engine through its door: several of them, each with a kernel, joined by
 //! gossip that delivers at once. Time moves only when a test says so.
 
-mod world;
+pub(crate) mod world;
 
 use std::time::Duration;
 

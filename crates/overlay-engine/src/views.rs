@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    Endpoint, EndpointId, Host, HostId, IfName, Name, Network, NetworkId, Object, ObjectKey,
+    Endpoint, EndpointId, Host, HostId, HostKeys, IfName, Name, Network, NetworkId, Object,
+    ObjectKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,8 @@ pub struct HostView {
     pub endpoints: usize,
     /// Which life of it.
     pub incarnation: u64,
+    /// Which cluster keys it says that it has.
+    pub keys: HostKeys,
     /// What an operator should know of it.
     pub notes: Vec<String>,
 }
@@ -342,6 +345,7 @@ impl Engine {
             in_use: true,
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
+            keys: self.config.keys.clone(),
             notes: self.notes_on(self.config.host),
         }
     }
@@ -359,6 +363,7 @@ impl Engine {
                 in_use,
                 endpoints: self.view.count_of(id),
                 incarnation,
+                keys: self.view.keys_of(id).cloned().unwrap_or_default(),
                 notes: self.notes_on(id),
             })
             .collect();

@@ -2,7 +2,9 @@
 //!
 //! A value is base64 (no padding) of one byte that says the format and the
 //! bytes of that format. Formats live in modules of their own and are frozen
-//! once released; [`v1`] is the only one so far.
+//! once released: [`v1`] has all kinds of the beginning, [`v2`] the one that came
+//! later. Each kind is written in one format only. A reader that does not know a
+//! format or a key counts it and passes it on.
 //!
 //! What arrives is hostile until proven otherwise: [`decode`] checks the length
 //! before it looks, never allocates by a length that the bytes claim, accepts
@@ -15,6 +17,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use overlay_model::{HostId, Record, RecordKey};
 
 mod v1;
+mod v2;
 
 /// The longest value, bytes of text. Gossip packs values into datagrams, and
 /// one that does not fit blocks every later record of its host.
@@ -23,9 +26,6 @@ pub const MAX_VALUE: usize = 1024;
 /// What a decoder may claim in memory for one record, bytes: more than any
 /// value of [`MAX_VALUE`] needs, too little to hurt.
 const DECODE_LIMIT: usize = 64 * 1024;
-
-/// The format that we write.
-const VERSION: u8 = 1;
 
 /// A record is too long for gossip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,11 +78,23 @@ fn config() -> impl bincode::config::Config {
 
 /// The value of `record`.
 pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
-    let mut bytes = vec![VERSION];
-    bytes.extend(
-        bincode::encode_to_vec(v1::Record::from(record), bincode::config::standard())
-            .expect("encoding to memory has nothing that can fail"),
-    );
+    let standard = bincode::config::standard();
+    let (version, body) = match record {
+        Record::Keys(keys) => (2, bincode::encode_to_vec(v2::Record::from(keys), standard)),
+        Record::Host(host) => (1, bincode::encode_to_vec(v1::Record::Host(host.into()), standard)),
+        Record::Network(network) => {
+            (1, bincode::encode_to_vec(v1::Record::Network(network.into()), standard))
+        }
+        Record::Endpoint(endpoint) => {
+            (1, bincode::encode_to_vec(v1::Record::Endpoint(endpoint.into()), standard))
+        }
+        Record::Ring(token) => {
+            (1, bincode::encode_to_vec(v1::Record::Ring(token.into()), standard))
+        }
+        Record::Want(want) => (1, bincode::encode_to_vec(v1::Record::Want(want.into()), standard)),
+    };
+    let mut bytes = vec![version];
+    bytes.extend(body.expect("encoding to memory has nothing that can fail"));
     let len = (bytes.len() * 4).div_ceil(3);
     if len > MAX_VALUE {
         return Err(TooLong { len });
@@ -132,6 +144,14 @@ fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
             }
             record.try_into().map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what))
         }
+        2 => {
+            let (record, read) = bincode::decode_from_slice::<v2::Record, _>(body, config())
+                .map_err(|_| DecodeError::Malformed)?;
+            if read != body.len() {
+                return Err(DecodeError::Trailing);
+            }
+            record.try_into().map_err(|v2::OutOfRange(what)| DecodeError::Invalid(what))
+        }
         other => Err(DecodeError::UnknownVersion(*other)),
     }
 }
@@ -145,13 +165,16 @@ pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
         (RecordKey::Endpoint(net, id), Record::Endpoint(endpoint)) => {
             endpoint.network == net && endpoint.id == id
         }
-        (RecordKey::Ring(..), Record::Ring(_)) | (RecordKey::Want(..), Record::Want(_)) => true,
+        (RecordKey::Ring(..), Record::Ring(_))
+        | (RecordKey::Want(..), Record::Want(_))
+        | (RecordKey::Keys, Record::Keys(_)) => true,
         (
             RecordKey::Host
             | RecordKey::Network(_)
             | RecordKey::Endpoint(..)
             | RecordKey::Ring(..)
-            | RecordKey::Want(..),
+            | RecordKey::Want(..)
+            | RecordKey::Keys,
             _,
         ) => false,
     }

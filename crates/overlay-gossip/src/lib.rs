@@ -11,7 +11,10 @@
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
 //! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
-//! | `wire` | the gossip port: whole messages between hosts; where sealing goes |
+//! | `wire` | the gossip port: whole messages between hosts |
+//! | `seal`, `keyring` | what goes through it is sealed with the cluster's key, and is let in once |
+//! | `tcp` | messages that are larger than a packet of the underlay |
+//! | `limits` | what chitchat must not be shown |
 //! | `transport` | chitchat's messages through that port |
 //! | `join` | from `--join` names to addresses, for ever |
 //!
@@ -23,9 +26,13 @@
 //! 2. A change leaves at once, to every live peer that needs it, and not at the
 //!    next tick; changes within about a millisecond share a datagram. Records
 //!    that come this way may overtake others of their host.
-//! 3. What cannot be read is counted, passed on to other hosts, and otherwise
+//! 3. With a key, nobody who does not have it can read a message, write one, or
+//!    have one taken twice; what is refused is counted by kind, and a host with
+//!    another key is named in the log of both ends (see `seal`).
+//! 4. Nothing is sent as an IP fragment.
+//! 5. What cannot be read is counted, passed on to other hosts, and otherwise
 //!    ignored. It never panics and never allocates by a length it claims.
-//! 4. No peer that is down, no name that does not resolve and no death of
+//! 6. No peer that is down, no name that does not resolve and no death of
 //!    chitchat's task stops us; all are tried again for ever.
 //!
 //! How chitchat is used (each point measured, the reasons stand where it
@@ -34,7 +41,8 @@
 //! live and never as deletions (which raise no event), a generation that grows
 //! with every life.
 //!
-//! Absent: sealing. Whoever reaches the port can write any record of any host.
+//! Absent: trust among those who have the key. Each of them can write any
+//! record of any host.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -49,13 +57,18 @@ mod codec;
 mod doubles;
 mod driver;
 mod join;
+mod keyring;
+mod limits;
 mod push;
+mod seal;
 mod stats;
+mod tcp;
 mod transport;
 mod view;
 mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
+pub use keyring::{InvalidKey, Key, Keyring, KeyringError};
 pub use stats::{GossipStats, PeerInfo};
 
 pub use push::{Parcel, Pushes};
@@ -92,10 +105,15 @@ pub struct GossipConfig {
     /// How long a dead host's records are kept. 15 min: every host known, dead
     /// or alive, is named in every message.
     pub dead_grace: Duration,
+    /// What messages are sealed with. `None`: they are not, and whoever reaches
+    /// the port can write any record of any host.
+    pub keys: Option<Arc<Keyring>>,
+    /// The underlay's MTU, bytes of IP packet: what is larger goes by TCP.
+    pub mtu: u16,
 }
 
 impl GossipConfig {
-    /// The usual cluster name and times, no peers, and `incarnation` growing
+    /// The usual cluster name, times and MTU, no peers, no keys, and `incarnation` growing
     /// from the given one in memory only.
     pub fn new(host: HostId, incarnation: u64, addr: SocketAddr) -> Self {
         let next = std::sync::atomic::AtomicU64::new(incarnation + 1);
@@ -111,6 +129,8 @@ impl GossipConfig {
             cluster: "overlayd".to_owned(),
             interval: Duration::from_millis(500),
             dead_grace: Duration::from_secs(15 * 60),
+            keys: None,
+            mtu: 1500,
         }
     }
 }
@@ -134,9 +154,9 @@ impl fmt::Debug for GossipConfig {
 pub enum GossipError {
     /// The port cannot be had.
     #[error(
-        "cannot listen for gossip on {addr} (UDP); {}",
+        "cannot listen for gossip on {addr} (UDP and TCP); {}",
         if err.kind() == std::io::ErrorKind::AddrInUse {
-            "another program has the port (`ss -ulnp` says which): stop it, or choose another with --gossip-port"
+            "another program has the port (`ss -tulnp` says which): stop it, or choose another with --gossip-port"
         } else {
             "choose an address of this host with --gossip-bind"
         }
@@ -197,6 +217,8 @@ pub struct Gossip {
     live: watch::Receiver<Vec<SocketAddr>>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
+    /// For what is still on its way when all else has ended.
+    port: Option<Arc<wire::Port>>,
 }
 
 impl Gossip {
@@ -214,10 +236,19 @@ impl Gossip {
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
         let addr = config.listen;
         let counters = Arc::new(Counters::default());
-        let port = wire::Port::bind(addr, counters.clone())
+        let options = wire::PortOptions {
+            listen: addr,
+            advertise: config.advertise,
+            keys: config.keys.clone(),
+            mtu: config.mtu,
+        };
+        let port = wire::Port::bind(&options, counters.clone())
             .map_err(|err| GossipError::Listen { addr, err })?;
-        Self::start_on(config, initial, Arc::new(transport::Relay(port.clone())), port, counters)
-            .await
+        let relay = Arc::new(transport::Relay(port.clone()));
+        let (mut gossip, events) =
+            Self::start_on(config, initial, relay, port.clone(), counters).await?;
+        gossip.port = Some(port);
+        Ok((gossip, events))
     }
 
     /// The same on a network of somebody else's making, for simulations.
@@ -268,7 +299,7 @@ impl Gossip {
             // It may be waiting for a name server.
             resolver.abort();
         });
-        Ok((Self { host, commands, live, counters, task }, events_rx))
+        Ok((Self { host, commands, live, counters, task, port: None }, events_rx))
     }
 
     /// Writes (`Some`) and withdraws (`None`) records of ours.
@@ -314,12 +345,16 @@ impl Gossip {
     ///
     /// Returns how many were told. The records stay with the peers.
     pub async fn stop(self, flush: Duration) -> usize {
+        let until = tokio::time::Instant::now() + flush;
         let (done, wait) = oneshot::channel();
         let told = match self.commands.send(Command::Stop { flush, done }) {
             Ok(()) => wait.await.unwrap_or(0),
             Err(_) => 0,
         };
         let _ = self.task.await;
+        if let Some(port) = self.port {
+            port.flush(until).await;
+        }
         told
     }
 

@@ -24,6 +24,20 @@ use tokio::time::Instant;
 /// | `restarts` | lives of chitchat after the first |
 /// | `refused` | own records too long to publish |
 /// | `wire_unknown_kind`, `wire_overrun` | datagrams of no known kind, and messages that came faster than they were taken: dropped |
+/// | `seal_plain` | messages that were not sealed, refused |
+/// | `seal_truncated`, `seal_unknown_version`, `seal_forged` | datagrams and frames that are too short, of no form that we know, or not as they were sealed |
+/// | `seal_unknown_key` | messages sealed with a key that is not here |
+/// | `seal_refused_by_peer` | refusals by peers that do not have our key |
+/// | `seal_unproven`, `seal_challenges` | messages of senders not known here (yet), dropped; how often such a sender was asked for a proof |
+/// | `seal_answers`, `seal_associations` | such questions that we answered; answers that were good |
+/// | `seal_moved` | messages of a known sender from another address |
+/// | `seal_replayed` | messages that came a second time, or too late to tell |
+/// | `seal_stray` | questions, answers and refusals about nothing that we sent or asked |
+/// | `seal_table_full` | entries that had to make room |
+/// | `too_large_for_way` | datagrams that the kernel found too large for the way: went by TCP |
+/// | `tcp_connected`, `tcp_accepted`, `tcp_turned_away`, `tcp_slow` | connections made, accepted, refused for their number, and ended because nothing (whole) came |
+/// | `tcp_messages_sent`, `tcp_messages_received`, `tcp_failed`, `tcp_dropped`, `tcp_oversize` | large messages: sent, received, not sent because the peer does not take them, pushed out of a full queue, longer than allowed |
+/// | `gossip_malformed`, `gossip_too_much` | messages kept from chitchat: none of its own, or with more in it than allowed |
 /// | `messages_sent`, `messages_received`, `bytes_sent`, `bytes_received`, `send_failed` | gossip messages |
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GossipStats(pub BTreeMap<&'static str, u64>);

@@ -935,3 +935,118 @@ async fn publishing_what_stands_already_says_nothing() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(pushes(), before);
 }
+
+// Sealed: over real sockets, for the seal is between the sockets and chitchat.
+
+fn ring(keys: &[&Key]) -> Arc<Keyring> {
+    Arc::new(Keyring::new(keys.iter().map(|key| (*key).clone()).collect()).unwrap())
+}
+
+impl Setup {
+    fn sealed(mut self, ring: &Arc<Keyring>) -> Self {
+        self.config.keys = Some(ring.clone());
+        self
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_with_one_key_find_each_other_and_again_after_a_restart() {
+    let key = Key::generate().unwrap();
+    let mut a = setup(1, free_addr(), &[]).sealed(&ring(&[&key])).start().await;
+    let mut b = setup(2, free_addr(), &[a.addr]).sealed(&ring(&[&key])).start().await;
+    a.meets(2).await;
+    b.meets(1).await;
+    for counter in ["seal_forged", "seal_plain", "seal_unknown_key", "seal_replayed"] {
+        assert_eq!(a.gossip.stats().get(counter), 0, "{counter}");
+    }
+    let addr = b.addr;
+    b.kill().await;
+    // What was aborted lets go of its sockets a moment later.
+    while std::net::TcpListener::bind(addr).is_err() || std::net::UdpSocket::bind(addr).is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut b = setup(2, addr, &[a.addr])
+        .incarnation(2000)
+        .records([endpoint(7)])
+        .sealed(&ring(&[&key]))
+        .start()
+        .await;
+    b.meets(1).await;
+    a.told("the new life", |e| is_alive(e, 2, 2000)).await;
+    a.eventually("its record", |told| standing(told, 2, 2000).remove(&endpoint(7).0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_changed_on_three_hosts_while_one_publishes_and_nothing_is_lost() {
+    let (old, new) = (Key::generate().unwrap(), Key::generate().unwrap());
+    let rings = [ring(&[&old]), ring(&[&old]), ring(&[&old])];
+    let mut a = setup(1, free_addr(), &[]).sealed(&rings[0]).start().await;
+    let mut b = setup(2, free_addr(), &[a.addr]).sealed(&rings[1]).start().await;
+    let mut c = setup(3, free_addr(), &[a.addr]).sealed(&rings[2]).start().await;
+    for (peer, others) in [(&mut a, [2, 3]), (&mut b, [1, 3]), (&mut c, [1, 2])] {
+        for other in others {
+            peer.meets(other).await;
+        }
+    }
+    let mut steps = Vec::new();
+    for ring in &rings {
+        steps.push((ring, ring.with(new.clone()).unwrap()));
+    }
+    for ring in &rings {
+        steps.push((ring, ring.with(new.clone()).unwrap().using(new.id()).unwrap()));
+    }
+    for ring in &rings {
+        steps.push((ring, Keyring::new(vec![new.clone()]).unwrap()));
+    }
+    let mut steps = steps.into_iter();
+    for n in 0..100 {
+        a.publish([endpoint(n)]).await;
+        if n % 11 == 5 {
+            let (ring, next) = steps.next().expect("nine steps in a hundred records");
+            ring.replace(&next);
+        }
+        // Each arrives under whatever keys there are just now, and not only in the end.
+        b.has(1, endpoint(n).0).await;
+        c.has(1, endpoint(n).0).await;
+    }
+    assert!(steps.next().is_none(), "the rotation is over");
+    for peer in [&a, &b, &c] {
+        let stats = peer.gossip.stats();
+        let refused = ["seal_unknown_key", "seal_refused_by_peer", "seal_forged", "seal_plain"];
+        assert!(refused.iter().all(|name| stats.get(name) == 0), "{stats:?}");
+        let silent = peer.told.iter().find(|e| matches!(e, ClusterEvent::Silent { .. }));
+        assert_eq!(silent, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_with_another_key_or_none_gets_nowhere_and_both_ends_count_it() {
+    let mut a =
+        setup(1, free_addr(), &[]).sealed(&ring(&[&Key::generate().unwrap()])).start().await;
+    let other = ring(&[&Key::generate().unwrap()]);
+    let b = setup(2, free_addr(), &[a.addr]).sealed(&other).records([endpoint(2)]).start().await;
+    let mut c = setup(3, free_addr(), &[a.addr]).records([endpoint(3)]).start().await;
+    a.counts("seal_unknown_key", 1).await;
+    b.counts("seal_refused_by_peer", 1).await;
+    a.counts("seal_plain", 1).await;
+    c.counts("seal_refused_by_peer", 1).await;
+    a.drain();
+    c.drain();
+    assert_eq!((a.told.len(), c.told.len()), (0, 0));
+    assert_eq!(a.gossip.stats().get("messages_received"), 0, "chitchat has seen nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_records_come_by_tcp() {
+    let key = Key::generate().unwrap();
+    let a = setup(1, free_addr(), &[])
+        .sealed(&ring(&[&key]))
+        .records((0..3000).map(endpoint))
+        .start()
+        .await;
+    let mut b = setup(2, free_addr(), &[a.addr]).sealed(&ring(&[&key])).start().await;
+    b.eventually("all of them", |told| (standing(told, 1, 1000).len() == 3001).then_some(())).await;
+    let stats = a.gossip.stats();
+    assert!(stats.get("tcp_messages_sent") > 0, "{stats:?}");
+    assert_eq!(stats.get("tcp_failed") + stats.get("tcp_dropped"), 0, "{stats:?}");
+}

@@ -1,30 +1,45 @@
 //! The gossip port: whole messages between hosts, of two kinds.
 //!
 //! ```text
-//!   transport (chitchat's messages) ─┐                      ┌─► Inbox: gossip
-//!                                    ├─► Port ─► network ─► ─┤
-//!   push (changes, at once) ─────────┘                      └─► Inbox: push
+//!   transport (chitchat's messages) ─┐         ┌─ fits one packet: seal ─► UDP
+//!                                    ├─► Port ─┤
+//!   push (changes, at once) ─────────┘         └─ larger: tcp ───────────► TCP
+//!
+//!   UDP, TCP ─► seal (who may) ─► limits (what may be in it) ─► Inbox: gossip, push
 //! ```
 //!
 //! One byte before the body says which [`Kind`] it is. Everything that goes to
 //! and comes from the network passes through [`Port::send`] and
-//! [`Port::receive`], and nowhere else.
+//! [`Incoming::deliver`], and nowhere else.
 //!
 //! Promises: sending never waits, and a message that cannot go now is lost, as
-//! messages are; what came and nobody has taken yet is bounded, and what does
-//! not fit is counted and dropped; the port stays ours until the last handle of
-//! it is gone, whatever becomes of chitchat.
+//! messages are; nothing leaves as an IP fragment: what does not fit the MTU of
+//! the underlay goes by TCP, and so does what the kernel finds too large for
+//! the way; what came and nobody has taken yet is bounded, and what does not
+//! fit is counted and dropped; the port stays ours until the last handle of it
+//! is gone, whatever becomes of chitchat.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use crate::keyring::Keyring;
+use crate::limits::{self, Unfit};
+use crate::seal::Seal;
 use crate::stats::Counters;
+use crate::tcp::Tcp;
 
 /// What our socket can hold while we are busy, bytes, if the kernel lets us:
 /// the default loses 190 of 200 simultaneous answers.
@@ -85,12 +100,44 @@ impl Inbox {
     }
 }
 
+/// How the port is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct PortOptions {
+    /// Where it listens, UDP and TCP.
+    pub(crate) listen: SocketAddr,
+    /// What peers are told of where it listens.
+    pub(crate) advertise: SocketAddr,
+    /// What messages are sealed with; `None`: they are not.
+    pub(crate) keys: Option<Arc<Keyring>>,
+    /// The underlay's MTU, bytes of IP packet.
+    pub(crate) mtu: u16,
+}
+
+#[cfg(test)]
+impl PortOptions {
+    /// A port of the loopback device, without keys.
+    pub(crate) fn loopback() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { listen, advertise: listen, keys: None, mtu: 1500 }
+    }
+}
+
+/// Ways that turned out narrower than the underlay's MTU; beyond so many, all
+/// are forgotten and found again.
+const NARROW: usize = 4096;
+
 /// Our end of the network.
 pub(crate) struct Port {
     /// The same socket as the receiving task's; sending by it never waits.
     pub(crate) socket: std::net::UdpSocket,
     pub(crate) gossip: Inbox,
     pub(crate) push: Inbox,
+    seal: Arc<Seal>,
+    tcp: Tcp,
+    mtu: u16,
+    /// The largest datagram that the way to an address may take.
+    narrow: std::sync::Mutex<HashMap<IpAddr, usize>>,
+    counters: Arc<Counters>,
     receiving: JoinHandle<()>,
 }
 
@@ -100,25 +147,123 @@ impl Drop for Port {
     }
 }
 
+/// Warnings about unfit messages come no faster than this.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Where messages go that were let in.
+struct Incoming {
+    gossip: mpsc::Sender<Message>,
+    push: mpsc::Sender<Message>,
+    counters: Arc<Counters>,
+    warned: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Incoming {
+    /// Says no to a message of somebody who has our key: a bug, or worse.
+    fn refuse(&self, from: SocketAddr, body: &[u8], why: Unfit) {
+        self.counters.add(
+            match why {
+                Unfit::Malformed => "gossip_malformed",
+                Unfit::TooMuch => "gossip_too_much",
+            },
+            1,
+        );
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| now.duration_since(at) >= WARN_EVERY) {
+            *warned = Some(now);
+            tracing::warn!(
+                %from, bytes = body.len(), ?why,
+                "a message of a member is not fit for gossip and was dropped (more of them in the \
+                 next minute are only counted); does it run another release?",
+            );
+        }
+    }
+
+    fn deliver(&self, from: SocketAddr, kind: u8, body: Vec<u8>) {
+        let inbox = match Kind::of(kind) {
+            Some(Kind::Gossip) => match limits::check(&body) {
+                Ok(()) => &self.gossip,
+                Err(why) => return self.refuse(from, &body, why),
+            },
+            Some(Kind::Push) => &self.push,
+            None => return self.counters.add("wire_unknown_kind", 1),
+        };
+        if inbox.try_send(Message { from, body }).is_err() {
+            self.counters.add("wire_overrun", 1);
+        }
+    }
+}
+
+/// Both sockets. A port that the system chooses is one that is free for both.
+fn bind(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, TcpListener)> {
+    let mut tries = 16;
+    loop {
+        tries -= 1;
+        let udp = std::net::UdpSocket::bind(listen)?;
+        match TcpListener::bind(udp.local_addr()?) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(err)
+                if listen.port() == 0 && tries > 0 && err.kind() == io::ErrorKind::AddrInUse => {}
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+/// The kernel neither fragments nor lets routers do so.
+fn never_fragment(socket: &std::net::UdpSocket) -> io::Result<()> {
+    if socket.local_addr()?.is_ipv4() {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?;
+    } else {
+        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?;
+        // For IPv4 through a socket of both families; one of IPv6 alone may refuse.
+        let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO);
+    }
+    Ok(())
+}
+
 impl Port {
-    /// Takes `listen`.
-    pub(crate) fn bind(listen: SocketAddr, counters: Arc<Counters>) -> io::Result<Arc<Self>> {
-        let socket = std::net::UdpSocket::bind(listen)?;
+    /// Takes `options.listen`, UDP and TCP.
+    pub(crate) fn bind(options: &PortOptions, counters: Arc<Counters>) -> io::Result<Arc<Self>> {
+        let (socket, listener) = bind(options.listen)?;
+        never_fragment(&socket)?;
         // `FORCE` passes net.core.rmem_max and needs CAP_NET_ADMIN.
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         }
         let bytes = getsockopt(&socket, sockopt::RcvBuf).unwrap_or(0);
+        let listen = socket.local_addr()?;
         tracing::debug!(%listen, bytes, "gossip receive buffer");
         socket.set_nonblocking(true)?;
         let receiver = UdpSocket::from_std(socket.try_clone()?)?;
         let (gossip_tx, gossip) = mpsc::channel(WAITING);
         let (push_tx, push) = mpsc::channel(WAITING);
-        let receiving = tokio::spawn(Self::receive(receiver, gossip_tx, push_tx, counters));
+        let incoming = Arc::new(Incoming {
+            gossip: gossip_tx,
+            push: push_tx,
+            counters: counters.clone(),
+            warned: std::sync::Mutex::default(),
+        });
+        let seal = Arc::new(Seal::new(options.keys.clone(), counters.clone()));
+        let mut advertise = options.advertise;
+        if advertise.port() == 0 {
+            advertise.set_port(listen.port());
+        }
+        let deliver = {
+            let incoming = incoming.clone();
+            Arc::new(move |from, kind, body| incoming.deliver(from, kind, body))
+        };
+        let tcp = Tcp::new(listener, advertise, seal.clone(), counters.clone(), deliver)?;
+        let receiving = tokio::spawn(receive(receiver, seal.clone(), incoming, counters.clone()));
         Ok(Arc::new(Self {
             socket,
             gossip: Inbox(Mutex::new(gossip)),
             push: Inbox(Mutex::new(push)),
+            seal,
+            tcp,
+            mtu: options.mtu,
+            narrow: std::sync::Mutex::default(),
+            counters,
             receiving,
         }))
     }
@@ -128,46 +273,78 @@ impl Port {
         self.socket.local_addr()
     }
 
-    /// Sends one message. Returns the bytes that went.
+    /// Sends one message. Returns the bytes that went, or that a connection
+    /// will take.
     pub(crate) fn send(&self, to: SocketAddr, kind: Kind, body: &[u8]) -> io::Result<usize> {
-        let mut framed = Vec::with_capacity(1 + body.len());
-        framed.push(kind.byte());
-        framed.extend_from_slice(body);
-        self.socket.send_to(&framed, to)
+        let kind = kind.byte();
+        let len = body.len() + self.seal.overhead();
+        if len <= self.largest(to.ip()) {
+            let datagram = self.seal.seal(to, kind, body, Instant::now());
+            match self.socket.send_to(&datagram, to) {
+                Err(err) if err.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
+                    self.counters.add("too_large_for_way", 1);
+                    self.narrow(to.ip(), len - 1);
+                }
+                result => return result,
+            }
+        }
+        self.tcp.send(to, kind, body)?;
+        Ok(len)
     }
 
-    async fn receive(
-        socket: UdpSocket,
-        gossip: mpsc::Sender<Message>,
-        push: mpsc::Sender<Message>,
-        counters: Arc<Counters>,
-    ) {
-        let mut buf = vec![0; MAX_DATAGRAM];
-        loop {
-            let (len, from) = match socket.recv_from(&mut buf).await {
-                Ok(read) => read,
-                // A peer's port is closed, memory is short: the next may do.
-                Err(err) => {
-                    tracing::debug!(%err, "gossip receive");
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            };
-            let Some((kind, body)) = buf[..len].split_first() else {
-                counters.add("wire_unknown_kind", 1);
+    /// Waits until what goes by TCP has gone, or `until`.
+    pub(crate) async fn flush(&self, until: Instant) {
+        while self.tcp.under_way() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The largest datagram for `to`, bytes of UDP payload.
+    fn largest(&self, to: IpAddr) -> usize {
+        let headers = if to.is_ipv4() { 28 } else { 48 };
+        let by_mtu = usize::from(self.mtu).saturating_sub(headers).min(MAX_DATAGRAM);
+        let narrow = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+        narrow.get(&to).copied().unwrap_or(by_mtu).min(by_mtu)
+    }
+
+    fn narrow(&self, to: IpAddr, largest: usize) {
+        let mut narrow = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+        if narrow.len() >= NARROW {
+            narrow.clear();
+        }
+        narrow.insert(to, largest);
+    }
+}
+
+async fn receive(
+    socket: UdpSocket,
+    seal: Arc<Seal>,
+    incoming: Arc<Incoming>,
+    counters: Arc<Counters>,
+) {
+    let mut buf = vec![0; MAX_DATAGRAM];
+    loop {
+        let (len, from) = match socket.recv_from(&mut buf).await {
+            Ok(read) => read,
+            // A peer's port is closed, memory is short: the next may do.
+            Err(err) => {
+                tracing::debug!(%err, "gossip receive");
+                tokio::task::yield_now().await;
                 continue;
-            };
-            let inbox = match Kind::of(*kind) {
-                Some(Kind::Gossip) => &gossip,
-                Some(Kind::Push) => &push,
-                None => {
-                    counters.add("wire_unknown_kind", 1);
-                    continue;
-                }
-            };
-            if inbox.try_send(Message { from, body: body.to_vec() }).is_err() {
-                counters.add("wire_overrun", 1);
             }
+        };
+        let verdict = seal.open(from, &buf[..len], Instant::now());
+        for (to, datagram) in verdict.send {
+            if let Err(err) = socket.try_send_to(&datagram, to) {
+                counters.add("send_failed", 1);
+                tracing::debug!(%to, %err, "not answered");
+            }
+        }
+        if let Some((kind, body)) = verdict.message {
+            incoming.deliver(from, kind, body);
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

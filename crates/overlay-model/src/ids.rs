@@ -56,6 +56,38 @@ pub struct InvalidId {
     pub form: &'static str,
 }
 
+/// Names a cluster key without giving it away: 4 bytes of a hash of it, written
+/// as 8 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(pub [u8; 4]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", u32::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        let form = "the id of a key (8 hex digits)";
+        // What is no id may be a key: it is not repeated.
+        let invalid = || InvalidId { text: s.chars().take(8).collect(), form };
+        if s.len() != 8 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(invalid());
+        }
+        let bits = u32::from_str_radix(s, 16).map_err(|_| invalid())?;
+        Ok(Self(bits.to_be_bytes()))
+    }
+}
+
 /// Identity of a network: 64 random bits, written as 16 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

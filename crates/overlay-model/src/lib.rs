@@ -7,8 +7,8 @@
 //!
 //! | module | words |
 //! |---|---|
-//! | [`ids`] | [`HostId`], [`NetworkId`], [`EndpointId`], [`Vni`], [`MacAddr`], [`Name`], [`IfName`] |
-//! | [`records`] | what a host tells the cluster: [`Host`], [`Network`], [`Endpoint`], [`RingToken`], [`Want`] |
+//! | [`ids`] | [`HostId`], [`NetworkId`], [`EndpointId`], [`KeyId`], [`Vni`], [`MacAddr`], [`Name`], [`IfName`] |
+//! | [`records`] | what a host tells the cluster: [`Host`], [`Network`], [`Endpoint`], [`RingToken`], [`Want`], [`HostKeys`] |
 //! | [`cluster`] | what the cluster tells a host: [`ClusterEvent`] |
 //! | [`kernel`] | what a kernel holds and how it is changed: [`KernelState`], [`KernelOp`] |
 //! | [`mtu`] | how large a container's packet may be |
@@ -22,7 +22,7 @@ pub mod records;
 pub use cluster::ClusterEvent;
 pub use ids::{
     EndpointId, HostId, IfName, InvalidId, InvalidIfName, InvalidMac, InvalidName, InvalidVni,
-    MacAddr, Name, NetworkId, Vni,
+    KeyId, MacAddr, Name, NetworkId, Vni,
 };
 pub use kernel::{
     ApplyReport, Device, Foreign, ForeignVxlan, KernelChange, KernelOp, KernelState, Link,
@@ -30,6 +30,6 @@ pub use kernel::{
     VethPeer,
 };
 pub use records::{
-    Endpoint, Family, Host, HostIntent, Network, Record, RecordKey, RingToken, Stamp, Subnet, Want,
-    WantWhat,
+    Endpoint, Family, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken, Stamp,
+    Subnet, Want, WantWhat,
 };

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, HostId, InvalidId, MacAddr, Name, NetworkId, Vni};
+use crate::{EndpointId, HostId, InvalidId, KeyId, MacAddr, Name, NetworkId, Vni};
 
 /// What a host says of its own future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +180,26 @@ pub struct Want {
     pub what: WantWhat,
 }
 
+/// Which cluster keys a host has: never the keys themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HostKeys {
+    /// All that it can open messages with, at most [`HostKeys::MAX`].
+    pub ids: Vec<KeyId>,
+    /// The one that it seals with.
+    pub used: Option<KeyId>,
+}
+
+impl HostKeys {
+    /// The most keys that a host holds: the one in use, the next one, and one
+    /// that is on its way out.
+    pub const MAX: usize = 3;
+
+    /// Says whether messages sealed with `id` can be opened there.
+    pub fn has(&self, id: KeyId) -> bool {
+        self.ids.contains(&id)
+    }
+}
+
 /// A value that a host publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -193,6 +213,8 @@ pub enum Record {
     Ring(RingToken),
     /// Under [`RecordKey::Want`].
     Want(Want),
+    /// Under [`RecordKey::Keys`].
+    Keys(HostKeys),
 }
 
 /// What a record stands under. `Display` and `FromStr` are the gossip key:
@@ -209,6 +231,8 @@ pub enum RecordKey {
     Ring(NetworkId, Family, u128),
     /// `want/<NetworkId>/<4|6>`.
     Want(NetworkId, Family),
+    /// `keys`: which cluster keys the host has.
+    Keys,
 }
 
 impl fmt::Display for RecordKey {
@@ -219,6 +243,7 @@ impl fmt::Display for RecordKey {
             Self::Endpoint(net, ep) => write!(f, "ep/{net}/{ep}"),
             Self::Ring(net, family, offset) => write!(f, "ring/{net}/{family}/{offset:x}"),
             Self::Want(net, family) => write!(f, "want/{net}/{family}"),
+            Self::Keys => f.write_str("keys"),
         }
     }
 }
@@ -228,7 +253,7 @@ impl FromStr for RecordKey {
     fn from_str(s: &str) -> Result<Self, InvalidId> {
         let invalid = || InvalidId {
             text: s.chars().take(80).collect(),
-            form: "a record key (host, net/…, ep/…, ring/… or want/…)",
+            form: "a record key (host, net/…, ep/…, ring/…, want/… or keys)",
         };
         let family = |text: &str| match text {
             "4" => Ok(Family::V4),
@@ -238,6 +263,7 @@ impl FromStr for RecordKey {
         let parts: Vec<&str> = s.split('/').collect();
         match parts.as_slice() {
             ["host"] => Ok(Self::Host),
+            ["keys"] => Ok(Self::Keys),
             ["net", net] => Ok(Self::Network(net.parse()?)),
             ["ep", net, ep] => Ok(Self::Endpoint(net.parse()?, ep.parse()?)),
             ["ring", net, fam, offset] => Ok(Self::Ring(

@@ -97,6 +97,8 @@ fn host() -> Host {
         endpoints: 2,
         version: "0.1.0".into(),
         incarnation: 4,
+        keys: vec!["5f6f1c09".into()],
+        key_used: Some("5f6f1c09".into()),
         last_heard_ms: None,
         rtt_us: None,
         undecodable: 0,
@@ -283,9 +285,9 @@ fn detached_endpoints_are_called_by_name_or_id() {
 #[test]
 fn hosts_are_columns_sorted_by_name() {
     expect![[r#"
-        NAME  STATE  FOR   HEARD  RTT    VTEP       PORT  GOSSIP          MTU   ENDPOINTS  VERSION  ID                                    NOTES
-        a     up     2h0m  -      -      192.0.2.1  4789  192.0.2.1:7946  1500  2          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
-        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use, 2 records not understood, two hosts are called b
+        NAME  STATE  FOR   HEARD  RTT    VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY       VERSION  ID                                    NOTES
+        a     up     2h0m  -      -      192.0.2.1  4789  192.0.2.1:7946  1500  2          5f6f1c09  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          5f6f1c09  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use, 2 records not understood, two hosts are called b
     "#]].assert_eq(&hosts(&[down(), host()]));
 }
 

@@ -298,8 +298,8 @@ fn hosts() {
         &format!("[{HOST}]"),
         expect![[r#"
             > GET /v1/hosts
-            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  VERSION  ID                                    NOTES
-            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY  VERSION  ID                                    NOTES
+            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          -    0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
             exit 0
         "#]],
     );
@@ -715,4 +715,112 @@ fn completions_know_the_commands() {
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && script.contains("endpoints"), "{shell}");
     }
+}
+
+const KEYS: &str = r#"[
+    {"id": "a01b77e2", "here": true, "used": false, "held_by": ["b"], "used_by": [], "lacking": ["c"]},
+    {"id": "5f6f1c09", "here": true, "used": true, "held_by": ["b", "c"], "used_by": ["b", "c"], "lacking": []}
+]"#;
+
+#[test]
+fn key_ls() {
+    check(
+        "key ls",
+        KEYS,
+        expect![[r#"
+            > GET /v1/keys
+            ID        HERE  USED-BY  HELD-BY  LACKING
+            5f6f1c09  used  b,c      b,c      -
+            a01b77e2  held  -        b        c
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn key_add_reads_the_key_where_nobody_sees_it_and_says_what_is_next() {
+    let one = |lacking: &str| {
+        format!(
+            r#"{{"id": "a01b77e2", "here": true, "used": false, "held_by": [], "used_by": [], "lacking": [{lacking}]}}"#
+        )
+    };
+    for line in ["key add", "key add -"] {
+        let daemon = Daemon::answering("200 OK", &one(r#""b", "c""#));
+        let mut child = daemon
+            .command(line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"# new\nc2VjcmV0\n").unwrap();
+        expect![[r#"
+            > POST /v1/keys {"key":"c2VjcmV0"}
+            added key a01b77e2, not used yet
+            add it there next: b, c
+            exit 0
+        "#]]
+        .assert_eq(&daemon.told(&child.wait_with_output().unwrap()));
+    }
+    check(
+        "key add c2VjcmV0",
+        &one(""),
+        expect![[r#"
+            > POST /v1/keys {"key":"c2VjcmV0"}
+            added key a01b77e2, not used yet
+            every live host has it; go on with: overlayctl key use a01b77e2
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn key_use_and_remove() {
+    let key = r#"{"id": "a01b77e2", "here": true, "used": true, "held_by": [], "used_by": [], "lacking": []}"#;
+    check(
+        "key use a01b77e2",
+        key,
+        expect![[r#"
+            > POST /v1/keys/a01b77e2/use {}
+            gossip of this host is sealed with key a01b77e2
+            exit 0
+        "#]],
+    );
+    check(
+        "key use a01b77e2 --force",
+        key,
+        expect![[r#"
+            > POST /v1/keys/a01b77e2/use {"force":true}
+            gossip of this host is sealed with key a01b77e2
+            exit 0
+        "#]],
+    );
+    check(
+        "key remove a01b77e2 --force",
+        key,
+        expect![[r#"
+            > DELETE /v1/keys/a01b77e2?force=true
+            removed key a01b77e2
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_refused_step_of_a_rotation_says_whom_it_would_lock_out() {
+    let body = r#"{"code": "locks_out", "message": "key a01b77e2 is not on every live host: c could not hear this host any more", "hint": "add it there first with: overlayctl key add; or say --force"}"#;
+    let daemon = Daemon::answering("409 Conflict", body);
+    expect![[r#"
+        > POST /v1/keys/a01b77e2/use {}
+        ! overlayctl: cannot use key a01b77e2: key a01b77e2 is not on every live host: c could not hear this host any more
+        !             add it there first with: overlayctl key add; or say --force
+        exit 1
+    "#]]
+    .assert_eq(&daemon.run("key use a01b77e2"));
+}
+
+#[test]
+fn a_key_in_the_place_of_an_id_is_not_repeated() {
+    let told = Daemon::absent().run("key use AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    assert!(told.contains("exit 2") && !told.contains("ODxAREhM"), "{told}");
 }

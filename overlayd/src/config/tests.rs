@@ -87,7 +87,7 @@ fn every_key_is_a_flag_and_every_flag_a_key() {
     keys.sort_unstable();
     assert_eq!(flags, keys);
     for key in keys {
-        let cli = Cli::try_parse_from(["overlayd", &format!("--{key}"), "x"]).unwrap();
+        let cli = Cli::try_parse_from(["overlayd", &format!("--{key}=x")]).unwrap();
         assert_eq!(cli.flags.get(key), Some(vec!["x".to_owned()]), "{key} is not looked up");
     }
 }
@@ -104,6 +104,8 @@ fn told_nothing_everything_has_its_default() {
         # underlay-dev: the device that has the VTEP address
         gossip-port = 7946                                  # default
         # gossip-bind: the VTEP address
+        # key-file: no key: gossip on the loopback device only, unless insecure
+        insecure = false                                    # default
         vxlan-port = 4789                                   # default
         state-dir = "/var/lib/overlayd"                     # default
         socket = "/run/overlayd/overlayd.sock"              # default
@@ -155,6 +157,8 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         # underlay-dev: the device that has the VTEP address
         gossip-port = 7946                                  # default
         # gossip-bind: the VTEP address
+        # key-file: no key: gossip on the loopback device only, unless insecure
+        insecure = false                                    # default
         vxlan-port = 4789                                   # default
         state-dir = '/srv/o"v'                              # /etc/overlayd/overlayd.toml line 4
         socket = "/run/overlayd/overlayd.sock"              # default
@@ -209,6 +213,8 @@ fn every_setting_can_stand_in_the_file() {
             underlay_dev: Some(IfName::new("eth0").unwrap()),
             gossip_port: 1,
             gossip_bind: Some([0; 4].into()),
+            key_file: None,
+            insecure: false,
             vxlan_port: 2,
             state_dir: "/s".into(),
             socket: "/r/s.sock".into(),
@@ -285,7 +291,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, vxlan-port, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
     );
 }
 
@@ -498,4 +504,35 @@ fn this_machine_knows_its_name_and_its_loopback_device() {
     assert!(!ThisMachine.host_name().is_empty());
     assert!(ThisMachine.addresses(&IfName::new("lo").unwrap()).is_some());
     assert!(ThisMachine.addresses(&IfName::new("no-such-dev").unwrap()).is_none());
+}
+
+#[test]
+fn insecure_is_said_by_its_name_alone_or_with_a_word() {
+    assert!(!flags("").insecure);
+    assert!(flags("--insecure").insecure);
+    assert!(flags("--insecure check-config").insecure, "what follows is no word of it");
+    assert!(!flags("--insecure=false").insecure);
+    assert!(Told { file: "insecure = true", ..Told::default() }.settings().insecure);
+    let env = [("OVERLAYD_INSECURE", "true")];
+    assert!(Told { env: &env, ..Told::default() }.settings().insecure);
+    bad_flags("--insecure=yes", expect!["--insecure: `yes` is neither true nor false"]);
+    bad_file(
+        "insecure = 1",
+        expect!["/etc/overlayd/overlayd.toml line 1: insecure must be true or false"],
+    );
+}
+
+#[test]
+fn a_key_file_is_a_path_from_the_root_and_no_friend_of_insecure() {
+    assert_eq!(flags("--key-file /etc/overlayd/key").key_file, Some("/etc/overlayd/key".into()));
+    bad_flags(
+        "--key-file key",
+        expect!["--key-file: `key` depends on where overlayd is started; write the path from / on"],
+    );
+    bad_flags(
+        "--key-file /k --insecure",
+        expect![
+            "key-file /k (--key-file) and insecure true (--insecure): gossip is sealed or it is not: give one of the two"
+        ],
+    );
 }

@@ -18,6 +18,7 @@ fn config() -> Config {
         vxlan_port: 4789,
         gossip: "192.0.2.1:7946".parse().unwrap(),
         version: "0".into(),
+        keys: overlay_model::HostKeys::default(),
         boot_id: "1".into(),
         down_after: Duration::from_secs(1),
         down_grace: Duration::from_secs(10),

@@ -198,6 +198,7 @@ fn config(machine: &Machine, settings: Settings) -> Config {
         vxlan_port: 4789,
         gossip: machine.addr,
         version: "0".into(),
+        keys: overlay_model::HostKeys::default(),
         boot_id: "1".into(),
         state_dir: "/var/lib/overlayd".into(),
         down_after: settings.down_after,

@@ -37,6 +37,10 @@ fn operations_have_these_ids() {
         GET /v1/events → watch_events
         GET /v1/fdb → list_fdb
         GET /v1/hosts → list_hosts
+        GET /v1/keys → list_keys
+        POST /v1/keys → add_key
+        DELETE /v1/keys/{id} → remove_key
+        POST /v1/keys/{id}/use → use_key
         POST /v1/leave → leave
         GET /v1/neigh → list_neigh
         GET /v1/networks → list_networks
@@ -53,7 +57,10 @@ fn operations_have_these_ids() {
 #[test]
 fn every_route_of_the_table_is_described_and_no_other() {
     let in_braces = |path: &str| match path.find('{') {
-        Some(at) => format!("{}{{}}", &path[..at]),
+        Some(at) => {
+            let after = path.find('}').map_or("", |end| &path[end + 1..]);
+            format!("{}{{}}{after}", &path[..at])
+        }
         None => path.to_owned(),
     };
     let table: BTreeSet<String> = include_str!("../lib.rs")
@@ -115,6 +122,7 @@ fn every_failure_is_the_error_of_v1_and_every_code_has_its_status_somewhere() {
         ErrorCode::Taken,
         ErrorCode::InUse,
         ErrorCode::Exhausted,
+        ErrorCode::LocksOut,
         ErrorCode::Unsupported,
         ErrorCode::KernelRefused,
         ErrorCode::Unavailable,
@@ -144,7 +152,7 @@ fn parameters_are_described_and_names_in_paths_are_parameters() {
 fn it_is_openapi_3_1_and_requests_refuse_unknown_fields() {
     let document = document();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
-    for request in ["CreateNetwork", "Attach", "Import", "Leave"] {
+    for request in ["CreateNetwork", "Attach", "Import", "AddKey", "UseKey", "Leave"] {
         let schema = &document["components"]["schemas"][request];
         assert_eq!(schema["additionalProperties"], false, "{request}");
         assert!(schema.get("required").is_none(), "{request}: everything may be left out");

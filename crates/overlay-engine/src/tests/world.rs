@@ -18,7 +18,7 @@ use crate::event::{
 use crate::fake_kernel::FakeKernel;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
-pub(super) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
+pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
     CreateNetwork {
         name: Some(Name::new(name).unwrap()),
         vni: Some(Vni::new(vni).unwrap()),
@@ -27,7 +27,7 @@ pub(super) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
     }
 }
 
-pub(super) fn attach(net: &str, name: &str) -> Attach {
+pub(crate) fn attach(net: &str, name: &str) -> Attach {
     Attach {
         net: net.into(),
         place: Where::Netns {
@@ -46,7 +46,7 @@ pub(super) fn attach(net: &str, name: &str) -> Attach {
 }
 
 /// A static endpoint of that MAC and address, as one that is asked for.
-pub(super) fn add(net: &str, mac: &str, ip: &str) -> Attach {
+pub(crate) fn add(net: &str, mac: &str, ip: &str) -> Attach {
     Attach {
         place: Where::Static,
         mac: Some(mac.parse().unwrap()),
@@ -57,7 +57,7 @@ pub(super) fn add(net: &str, mac: &str, ip: &str) -> Attach {
 }
 
 /// A VM behind a device that is there, with an MTU that fits and `index`.
-pub(super) fn plug(net: &str, dev: &str, index: u32, mac: &str) -> Attach {
+pub(crate) fn plug(net: &str, dev: &str, index: u32, mac: &str) -> Attach {
     let dev = IfName::new(dev).unwrap();
     let mut foreign = Foreign::default();
     foreign.mtus.insert(dev.clone(), 1450);
@@ -74,7 +74,7 @@ pub(super) fn plug(net: &str, dev: &str, index: u32, mac: &str) -> Attach {
 }
 
 /// A list of a MAC and addresses each.
-pub(super) fn list(net: &str, replace: bool, items: &[(&str, &str)]) -> Import {
+pub(crate) fn list(net: &str, replace: bool, items: &[(&str, &str)]) -> Import {
     let endpoints = items.iter().map(|(mac, ips)| StaticEndpoint {
         mac: mac.parse().unwrap(),
         addresses: ips.split(',').filter_map(|ip| ip.parse().ok()).collect(),
@@ -134,7 +134,7 @@ struct Node {
     clock_off: i64,
 }
 
-pub(super) struct World {
+pub(crate) struct World {
     nodes: Vec<Node>,
     now: Duration,
     cut: bool,
@@ -161,6 +161,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         vxlan_port: 4789,
         gossip: ([192, 0, 2, i as u8 + 1], 7946).into(),
         version: "0".into(),
+        keys: overlay_model::HostKeys::default(),
         boot_id: boot.to_string(),
         down_after: Duration::from_secs(1),
         down_grace: Duration::from_secs(10),
@@ -172,7 +173,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
 
 impl World {
     /// Hosts that hear each other; their views are complete.
-    pub(super) fn new(n: usize) -> Self {
+    pub(crate) fn new(n: usize) -> Self {
         let mut world = Self {
             nodes: Vec::new(),
             now: Duration::ZERO,
@@ -207,7 +208,7 @@ impl World {
         world
     }
 
-    pub(super) fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { mono: self.now, wall_ms: 1_800_000_000_000 + self.now.as_millis() as u64 }
     }
 
@@ -217,12 +218,12 @@ impl World {
     }
 
     /// Its wall clock is set forward or back.
-    pub(super) fn clock_jumps(&mut self, i: usize, hours: i64) {
+    pub(crate) fn clock_jumps(&mut self, i: usize, hours: i64) {
         self.nodes[i].clock_off += hours * 3_600_000;
     }
 
     /// One no longer hears another, who may well hear it.
-    pub(super) fn deafen(&mut self, listener: usize, speaker: usize) {
+    pub(crate) fn deafen(&mut self, listener: usize, speaker: usize) {
         if listener != speaker && self.deaf.insert((listener, speaker)) {
             let incarnation = self.nodes[speaker].incarnation;
             let event = ClusterEvent::Silent { host: host(speaker), incarnation };
@@ -231,26 +232,26 @@ impl World {
     }
 
     /// Nobody is deaf any more.
-    pub(super) fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         for (listener, speaker) in std::mem::take(&mut self.deaf) {
             self.tell_of(speaker, listener);
         }
     }
 
-    pub(super) fn engine(&mut self, i: usize) -> &mut Engine {
+    pub(crate) fn engine(&mut self, i: usize) -> &mut Engine {
         &mut self.nodes[i].engine
     }
 
-    pub(super) fn kernel(&mut self, i: usize) -> &mut FakeKernel {
+    pub(crate) fn kernel(&mut self, i: usize) -> &mut FakeKernel {
         &mut self.nodes[i].kernel
     }
 
     /// Commands since the last call.
-    pub(super) fn applied(&mut self, i: usize) -> Vec<String> {
+    pub(crate) fn applied(&mut self, i: usize) -> Vec<String> {
         std::mem::take(&mut self.nodes[i].applied)
     }
 
-    pub(super) fn request(&mut self, i: usize, request: Request) -> Result<Reply, Refused> {
+    pub(crate) fn request(&mut self, i: usize, request: Request) -> Result<Reply, Refused> {
         self.last_token += 1;
         self.last_fresh += 1;
         let (token, fresh) = (self.last_token, self.last_fresh);
@@ -265,7 +266,7 @@ impl World {
         panic!("no reply within four seconds");
     }
 
-    pub(super) fn create(
+    pub(crate) fn create(
         &mut self,
         i: usize,
         create: CreateNetwork,
@@ -276,19 +277,19 @@ impl World {
         }
     }
 
-    pub(super) fn remove(&mut self, i: usize, net: &str) -> Result<Reply, Refused> {
+    pub(crate) fn remove(&mut self, i: usize, net: &str) -> Result<Reply, Refused> {
         self.request(i, Request::RemoveNetwork(net.into()))
     }
 
     /// Attaches a namespace that is there.
-    pub(super) fn attach(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+    pub(crate) fn attach(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
         if let Where::Netns { netns, .. } = &attach.place {
             self.nodes[i].kernel.netns.insert(netns.path.clone());
         }
         self.attach_at(i, attach)
     }
 
-    pub(super) fn attach_at(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+    pub(crate) fn attach_at(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
         match self.request(i, Request::Attach(attach))? {
             Reply::Endpoint(view) => Ok(*view),
             other => panic!("{other:?}"),
@@ -296,7 +297,7 @@ impl World {
     }
 
     /// Attaches a device, which is there under the index that is said.
-    pub(super) fn plug(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
+    pub(crate) fn plug(&mut self, i: usize, attach: Attach) -> Result<EndpointView, Refused> {
         for (name, device) in &attach.foreign.devices {
             self.nodes[i].kernel.devices.insert(name.clone(), device.index);
         }
@@ -304,14 +305,14 @@ impl World {
     }
 
     /// A device goes, while the daemon looks.
-    pub(super) fn unplug(&mut self, i: usize, dev: &str) {
+    pub(crate) fn unplug(&mut self, i: usize, dev: &str) {
         for change in self.nodes[i].kernel.unplug(&IfName::new(dev).unwrap()) {
             self.step(i, Event::Kernel(change));
         }
     }
 
     /// What came of an import: added, changed, removed, unchanged.
-    pub(super) fn import(&mut self, i: usize, import: Import) -> Result<[usize; 4], Refused> {
+    pub(crate) fn import(&mut self, i: usize, import: Import) -> Result<[usize; 4], Refused> {
         match self.request(i, Request::Import(import))? {
             Reply::Imported { added, changed, removed, unchanged } => {
                 Ok([added, changed, removed, unchanged])
@@ -321,51 +322,51 @@ impl World {
     }
 
     /// From now on what is published together arrives in the reverse order.
-    pub(super) fn reverse(&mut self) {
+    pub(crate) fn reverse(&mut self) {
         self.reversed = true;
     }
 
     /// What operators were told on a host.
-    pub(super) fn notices(&self, i: usize) -> &[Notice] {
+    pub(crate) fn notices(&self, i: usize) -> &[Notice] {
         &self.nodes[i].notices
     }
 
     /// How often the disk of a host was written to.
-    pub(super) fn writes(&self, i: usize) -> usize {
+    pub(crate) fn writes(&self, i: usize) -> usize {
         self.nodes[i].disk.writes
     }
 
-    pub(super) fn detach(&mut self, i: usize, target: &str) -> Result<Reply, Refused> {
+    pub(crate) fn detach(&mut self, i: usize, target: &str) -> Result<Reply, Refused> {
         self.request(i, Request::Detach { target: target.into(), net: None })
     }
 
-    pub(super) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
+    pub(crate) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
         match self.request(i, Request::Endpoints { net: None, local: false }).unwrap() {
             Reply::Endpoints(views) => views,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn networks(&mut self, i: usize) -> Vec<NetworkView> {
+    pub(crate) fn networks(&mut self, i: usize) -> Vec<NetworkView> {
         match self.request(i, Request::Networks).unwrap() {
             Reply::Networks(views) => views,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn refuse(&mut self, i: usize, key: ObjectKey, refusal: Option<Refusal>) {
+    pub(crate) fn refuse(&mut self, i: usize, key: ObjectKey, refusal: Option<Refusal>) {
         match refusal {
             Some(refusal) => self.nodes[i].kernel.refuse.insert(key, refusal),
             None => self.nodes[i].kernel.refuse.remove(&key),
         };
     }
 
-    pub(super) fn disk_full(&mut self, i: usize, full: bool) {
+    pub(crate) fn disk_full(&mut self, i: usize, full: bool) {
         self.nodes[i].disk.full = full;
     }
 
     /// Another hand deletes or sets an object.
-    pub(super) fn meddle(&mut self, i: usize, key: ObjectKey, object: Option<Object>) {
+    pub(crate) fn meddle(&mut self, i: usize, key: ObjectKey, object: Option<Object>) {
         let changes = self.nodes[i].kernel.meddle(key, object);
         for change in changes {
             self.step(i, Event::Kernel(change));
@@ -373,7 +374,7 @@ impl World {
     }
 
     /// Lets time pass, in the steps that the engines ask for.
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         for _ in 0..10_000 {
             let next = self
@@ -397,8 +398,13 @@ impl World {
         panic!("an engine asks for ticks without end");
     }
 
+    /// Somebody gives the host other keys.
+    pub(crate) fn set_keys(&mut self, i: usize, keys: overlay_model::HostKeys) {
+        self.step(i, Event::Keys(keys));
+    }
+
     /// kill -9 and start again: the kernel and the disk stay.
-    pub(super) fn restart(&mut self, i: usize) {
+    pub(crate) fn restart(&mut self, i: usize) {
         let disk = self.nodes[i].disk.clone();
         self.nodes[i].incarnation += 1;
         let restored = Restored {
@@ -417,7 +423,7 @@ impl World {
     }
 
     /// Its containers and VMs end while nobody looks, and take their ports along.
-    pub(super) fn loses_namespaces(&mut self, i: usize) {
+    pub(crate) fn loses_namespaces(&mut self, i: usize) {
         let node = &mut self.nodes[i];
         for (id, ep) in &node.disk.endpoints {
             match &ep.place {
@@ -432,33 +438,33 @@ impl World {
     }
 
     /// The machine boots: kernel and namespaces are new, the disk stays.
-    pub(super) fn reboot(&mut self, i: usize) {
+    pub(crate) fn reboot(&mut self, i: usize) {
         self.nodes[i].kernel = FakeKernel::default();
         self.nodes[i].boot += 1;
         self.restart(i);
     }
 
     /// Its disk is lost with it: a new start from nothing but the cluster.
-    pub(super) fn wipe(&mut self, i: usize) {
+    pub(crate) fn wipe(&mut self, i: usize) {
         self.nodes[i].disk = Disk::default();
         self.nodes[i].kernel = FakeKernel::default();
         self.restart(i);
     }
 
     /// Gone for good, with everything that gossip had of it.
-    pub(super) fn kill(&mut self, i: usize) {
+    pub(crate) fn kill(&mut self, i: usize) {
         self.fall_silent(i);
         self.nodes[i].alive = false;
         self.nodes[i].records.clear();
     }
 
-    pub(super) fn fall_silent(&mut self, i: usize) {
+    pub(crate) fn fall_silent(&mut self, i: usize) {
         self.nodes[i].heard = false;
         let incarnation = self.nodes[i].incarnation;
         self.tell_others(i, &ClusterEvent::Silent { host: host(i), incarnation });
     }
 
-    pub(super) fn be_heard(&mut self, i: usize) {
+    pub(crate) fn be_heard(&mut self, i: usize) {
         if !self.nodes[i].alive {
             return;
         }
@@ -472,7 +478,7 @@ impl World {
         }
     }
 
-    pub(super) fn partition(&mut self, cut: bool) {
+    pub(crate) fn partition(&mut self, cut: bool) {
         self.cut = cut;
         let n = self.nodes.len();
         for i in 0..n {
@@ -490,7 +496,7 @@ impl World {
         }
     }
 
-    pub(super) fn assert_no_address_twice(&self) {
+    pub(crate) fn assert_no_address_twice(&self) {
         let mut seen: BTreeMap<(NetworkId, IpAddr), usize> = BTreeMap::new();
         for (i, node) in self.nodes.iter().enumerate() {
             for ep in node.disk.endpoints.values() {
@@ -507,7 +513,7 @@ impl World {
     ///
     /// Hosts that did not hear each other may have given one MAC twice: the
     /// lower host has it, the other shows a conflict.
-    pub(super) fn assert_kernels_match_the_cluster(&mut self) {
+    pub(crate) fn assert_kernels_match_the_cluster(&mut self) {
         let mut winners: BTreeMap<(NetworkId, MacAddr), (usize, EndpointId)> = BTreeMap::new();
         for (j, node) in self.nodes.iter().enumerate() {
             for ep in node.disk.endpoints.values().map(|ep| &ep.endpoint) {

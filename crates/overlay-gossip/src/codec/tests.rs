@@ -3,8 +3,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use overlay_model::{
-    Endpoint, EndpointId, Family, Host, HostIntent, MacAddr, Name, Network, NetworkId, RingToken,
-    Stamp, Subnet, Vni, Want, WantWhat,
+    Endpoint, EndpointId, Family, Host, HostIntent, HostKeys, KeyId, MacAddr, Name, Network,
+    NetworkId, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -146,7 +146,7 @@ fn every_reason_not_to_decode_has_its_own_word() {
     refused(&"A".repeat(MAX_VALUE + 1), DecodeError::TooLong);
     refused("not base64!", DecodeError::NotBase64);
     refused("", DecodeError::Empty);
-    refused(&altered(|b| b[0] = 2), DecodeError::UnknownVersion(2));
+    refused(&altered(|b| b[0] = 3), DecodeError::UnknownVersion(3));
     refused(&altered(|b| b.truncate(30)), DecodeError::Malformed);
     refused(&altered(|b| b[1] = 77), DecodeError::Malformed);
     refused(&altered(|b| b.push(0)), DecodeError::Trailing);
@@ -270,6 +270,8 @@ fn any_record() -> impl Strategy<Value = Record> {
             Record::Ring(RingToken { owner, version, until })
         }),
         a_want().prop_map(Record::Want),
+        prop::collection::vec(any::<[u8; 4]>().prop_map(KeyId), 0..=HostKeys::MAX)
+            .prop_map(|ids| Record::Keys(HostKeys { used: ids.first().copied(), ids })),
     ]
 }
 
@@ -281,6 +283,7 @@ fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Endpoint(e) => (OWNER, RecordKey::Endpoint(e.network, e.id)),
         Record::Ring(_) => (OWNER, RecordKey::Ring(NetworkId(1), Family::V6, u128::MAX)),
         Record::Want(_) => (OWNER, RecordKey::Want(NetworkId(1), Family::V6)),
+        Record::Keys(_) => (OWNER, RecordKey::Keys),
     }
 }
 
@@ -299,8 +302,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_of_our_version_are_a_record_or_an_error(kind in 0..6u8, bytes: Vec<u8>) {
-        let bytes = [&[VERSION, kind][..], &bytes].concat();
+    fn any_bytes_of_our_versions_are_a_record_or_an_error(
+        version in 1..=2u8, kind in 0..6u8, bytes: Vec<u8>
+    ) {
+        let bytes = [&[version, kind][..], &bytes].concat();
         let _ = decode_value(&STANDARD_NO_PAD.encode(bytes));
     }
 
@@ -316,4 +321,26 @@ proptest! {
         bytes[at] = byte;
         let _ = decode_value(&STANDARD_NO_PAD.encode(bytes));
     }
+}
+
+#[test]
+fn the_ids_of_keys_have_these_bytes_for_ever() {
+    let keys = HostKeys {
+        ids: vec![KeyId([0xde, 0xad, 0xbe, 0xef]), KeyId([1, 2, 3, 4])],
+        used: Some(KeyId([1, 2, 3, 4])),
+    };
+    frozen((RecordKey::Keys, Record::Keys(keys)), "020002deadbeef010203040101020304");
+    frozen((RecordKey::Keys, Record::Keys(HostKeys::default())), "02000000");
+}
+
+#[test]
+fn ids_of_keys_that_make_no_sense_are_refused() {
+    let value = |bytes: &[u8]| STANDARD_NO_PAD.encode(bytes);
+    let decode = |value: &str| decode(OWNER, RecordKey::Keys, value);
+    let too_many = [&[2, 0, 4][..], &[7; 16], &[0]].concat();
+    assert_eq!(decode(&value(&too_many)), Err(DecodeError::Invalid("number of keys")));
+    let not_held = [2, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2];
+    assert_eq!(decode(&value(&not_held)), Err(DecodeError::Invalid("key in use")));
+    assert_eq!(decode(&value(&[2, 0, 0, 0, 0])), Err(DecodeError::Trailing));
+    assert_eq!(decode(&value(&[2, 1])), Err(DecodeError::Malformed));
 }

@@ -118,25 +118,21 @@ pub(super) struct Want {
 
 // From our own records: nothing can be out of range.
 
-impl From<&model::Record> for Record {
-    fn from(record: &model::Record) -> Self {
-        match record {
-            model::Record::Host(host) => Self::Host(host.into()),
-            model::Record::Network(network) => Self::Network(network.into()),
-            model::Record::Endpoint(endpoint) => Self::Endpoint(endpoint.into()),
-            model::Record::Ring(token) => Self::Ring(Ring {
-                owner: token.owner.0.into_bytes(),
-                version: token.version,
-                until: token.until,
-            }),
-            model::Record::Want(want) => Self::Want(Want {
-                target: want.target.0.into_bytes(),
-                seq: want.seq,
-                what: match want.what {
-                    model::WantWhat::Half => What::Half,
-                    model::WantWhat::Address(ip) => What::Address(ip.into()),
-                },
-            }),
+impl From<&model::RingToken> for Ring {
+    fn from(token: &model::RingToken) -> Self {
+        Self { owner: token.owner.0.into_bytes(), version: token.version, until: token.until }
+    }
+}
+
+impl From<&model::Want> for Want {
+    fn from(want: &model::Want) -> Self {
+        Self {
+            target: want.target.0.into_bytes(),
+            seq: want.seq,
+            what: match want.what {
+                model::WantWhat::Half => What::Half,
+                model::WantWhat::Address(ip) => What::Address(ip.into()),
+            },
         }
     }
 }

@@ -5,13 +5,14 @@ use nix::sys::socket::{getsockopt, sockopt};
 use tokio::time::timeout;
 
 use super::*;
+use crate::wire::PortOptions;
 
 fn bad_cluster() -> ChitchatEnvelope {
     ChitchatEnvelope { version: ProtocolVersion::V1, message: ChitchatMessage::BadCluster }
 }
 
 fn relay() -> Relay {
-    Relay(Port::bind("127.0.0.1:0".parse().unwrap(), Arc::default()).unwrap())
+    Relay(Port::bind(&PortOptions::loopback(), Arc::default()).unwrap())
 }
 
 async fn open() -> Box<dyn Socket> {

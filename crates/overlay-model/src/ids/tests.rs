@@ -89,3 +89,16 @@ fn names_of_links_are_as_they_print_and_sort_as_their_texts() {
     assert!(texts.is_sorted() && names.is_sorted());
     assert!(names.iter().zip(texts).all(|(name, text)| name.to_string() == text));
 }
+
+#[test]
+fn the_id_of_a_key_is_8_hex_digits_and_what_is_none_is_not_repeated() {
+    let id = KeyId([0, 0xab, 0xcd, 1]);
+    assert_eq!(id.to_string(), "00abcd01");
+    assert_eq!("00ABCD01".parse::<KeyId>().unwrap(), id);
+    for text in ["", "abc", "+0abcd01", "00abcd0g", "00abcd012"] {
+        assert!(text.parse::<KeyId>().is_err(), "{text}");
+    }
+    let secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let said = secret.parse::<KeyId>().unwrap_err().to_string();
+    assert_eq!(said, "`AAECAwQF` is not the id of a key (8 hex digits)");
+}

@@ -11,6 +11,7 @@ fn keys_are_short_ascii_text_that_reads_back() {
         RecordKey::Endpoint(net, EndpointId::from_bits(5)),
         RecordKey::Ring(net, Family::V6, u128::MAX),
         RecordKey::Want(net, Family::V4),
+        RecordKey::Keys,
     ];
     for key in keys {
         let text = key.to_string();

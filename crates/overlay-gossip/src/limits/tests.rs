@@ -1,0 +1,102 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A digest's entry, as chitchat 0.13 writes it.
+pub(crate) fn node(n: u32) -> Vec<u8> {
+    let name = format!("{n:010x}");
+    let mut bytes = 10_u16.to_le_bytes().to_vec();
+    bytes.extend(name.bytes());
+    bytes.extend(u64::from(n).to_le_bytes());
+    bytes.extend([4, 192, 0, 2, 1, 0x0a, 0x1f]);
+    bytes.extend([1; 24]);
+    bytes
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    let block = zstd::bulk::compress(bytes, 0).unwrap();
+    let len = u16::try_from(block.len()).unwrap();
+    [&[COMPRESSED], &len.to_le_bytes()[..], &block].concat()
+}
+
+fn stream(bytes: &[u8]) -> Vec<u8> {
+    let blocks: Vec<u8> = bytes.chunks(16_384).flat_map(compressed).collect();
+    [&blocks[..], &[NO_MORE]].concat()
+}
+
+/// A syn of the cluster `overlayd` whose digest has these entries.
+pub(crate) fn syn(nodes: &[u8]) -> Vec<u8> {
+    [&header(1, 0)[..], &stream(nodes), &[8, 0], b"overlayd"].concat()
+}
+
+fn header(version: u8, kind: u8) -> [u8; 4] {
+    let [a, b] = 45_139_u16.to_le_bytes();
+    [a, b, version, kind]
+}
+
+fn nodes(n: usize) -> Vec<u8> {
+    (0..n as u32).flat_map(node).collect()
+}
+
+#[test]
+fn a_digest_names_so_many_nodes_and_no_more() {
+    assert_eq!(check(&syn(&[])), Ok(()));
+    assert_eq!(check(&syn(&nodes(MAX_NODES))), Ok(()));
+    assert_eq!(check(&syn(&nodes(MAX_NODES + 1))), Err(Unfit::TooMuch));
+    assert_eq!(check(&syn(&nodes(20_000))), Err(Unfit::TooMuch));
+}
+
+#[test]
+fn an_uncompressed_digest_is_bounded_too() {
+    let v0 = |n: usize| {
+        let count = u16::try_from(n).unwrap().to_le_bytes();
+        [&header(0, 0)[..], &count, &nodes(n)].concat()
+    };
+    assert_eq!(check(&v0(MAX_NODES)), Ok(()));
+    assert_eq!(check(&v0(MAX_NODES + 1)), Err(Unfit::TooMuch));
+    // It says that there are more than follow.
+    let lies = [&header(0, 0)[..], &2000_u16.to_le_bytes(), &nodes(3)].concat();
+    assert_eq!(check(&lies), Err(Unfit::Malformed));
+}
+
+#[test]
+fn a_message_that_unpacks_to_very_much_is_refused() {
+    let ack = |blocks: usize| {
+        let zeros = compressed(&[0; 65_000]).repeat(blocks);
+        [&header(1, 2)[..], &zeros, &[NO_MORE]].concat()
+    };
+    assert!(ack(2000).len() < 65_507, "it fits a message: {}", ack(2000).len());
+    assert_eq!(check(&ack(MAX_DELTA / 65_000)), Ok(()));
+    assert_eq!(check(&ack(MAX_DELTA / 65_000 + 1)), Err(Unfit::TooMuch));
+    // A digest of that kind is refused long before.
+    let digest = [&header(1, 0)[..], &compressed(&[0; 65_000]).repeat(10), &[NO_MORE]].concat();
+    assert_eq!(check(&digest), Err(Unfit::TooMuch));
+}
+
+#[test]
+fn what_is_no_message_is_malformed() {
+    for bytes in [&b""[..], b"junk", &header(2, 0), &header(1, 9), &header(1, 0)[..3]] {
+        assert_eq!(check(bytes), Err(Unfit::Malformed), "{bytes:?}");
+    }
+    assert_eq!(check(&header(1, 3)), Ok(()), "bad cluster has nothing in it");
+    let whole = syn(&nodes(3));
+    let digest = whole.len() - 2 - b"overlayd".len();
+    for len in 0..digest {
+        assert_eq!(check(&whole[..len]), Err(Unfit::Malformed), "{len}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(kind in 0..5u8, version in 0..2u8, bytes: Vec<u8>) {
+        let _ = check(&[&header(version, kind)[..], &bytes].concat());
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(at: usize, byte: u8) {
+        let mut message = syn(&nodes(50));
+        let at = at % message.len();
+        message[at] = byte;
+        let _ = check(&message);
+    }
+}
