@@ -88,10 +88,7 @@ fn is_not_felt(what: &str, act: impl FnOnce(&Host, &Host) -> Result<()>) -> Resu
 
         lab.all_up(&[a.clone(), b.clone()])?;
         for host in [&a, &b] {
-            eventually(&format!("{} knows enough to delete", host.name()), || {
-                ensure!(host.status()?.view_complete, "its view is partial");
-                Ok(())
-            })?;
+            host.knows_all()?;
             host.at_rest()?;
         }
         streams[0].answers(50)?;

@@ -187,10 +187,7 @@ fn a_thousand_come_from_a_file_or_a_pipe_and_replace_makes_the_file_the_truth() 
 
         a.kill()?;
         a.start()?;
-        eventually("a knows enough to delete", || {
-            ensure!(a.status()?.view_complete, "its view is partial");
-            Ok(())
-        })?;
+        a.knows_all()?;
         a.at_rest()?;
         holds_exactly(&b, 0..1000, &a)?;
         ensure!(a.endpoints()?.iter().filter(|e| e.local).count() == 1000);
@@ -389,10 +386,7 @@ fn a_device_is_adopted_after_kill_9_put_back_by_teardown_and_mended_after_meddli
         let stream = c2.ping_stream(VM_IP.parse()?)?;
         a.kill()?;
         a.start()?;
-        eventually("a knows enough to delete", || {
-            ensure!(a.status()?.view_complete, "its view is partial");
-            Ok(())
-        })?;
+        a.knows_all()?;
         a.at_rest()?;
         stream.answers(50)?;
         stream.stop()?.expect_lossless("a was killed and started")?;

@@ -447,6 +447,17 @@ impl Host {
             .context("VmRSS in /proc/<pid>/status")
     }
 
+    /// Waits until the daemon knows enough to delete what nobody wants.
+    ///
+    /// # Errors
+    /// If it does not get there.
+    pub fn knows_all(&self) -> Result<()> {
+        eventually(&format!("{} knows enough to delete", self.name()), || {
+            ensure!(self.status()?.view_complete, "its view is partial");
+            Ok(())
+        })
+    }
+
     /// The last `n` lines that the daemon wrote.
     pub fn log_tail(&self, n: usize) -> String {
         let text = std::fs::read_to_string(self.log_file()).unwrap_or_else(|e| e.to_string());

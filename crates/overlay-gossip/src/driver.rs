@@ -25,7 +25,7 @@ use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, ProtocolVersion,
     spawn_chitchat,
 };
-use overlay_model::{ClusterEvent, EndpointId, NetworkId, RecordKey};
+use overlay_model::{ClusterEvent, NetworkId, RecordKey};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 
@@ -115,9 +115,7 @@ impl Own {
 
     /// True if an endpoint of ours is on `net`.
     fn uses(&self, net: NetworkId) -> bool {
-        let low = RecordKey::Endpoint(net, EndpointId::from_bits(0));
-        let high = RecordKey::Endpoint(net, EndpointId::from_bits(u64::MAX));
-        self.records.range(low..=high).next().is_some()
+        self.records.range(RecordKey::endpoints_on(net)).next().is_some()
     }
 
     /// Initial key values of a life: who we are first, our host record after

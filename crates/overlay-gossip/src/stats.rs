@@ -85,6 +85,19 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Waits until the counter called `name` is at least `n`.
+    #[cfg(test)]
+    pub(crate) async fn reach(&self, name: &str, n: u64) {
+        use std::time::Duration;
+        let enough = async {
+            while self.read().get(name) < n {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(20), enough).await;
+        came.unwrap_or_else(|_| panic!("{name} < {n}: {:?}", self.read()));
+    }
+
     pub(crate) fn add(&self, name: &'static str, n: u64) {
         *self.numbers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
     }

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chitchat::{ChitchatId, NodeState};
-use overlay_model::{ClusterEvent, EndpointId, HostId, NetworkId, Record, RecordKey};
+use overlay_model::{ClusterEvent, HostId, NetworkId, Record, RecordKey};
 use tokio::time::Instant;
 
 use crate::codec;
@@ -64,7 +64,7 @@ const SILENT_INTERVALS: f64 = 3.5;
 /// heartbeat that was lost on its way through others may come straight.
 const ASKED_INTERVALS: u32 = 4;
 
-/// The same for a life that has a successor.
+/// So many silent intervals end a life that has a successor.
 const SILENT_INTERVALS_OF_FORMER: f64 = 2.0;
 
 /// Warnings about undecodable values come no faster than this.
@@ -336,11 +336,9 @@ impl View {
 
     /// Where the hosts are reached that have endpoints on `net`.
     pub(crate) fn users(&self, net: NetworkId) -> BTreeSet<SocketAddr> {
-        let low = RecordKey::Endpoint(net, EndpointId::from_bits(0));
-        let high = RecordKey::Endpoint(net, EndpointId::from_bits(u64::MAX));
         self.nodes
             .iter()
-            .filter(|(_, node)| node.told.range(low..=high).next().is_some())
+            .filter(|(_, node)| node.told.range(RecordKey::endpoints_on(net)).next().is_some())
             .map(|(id, _)| id.gossip_advertise_addr)
             .collect()
     }

@@ -235,6 +235,14 @@ pub enum RecordKey {
     Keys,
 }
 
+impl RecordKey {
+    /// The keys of all endpoints on `net`.
+    pub fn endpoints_on(net: NetworkId) -> std::ops::RangeInclusive<Self> {
+        let key = |bits| Self::Endpoint(net, EndpointId::from_bits(bits));
+        key(0)..=key(u64::MAX)
+    }
+}
+
 impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -29,13 +29,7 @@ impl End {
     }
 
     async fn counts(&self, name: &str, n: u64) {
-        let enough = async {
-            while self.count(name) < n {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let came = timeout(Duration::from_secs(20), enough).await;
-        came.unwrap_or_else(|_| panic!("{name} < {n}: {:?}", self.counters.read()));
+        self.counters.reach(name, n).await;
     }
 
     async fn next_push(&self) -> Message {
