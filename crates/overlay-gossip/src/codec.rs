@@ -95,11 +95,16 @@ pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
     };
     let mut bytes = vec![version];
     bytes.extend(body.expect("encoding to memory has nothing that can fail"));
-    let len = (bytes.len() * 4).div_ceil(3);
+    let len = text_len(&bytes);
     if len > MAX_VALUE {
         return Err(TooLong { len });
     }
     Ok(STANDARD_NO_PAD.encode(bytes))
+}
+
+/// How long the value is that has these bytes.
+fn text_len(bytes: &[u8]) -> usize {
+    (bytes.len() * 4).div_ceil(3)
 }
 
 /// The record that `value` is, under `key`, written by `owner`.
@@ -119,7 +124,8 @@ pub(crate) fn decode_bytes(
     key: RecordKey,
     bytes: &[u8],
 ) -> Result<Record, DecodeError> {
-    if bytes.len() > MAX_VALUE {
+    // As gossip would refuse it: what a push tells must be what gossip tells.
+    if text_len(bytes) > MAX_VALUE {
         return Err(DecodeError::TooLong);
     }
     let record = read(bytes)?;
