@@ -12,7 +12,9 @@
 //!   record (`NodeState::apply_delta` asserts the contrary), or further than can
 //!   be counted on from; and names, keys and values so long that an entry of
 //!   them passes 64 KiB, which chitchat takes and then cannot pass on
-//!   (`CompressedStreamWriter::append`).
+//!   (`CompressedStreamWriter::append`);
+//! - a **key** whose first character is more than a byte, which it cuts in the
+//!   middle (`InnerListeners::trigger_event`). Ours are ASCII.
 //!
 //! All are measured here, with a buffer of one block and of one entry, and what
 //! is beyond the bounds is refused. So is what is no message at all.
@@ -151,8 +153,11 @@ impl Entries {
                 (versions.to_vec(), rest)
             }
             1 => {
-                let Some(rest) = skip_text(rest, MAX_TEXT)? else { return Ok(None) };
-                let Some(rest) = skip_text(rest, MAX_TEXT)? else { return Ok(None) };
+                let Some((key, rest)) = take_text(rest, MAX_TEXT)? else { return Ok(None) };
+                if !key.is_ascii() {
+                    return Err(Unfit::Malformed);
+                }
+                let Some((_value, rest)) = take_text(rest, MAX_TEXT)? else { return Ok(None) };
                 let Some(([version], rest)) = take_versions(rest) else { return Ok(None) };
                 let Some((_status, rest)) = rest.split_first() else { return Ok(None) };
                 self.comes_to(version)?;
@@ -186,17 +191,17 @@ fn take_versions<const N: usize>(bytes: &[u8]) -> Option<([u64; N], &[u8])> {
     Some((std::array::from_fn(|_| versions.next().expect("there are N")), rest))
 }
 
-/// Returns what follows a text. `None`: it is not all here.
-fn skip_text(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, Unfit> {
+/// Returns a text and what follows it. `None`: it is not all here.
+fn take_text(bytes: &[u8], most: usize) -> Result<Option<(&[u8], &[u8])>, Unfit> {
     let Some((len, rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
     let len = usize::from(u16::from_le_bytes(*len));
-    if len > most { Err(Unfit::TooMuch) } else { Ok(rest.get(len..)) }
+    if len > most { Err(Unfit::TooMuch) } else { Ok(rest.split_at_checked(len)) }
 }
 
 /// Returns what follows a node's name, generation and address. `None`: they are
 /// not all here.
 fn skip_id(bytes: &[u8]) -> Result<Option<&[u8]>, Unfit> {
-    let Some(rest) = skip_text(bytes, MAX_NAME)? else { return Ok(None) };
+    let Some((_name, rest)) = take_text(bytes, MAX_NAME)? else { return Ok(None) };
     let Some((&ip, rest)) = rest.get(8..).and_then(<[u8]>::split_first) else { return Ok(None) };
     let ip = match ip {
         4 => 4,

@@ -128,6 +128,15 @@ fn chitchat_can_count_on_from_every_version() {
     assert_eq!(check(&ack(&[of(b"a", 0), entry(1, 1, MAX_VERSION)], 16_384)), Ok(()));
 }
 
+/// chitchat slices the first byte off a key, whoever listens.
+#[test]
+fn keys_are_ascii() {
+    let mut entry = entry(2, 1, 1);
+    assert_eq!(check(&ack(&[of(b"a", 0), entry.clone()], 16_384)), Ok(()));
+    entry[3..5].copy_from_slice("\u{3cb}".as_bytes());
+    assert_eq!(check(&ack(&[of(b"a", 0), entry], 16_384)), Err(Unfit::Malformed));
+}
+
 #[test]
 fn what_chitchat_could_not_pass_on_is_refused() {
     let delta = |key, value| ack(&[of(b"a", 0), entry(key, value, 1)], 16_384);
