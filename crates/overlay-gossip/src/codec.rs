@@ -113,6 +113,12 @@ pub(crate) fn decode(owner: HostId, key: RecordKey, value: &str) -> Result<Recor
     if fits(owner, key, &record) { Ok(record) } else { Err(DecodeError::Misplaced) }
 }
 
+/// The value that has these bytes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn text_of(bytes: &[u8]) -> String {
+    STANDARD_NO_PAD.encode(bytes)
+}
+
 /// The bytes of a value, as they are pushed.
 pub(crate) fn bytes_of(value: &str) -> Option<Vec<u8>> {
     STANDARD_NO_PAD.decode(value).ok()
@@ -139,7 +145,7 @@ fn decode_value(value: &str) -> Result<Record, DecodeError> {
     read(&STANDARD_NO_PAD.decode(value).map_err(|_| DecodeError::NotBase64)?)
 }
 
-fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (version, body) = bytes.split_first().ok_or(DecodeError::Empty)?;
     match version {
         1 => {
