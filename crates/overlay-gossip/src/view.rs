@@ -287,9 +287,11 @@ impl View {
     pub(crate) fn pushed(&mut self, push: Push, now: Instant) -> (Vec<ClusterEvent>, Pushed) {
         let mut events = Vec::new();
         let (host, incarnation) = (push.host, push.incarnation);
-        let found = self.nodes.iter_mut().find(|(id, node)| {
-            node.host == Some(host) && id.generation_id == incarnation && !node.doubled
-        });
+        let name = host.short();
+        let lives = self.nodes.range_mut(first_of(&name, incarnation)..);
+        let found = lives
+            .take_while(|(id, _)| *id.node_id == name && id.generation_id == incarnation)
+            .find(|(_, node)| node.host == Some(host) && !node.doubled);
         // Before its own record is told, a host is not all here: order matters then.
         let Some((id, node)) = found.filter(|(_, node)| node.told.contains(&RecordKey::Host))
         else {
@@ -644,6 +646,11 @@ impl View {
             }
         }
     }
+}
+
+/// What comes before every node of this name and generation, in their order.
+fn first_of(node_id: &str, generation: u64) -> ChitchatId {
+    ChitchatId::new(node_id, generation, SocketAddr::from(([0; 4], 0)))
 }
 
 /// The host that `state` says it is of. `Ok(None)`: it has not said so yet.
