@@ -16,12 +16,7 @@ use overlay_model::{Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, Netns
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
-    v1::Error {
-        code: v1::ErrorCode::InvalidRequest,
-        message: message.to_string(),
-        hint: None,
-        details: Vec::new(),
-    }
+    v1::Error::new(v1::ErrorCode::InvalidRequest, message.to_string())
 }
 
 /// A refusal of the engine, for the wire.
