@@ -439,7 +439,7 @@ fn heard_host(view: HostView, peers: &[PeerInfo]) -> v1::Host {
     let undecodable = of_host().map(|p| p.undecodable).sum();
     let life = of_host().find(|p| p.incarnation == view.incarnation);
     let last_heard_ms = life.and_then(|p| p.last_heard).map(ms);
-    let rtt = life.and_then(|p| p.rtt);
+    let rtt = life.and_then(|p| p.round_trip).map(|trip| trip.smoothed);
     let rtt_us = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
     v1::Host { last_heard_ms, rtt_us, undecodable, ..host(view) }
 }

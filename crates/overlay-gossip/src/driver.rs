@@ -31,6 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, 
 
 use crate::codec;
 use crate::push::{self, Outbox, Pushes};
+use crate::refusals::Why;
 use crate::stats::Counters;
 use crate::transport::{Tap, Tapped};
 use crate::view::{END, ID, Pushed, View};
@@ -328,7 +329,7 @@ impl Driver {
         self.counters.add("pushes_received", 1);
         self.counters.add("bytes_received", body.len() as u64);
         let Ok(push) = push::decode(body) else {
-            self.counters.add("push_malformed", 1);
+            self.counters.refuse(from, Why::MalformedPush, Instant::now());
             return;
         };
         if push.host == self.config.host {

@@ -451,12 +451,12 @@ impl View {
                 incarnation: id.generation_id,
                 addr: id.gossip_advertise_addr,
                 last_heard: None,
-                rtt: None,
+                round_trip: None,
                 undecodable: node.undecodable,
             };
             Some(Heard { info, at: (node.pulse.moved > node.met).then_some(node.pulse.moved) })
         });
-        self.counters.set_peers(peers.collect());
+        self.counters.set_peers(peers.collect(), now);
         let us = Sight {
             host: self.own_host,
             addr: self.own_id.gossip_advertise_addr,

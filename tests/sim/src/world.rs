@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use overlay_engine::{Attach, CreateNetwork, EndpointView, Notice, Refused, Reply, Request, Where};
+use overlay_gossip::PeerInfo;
 use overlay_model::{Foreign, HostId, Name, NetnsRef, Object, ObjectKey};
 use tokio::time::Instant;
 
@@ -143,6 +144,15 @@ impl World {
     pub async fn ask(&self, i: usize, request: Request) -> Result<Result<Reply, Refused>> {
         let daemon = self.hosts[i].daemon.as_ref().with_context(|| format!("host {i} is off"))?;
         daemon.ask(request).await.with_context(|| format!("host {i} does not answer"))
+    }
+
+    /// What the gossip of host `i` knows of the others.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn peers(&self, i: usize) -> Result<Vec<PeerInfo>> {
+        let daemon = self.hosts[i].daemon.as_ref().with_context(|| format!("host {i} is off"))?;
+        daemon.peers().await
     }
 
     /// Creates a network.
