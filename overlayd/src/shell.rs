@@ -624,7 +624,9 @@ impl Shell {
                 let live = gossip.map_or(0, |gossip| gossip.peers().len());
                 counters.insert("peers".to_owned(), live as u64);
                 let peers = gossip.map(Gossip::peers_info).unwrap_or_default();
-                convert::reply(reply, &counters, &peers).map_err(|err| {
+                let refusals = gossip.map(Gossip::refusals).unwrap_or_default();
+                let heard = convert::Heard { counters, peers, refusals };
+                convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(
                         v1::ErrorCode::Internal,
                         format!("cannot write the reply: {err}"),
