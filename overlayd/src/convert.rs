@@ -459,9 +459,9 @@ fn refused_from(from: &RefusedFrom) -> v1::RefusedFrom {
 pub struct Heard {
     /// Counters of gossip, by the names that they have in the status.
     pub counters: BTreeMap<String, u64>,
-    /// Lives of other hosts.
+    /// Lives of other hosts. For lists of hosts and the status only.
     pub peers: Vec<PeerInfo>,
-    /// What was refused, by address.
+    /// What was refused, by address. Likewise.
     pub refusals: Refusals,
 }
 

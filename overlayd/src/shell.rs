@@ -623,8 +623,10 @@ impl Shell {
                     stats.into_iter().map(|(name, n)| (format!("gossip_{name}"), n)).collect();
                 let live = gossip.map_or(0, |gossip| gossip.peers().len());
                 counters.insert("peers".to_owned(), live as u64);
-                let peers = gossip.map(Gossip::peers_info).unwrap_or_default();
-                let refusals = gossip.map(Gossip::refusals).unwrap_or_default();
+                // Nothing that an attach should wait for.
+                let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
+                let peers = shown.map(Gossip::peers_info).unwrap_or_default();
+                let refusals = shown.map(Gossip::refusals).unwrap_or_default();
                 let heard = convert::Heard { counters, peers, refusals };
                 convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(

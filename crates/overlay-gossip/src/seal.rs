@@ -37,9 +37,10 @@
 //! 1. What was cut, changed, sealed with another key, or not sealed at all is
 //!    counted by kind and dropped.
 //! 2. A message is let in at most once, out of order within `WINDOW` counters.
-//! 3. A datagram that is not authentic creates nothing but a counter, a line in
-//!    the log once a minute, and at most one refusal a second and source, which
-//!    is shorter than the datagram. A refusal is never answered.
+//! 3. A datagram that is not authentic creates nothing but counters (see
+//!    `refusals`), a line in the log once a minute, and at most one refusal a
+//!    second and source, which is shorter than the datagram. A refusal is never
+//!    answered.
 //! 4. All tables are bounded. Recordings can at worst make us challenge.
 //!
 //! Known and accepted: who can divert packets on the underlay can have a
