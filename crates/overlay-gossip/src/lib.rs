@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
 //! | `push` | the fast path: a change leaves at once |
+//! | `look` | what chitchat says it has changed |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
 //! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
@@ -61,6 +62,7 @@ mod driver;
 mod join;
 mod keyring;
 mod limits;
+mod look;
 mod push;
 mod refusals;
 mod round_trip;
