@@ -27,6 +27,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::Instant;
 
 use crate::keyring::{Key, Keyring};
+use crate::look::Look;
 use crate::push::{Change, Push};
 use crate::seal::{Seal, Verdict, seal_with};
 use crate::stats::Counters;
@@ -284,11 +285,23 @@ impl Chatter {
     }
 
     async fn show_all(&self, messages: &[Vec<u8>], own: &[(String, String)]) -> Vec<ClusterEvent> {
-        let (config, mut view) = us();
+        // One reads as the driver does, where notes say so, the other everything.
+        let (mut config, mut view) = us();
+        let (_, mut thorough) = us();
         let id = config.chitchat_id.clone();
+        let look = Arc::new(Look::default());
+        let on_reset = look.clone();
+        config.catchup_callback = Some(Box::new(move || on_reset.lost_track()));
         let chitchat = spawn_chitchat(config, own.to_vec(), &Seat(self.desk.clone()))
             .await
             .expect("its socket is there already");
+        let (us, on_change) = (id.clone(), look.clone());
+        let subscribed = chitchat.chitchat().lock().await.subscribe_event("", move |change| {
+            if *change.node != us {
+                on_change.note(change.node, change.key);
+            }
+        });
+        subscribed.forever();
         let mut events = Vec::new();
         for message in messages.iter().filter(|message| is_fit(message)) {
             for (socket, bytes) in [(&self.hostile, &message[..]), (&self.marker, &MARKER)] {
@@ -305,8 +318,11 @@ impl Chatter {
             states.self_node_state().set("host", version);
             states.self_node_state().set_with_ttl(format!("want/{version}"), "");
             assert_eq!(states.self_node_state().max_version(), version + 2, "{id:?} goes on");
-            events.extend(view.read(states.node_states(), Instant::now(), true));
-            let _ = (view.learnt(), view.lacks_records(), view.hopeful_peers(Instant::now()));
+            let now = Instant::now();
+            let told = view.read(states.node_states(), look.take(), now, false);
+            assert_eq!(told, thorough.read(states.node_states(), None, now, false));
+            events.extend(told);
+            let _ = (view.learnt(), view.lacks_records(), view.hopeful_peers(now));
         }
         chitchat.shutdown().await.expect("it ends when told to");
         events
@@ -377,7 +393,7 @@ impl Watcher {
 
     /// What is new in chitchat.
     pub fn read(&mut self) -> Vec<ClusterEvent> {
-        self.view.read(self.chitchat.node_states(), self.now, true)
+        self.view.read(self.chitchat.node_states(), None, self.now, true)
     }
 
     /// What is new in a push; `None`: it is none.

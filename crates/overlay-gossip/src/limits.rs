@@ -183,7 +183,7 @@ impl Entries {
     }
 }
 
-fn take_versions<const N: usize>(bytes: &[u8]) -> Option<([u64; N], &[u8])> {
+fn take_versions<const N: usize>(bytes: &[u8]) -> Taken<'_, [u64; N]> {
     let (versions, rest) = bytes.split_at_checked(N * 8)?;
     let mut versions = versions.chunks_exact(8).map(|version| {
         u64::from_le_bytes(*version.first_chunk().expect("chunks of eight are eight"))
@@ -191,8 +191,10 @@ fn take_versions<const N: usize>(bytes: &[u8]) -> Option<([u64; N], &[u8])> {
     Some((std::array::from_fn(|_| versions.next().expect("there are N")), rest))
 }
 
-/// Returns a text and what follows it. `None`: it is not all here.
-fn take_text(bytes: &[u8], most: usize) -> Result<Option<(&[u8], &[u8])>, Unfit> {
+/// Something and what follows it. `None`: it is not all here.
+type Taken<'a, T> = Option<(T, &'a [u8])>;
+
+fn take_text(bytes: &[u8], most: usize) -> Result<Taken<'_, &[u8]>, Unfit> {
     let Some((len, rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
     let len = usize::from(u16::from_le_bytes(*len));
     if len > most { Err(Unfit::TooMuch) } else { Ok(rest.split_at_checked(len)) }

@@ -1,6 +1,6 @@
 //! What people ask for: bodies of API requests, files of `endpoint import`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) fn api_request(data: &[u8]) {
         assert!(said.iter().filter(reply).count() <= 1, "answered twice");
         for effect in said {
             if let Effect::Reply { result: Ok(reply), .. } = effect {
-                convert::reply(reply, &BTreeMap::new(), &[]).expect("a reply is JSON");
+                convert::reply(reply, &convert::Heard::default()).expect("a reply is JSON");
             }
         }
     }
