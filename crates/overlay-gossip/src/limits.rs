@@ -7,12 +7,12 @@
 //!   own, and once that leaves less than 100 bytes of a message of 65,507 for
 //!   anything else, it panics (`DeltaSerializer::with_mtu` in 0.13);
 //! - **compressed blocks**, each of at most 64 KiB when unpacked, but as many
-//!   as 20,000 of them in a message;
+//!   as 20,000 of them in a message, for each of which chitchat makes itself a
+//!   decompressor anew;
 //! - a **delta** that says of a node that it has come less far than its last
 //!   record (`NodeState::apply_delta` asserts the contrary), or further than can
-//!   be counted on from; and names, keys and values so long that an entry of
-//!   them passes 64 KiB, which chitchat takes and then cannot pass on
-//!   (`CompressedStreamWriter::append`);
+//!   be counted on from; and names, keys and values so long that chitchat takes
+//!   them and then cannot pass them on, nor what their host writes after them;
 //! - a **key** whose first character is more than a byte, which it cuts in the
 //!   middle (`InnerListeners::trigger_event`). Ours are ASCII.
 //!
@@ -40,6 +40,10 @@ const MAX_DIGEST: usize = MAX_NODES * 128;
 /// Of the unpacked delta, bytes. A message of the most repetitive records that
 /// there could be takes less.
 const MAX_DELTA: usize = 32 << 20;
+
+/// Of a stream, blocks: twice what chitchat makes of so much, 16 KiB each. It
+/// takes a new decompressor for every one, however small.
+const MAX_BLOCKS: usize = 2 * MAX_DELTA / (16 << 10);
 
 /// Of a node's name, bytes: ours have 10.
 const MAX_NAME: usize = 255;
@@ -225,7 +229,8 @@ fn unpack(
     mut take: impl FnMut(&[u8]) -> Result<(), Unfit>,
 ) -> Result<&[u8], Unfit> {
     let mut buffer = vec![0; BLOCK];
-    loop {
+    let mut decompressor = zstd::bulk::Decompressor::new().map_err(|_| Unfit::Malformed)?;
+    for _ in 0..=MAX_BLOCKS {
         let (&tag, rest) = bytes.split_first().ok_or(Unfit::Malformed)?;
         if tag == NO_MORE {
             return Ok(rest);
@@ -235,7 +240,8 @@ fn unpack(
         let (block, rest) = rest.split_at_checked(len).ok_or(Unfit::Malformed)?;
         match tag {
             COMPRESSED => {
-                let len = zstd::bulk::decompress_to_buffer(block, &mut buffer)
+                let len = decompressor
+                    .decompress_to_buffer(block, &mut buffer)
                     .map_err(|_| Unfit::Malformed)?;
                 take(&buffer[..len])?;
             }
@@ -244,6 +250,7 @@ fn unpack(
         }
         bytes = rest;
     }
+    Err(Unfit::TooMuch)
 }
 
 #[cfg(test)]

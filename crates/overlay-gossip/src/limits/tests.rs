@@ -128,6 +128,16 @@ fn chitchat_can_count_on_from_every_version() {
     assert_eq!(check(&ack(&[of(b"a", 0), entry(1, 1, MAX_VERSION)], 16_384)), Ok(()));
 }
 
+#[test]
+fn a_stream_has_so_many_blocks_and_no_more() {
+    let syn = |blocks: usize| {
+        let empty = [UNCOMPRESSED, 0, 0].repeat(blocks);
+        [&header(1, 0)[..], &empty, &[NO_MORE], &[8, 0], b"overlayd"].concat()
+    };
+    assert_eq!(check(&syn(MAX_BLOCKS)), Ok(()));
+    assert_eq!(check(&syn(MAX_BLOCKS + 1)), Err(Unfit::TooMuch));
+}
+
 /// chitchat slices the first byte off a key, whoever listens.
 #[test]
 fn keys_are_ascii() {
