@@ -91,7 +91,7 @@ all)
     suite --workspace
     # Every target for a moment, from the corpus: that libFuzzer's build works, and the
     # cheapest of finds. Longer: make fuzz.
-    tests tests/fuzz.sh run "${FUZZ_SECONDS:-5}"
+    tests tests/fuzz.sh smoke "${FUZZ_SECONDS:-5}"
     # nextest leaves the examples in comments out.
     if cargo nextest --version >/dev/null 2>&1; then
         tests cargo test --locked --workspace --doc

@@ -3,7 +3,7 @@
 //!
 //! | door | leads to |
 //! |---|---|
-//! | [`Sealer`], [`seal_by_hand`] | `seal`: who is let in |
+//! | [`Sealer`], [`is_authentic`], [`seal_by_hand`] | `seal`: who is let in |
 //! | [`Frames`], [`serve`] | `tcp`: a connection, bytes as they come |
 //! | [`decode_push`], [`encode_push`] | `push`: the fast path |
 //! | [`read_record`], [`decode_record`], [`decode_value`], [`encode_record`] | `codec`: records |
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::keyring::{Key, Keyring};
 use crate::look::Look;
 use crate::push::{Change, Push};
-use crate::seal::{Seal, Verdict, seal_with};
+use crate::seal::{Seal, Verdict, open_with, seal_with};
 use crate::stats::Counters;
 use crate::view::{END, ID, View};
 use crate::{GossipStats, codec, limits, push, tcp};
@@ -76,6 +76,11 @@ impl Sealer {
     pub fn stats(&self) -> GossipStats {
         self.counters.read()
     }
+}
+
+/// Says whether somebody who has one of `keys` made this datagram, at some time.
+pub fn is_authentic(keys: &Keyring, datagram: &[u8]) -> bool {
+    open_with(keys, &[], datagram).is_ok()
 }
 
 /// What somebody who has `key` can make, well-behaved or not. `text` begins
@@ -340,7 +345,10 @@ fn us() -> (ChitchatConfig, View) {
         gossip_interval: NEVER,
         listen_addr: id.gossip_advertise_addr,
         seed_nodes: Vec::new(),
-        failure_detector_config: FailureDetectorConfig::default(),
+        failure_detector_config: FailureDetectorConfig {
+            sampling_window_size: 100,
+            ..FailureDetectorConfig::default()
+        },
         marked_for_deletion_grace_period: NEVER,
         catchup_callback: None,
         extra_liveness_predicate: None,

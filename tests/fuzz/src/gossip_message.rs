@@ -14,7 +14,7 @@ const MESSAGES: usize = 4;
 
 /// Nodes that a message names in short, at most: what several members could do
 /// between them by naming nodes is known, see `limits`.
-const NODES: u16 = 300;
+const NODES: u16 = 40;
 
 thread_local! {
     static CHATTER: RefCell<Option<Chatter>> = const { RefCell::new(None) };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use overlay_gossip::fuzz::{Judged, Sealer, seal_by_hand};
+use overlay_gossip::fuzz::{Judged, Sealer, is_authentic, seal_by_hand};
 use overlay_gossip::{Key, Keyring};
 use tokio::time::Instant;
 
@@ -89,6 +89,9 @@ impl World {
         let Judged { message, send } = within(most, || end.open(from, bytes, self.now));
         if made.is_none() {
             assert!(message.is_none(), "let in, and nobody with the key has made it");
+        }
+        // libFuzzer remembers what was compared: a recording of an earlier run is authentic.
+        if !is_authentic(&self.keys, bytes) {
             assert!(send.len() <= 1, "one answer to what is not authentic");
             assert!(send.iter().all(|(to, answer)| *to == from && answer.len() < bytes.len()));
         }

@@ -149,6 +149,24 @@ fn gossip(add: &mut impl FnMut(&'static str, &str, Vec<u8>)) {
     add("gossip_message", "syn", syn.clone());
     add("gossip_message", "syn-ack", [&[2, 1][..], &digest, &delta].concat());
     add("gossip_message", "ack", [&syn[..], &[3, 1], &delta].concat());
+    // What would end chitchat: a node that has come less far than its record, or as far as one
+    // can count, a key whose first byte is half a character; and an entry that it could not
+    // pass on to whoever asks next.
+    let whoever = [1, 1, 0, 0, 0, 0, 0];
+    let deadly = [
+        ("goes-back", [&[3, 0, 1, 0, 0, 4, 1][..], &chunk(b"x"), &[0, 9, 2, 3]].concat()),
+        ("no-more-versions", vec![3, 0, 0, 0, 0, 4, 1, 1, b'x', 0, 9, 2, 254]),
+        (
+            "key-not-ascii",
+            [&[2, 0, 1, 0, 0, 4, 200][..], &chunk("\u{3cb}".as_bytes()), &[0, 1, b'x', 0, 1]]
+                .concat(),
+        ),
+        ("long", [&[2, 0, 1, 0, 0, 4, 1][..], &chunk(&[b'v'; 255]), &[254, 1]].concat()),
+    ];
+    for (name, operations) in deadly {
+        let message = [&syn[..], &[3, 1], &operations, &[0], &whoever].concat();
+        add("gossip_message", name, message);
+    }
     let v0 = [&[0x53, 0xb0, 0, 0, 0, 0][..], &[8, 0], b"overlayd"].concat();
     add("gossip_message", "raw", [&[0], &long_chunk(&v0)[..]].concat());
     add("gossip_message", "bad-cluster", [&[0], &long_chunk(&[0x53, 0xb0, 1, 3])[..]].concat());
