@@ -948,8 +948,10 @@ impl Engine {
         let first = hosts.next().map(|(_, addr)| addr).unwrap_or_default();
         let found: BTreeMap<(Name, HostId), [String; 2]> =
             hosts.map(|(id, addr)| ((name.clone(), id), [first.clone(), addr])).collect();
-        let former: BTreeMap<_, _> =
-            self.namesakes.extract_if(.., |(known, _), _| known == name).collect();
+        let all = std::mem::take(&mut self.namesakes);
+        let (former, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|((known, _), _)| known == name);
+        self.namesakes = others;
         self.namesakes.extend(found.clone());
         for ((name, id), addrs) in &former {
             if !found.contains_key(&(name.clone(), *id)) {
