@@ -5,7 +5,7 @@
 //! that is not complete, a warning. Work under way is no reason: it is done
 //! in milliseconds, or else it fails and is then listed as failed.
 
-use overlay_api::v1::Status;
+use overlay_api::v1::{Repair, Status};
 
 use super::{clean, count, duration, fields, list};
 
@@ -22,6 +22,24 @@ pub(crate) fn status(status: &Status) -> String {
         let tried = count(failed.attempts as usize, "time");
         text.push_str(&format!("  {command}\n    {reason}\n    for {since}, tried {tried}\n"));
     }
+    if !status.pending_objects.is_empty() {
+        text.push_str("pending:\n");
+    }
+    for pending in &status.pending_objects {
+        let since = pending.since_ms.map(|ms| format!(", for {}", duration(ms)));
+        text.push_str(&format!(
+            "  {}\n    {}{}\n",
+            clean(&pending.object),
+            clean(&pending.reason),
+            since.unwrap_or_default()
+        ));
+    }
+    if !status.repairs.is_empty() {
+        text.push_str("put back after another hand:\n");
+    }
+    for repair in &status.repairs {
+        text.push_str(&repaired(repair));
+    }
     if !status.warnings.is_empty() {
         text.push_str("warnings:\n");
     }
@@ -29,6 +47,26 @@ pub(crate) fn status(status: &Status) -> String {
         text.push_str(&format!("  {}\n", clean(warning)));
     }
     text
+}
+
+fn repaired(repair: &Repair) -> String {
+    let more = match repair.objects {
+        0 | 1 => String::new(),
+        n => format!(" and {} more objects", n - 1),
+    };
+    let by = match &repair.by {
+        Some(by) => format!(" by {}", clean(by)),
+        None => String::new(),
+    };
+    let times =
+        if repair.times > 1 { format!(", {} times in 10 s", repair.times) } else { String::new() };
+    format!(
+        "  {}{more}\n    {}{by} {} ago, right again after {}{times}\n",
+        clean(&repair.object),
+        clean(&repair.found),
+        duration(repair.ago_ms),
+        duration(repair.after_ms)
+    )
 }
 
 fn verdict(status: &Status) -> String {
@@ -49,6 +87,9 @@ fn problems(status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     if !status.failed.is_empty() {
         problems.push(format!("the kernel refuses {}", count(status.failed.len(), "object")));
+    }
+    if !status.fights.is_empty() {
+        problems.push(format!("another hand fights over {}", count(status.fights.len(), "object")));
     }
     if status.host.state != "up" {
         problems.push(format!("the state of this host is {}", clean(&status.host.state)));
