@@ -41,6 +41,7 @@ pub mod monitor;
 pub mod ping;
 pub mod shell;
 pub mod wait;
+pub mod watcher;
 
 pub use capture::{Capture, Frame};
 pub use container::Container;
@@ -50,3 +51,4 @@ pub use lab::{Lab, Underlay};
 pub use monitor::Monitor;
 pub use ping::{PingStream, PingSummary};
 pub use wait::{eventually, eventually_within, holds_for, patience};
+pub use watcher::Watcher;
