@@ -289,16 +289,8 @@ pub(crate) struct AddArgs {
     #[arg(long = "ip", value_name = "IP", value_parser = ip)]
     pub(crate) ips: Vec<IpAddr>,
 
-    /// A DNS label, unique in the network
-    #[arg(long, value_parser = name)]
-    pub(crate) name: Option<Name>,
-
-    /// A further DNS label, which other endpoints may share
-    #[arg(long = "alias", value_name = "NAME", value_parser = name)]
-    pub(crate) aliases: Vec<Name>,
-
     #[command(flatten)]
-    pub(crate) labels: Labels,
+    pub(crate) called: Called,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -357,6 +349,21 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_parser = mac)]
     pub(crate) mac: Option<MacAddr>,
 
+    #[command(flatten)]
+    pub(crate) called: Called,
+
+    /// The interface inside the namespace [default: the first free eth<N>]
+    #[arg(long, value_name = "IF", value_parser = ifname, conflicts_with = "device")]
+    pub(crate) ifname: Option<IfName>,
+
+    /// Set no default route
+    #[arg(long, conflicts_with = "device")]
+    pub(crate) no_default_route: bool,
+}
+
+/// What people call an endpoint.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Called {
     /// A DNS label, unique in the network
     #[arg(long, value_parser = name)]
     pub(crate) name: Option<Name>,
@@ -367,14 +374,6 @@ pub(crate) struct AttachArgs {
 
     #[command(flatten)]
     pub(crate) labels: Labels,
-
-    /// The interface inside the namespace [default: the first free eth<N>]
-    #[arg(long, value_name = "IF", value_parser = ifname, conflicts_with = "device")]
-    pub(crate) ifname: Option<IfName>,
-
-    /// Set no default route
-    #[arg(long, conflicts_with = "device")]
-    pub(crate) no_default_route: bool,
 }
 
 #[derive(Debug, ClapArgs)]

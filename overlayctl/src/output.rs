@@ -100,12 +100,7 @@ impl Output {
             Err(Failure::SaidAlready) => ExitCode::from(1),
             Err(Failure::Usage(text)) => {
                 if self.json {
-                    let error = v1::Error {
-                        code: v1::ErrorCode::InvalidRequest,
-                        message: text,
-                        hint: None,
-                        details: Vec::new(),
-                    };
+                    let error = v1::Error::new(v1::ErrorCode::InvalidRequest, text);
                     self.complain("", &ClientError::Api(error));
                 } else {
                     say(&format!("overlayctl: {}", clean(&text)));
@@ -114,7 +109,7 @@ impl Output {
             }
             Err(Failure::Lines { what, lines }) => {
                 let code = v1::ErrorCode::InvalidRequest;
-                let error = v1::Error { code, message: what, hint: None, details: lines };
+                let error = v1::Error { details: lines, ..v1::Error::new(code, what) };
                 if self.json {
                     self.complain("", &ClientError::Api(error));
                 } else {
@@ -165,12 +160,11 @@ mod tests {
 
     #[test]
     fn a_complaint_is_a_line_and_its_hint_another() {
-        let mut error = v1::Error {
-            code: v1::ErrorCode::Exhausted,
-            message: "no free address in 10.9.0.0/24 (253 of 253 leased)".into(),
-            hint: Some("detach one of: overlayctl endpoints --net net-7".into()),
-            details: Vec::new(),
-        };
+        let mut error = v1::Error::new(
+            v1::ErrorCode::Exhausted,
+            "no free address in 10.9.0.0/24 (253 of 253 leased)",
+        )
+        .with_hint("detach one of: overlayctl endpoints --net net-7");
         expect![[r#"
             overlayctl: cannot attach c1 to net-7: no free address in 10.9.0.0/24 (253 of 253 leased)
                         detach one of: overlayctl endpoints --net net-7"#]]

@@ -110,21 +110,15 @@ impl Door {
 
     async fn put(&self, input: impl FnOnce(oneshot::Sender<Answer>) -> Input) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let stopping = || v1::Error {
-            code: v1::ErrorCode::Unavailable,
-            message: "overlayd is stopping".into(),
-            hint: None,
-            details: Vec::new(),
-        };
+        let stopping = || v1::Error::new(v1::ErrorCode::Unavailable, "overlayd is stopping");
         self.inputs.send(input(reply)).map_err(|_| stopping())?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(stopping())),
-            Err(_) => Err(v1::Error {
-                code: v1::ErrorCode::Unavailable,
-                message: format!("no answer within {} s", PATIENCE.as_secs()),
-                hint: Some("see what it waits for with: overlayctl status".into()),
-                details: Vec::new(),
-            }),
+            Err(_) => Err(v1::Error::new(
+                v1::ErrorCode::Unavailable,
+                format!("no answer within {} s", PATIENCE.as_secs()),
+            )
+            .with_hint("see what it waits for with: overlayctl status")),
         }
     }
 }
@@ -235,30 +229,21 @@ pub async fn serve(
 }
 
 async fn unknown(uri: Uri) -> Answered {
-    ok(Err(v1::Error {
-        code: v1::ErrorCode::NotFound,
-        message: format!("no such path: {}", uri.path()),
-        hint: Some("the paths are listed at /v1/openapi.json".into()),
-        details: Vec::new(),
-    }))
+    ok(Err(v1::Error::new(v1::ErrorCode::NotFound, format!("no such path: {}", uri.path()))
+        .with_hint("the paths are listed at /v1/openapi.json")))
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Answered {
-    ok(Err(v1::Error {
-        code: v1::ErrorCode::InvalidRequest,
-        message: format!("{method} is not answered at {}", uri.path()),
-        hint: Some("the paths and methods are listed at /v1/openapi.json".into()),
-        details: Vec::new(),
-    }))
+    ok(Err(v1::Error::new(
+        v1::ErrorCode::InvalidRequest,
+        format!("{method} is not answered at {}", uri.path()),
+    )
+    .with_hint("the paths and methods are listed at /v1/openapi.json")))
 }
 
 async fn openapi() -> Answered {
-    ok(serde_json::to_vec(&overlay_api::openapi::document()).map_err(|err| v1::Error {
-        code: v1::ErrorCode::Internal,
-        message: err.to_string(),
-        hint: None,
-        details: Vec::new(),
-    }))
+    ok(serde_json::to_vec(&overlay_api::openapi::document())
+        .map_err(|err| v1::Error::new(v1::ErrorCode::Internal, err.to_string())))
 }
 
 async fn networks(State(door): State<Door>) -> Answered {
@@ -309,12 +294,9 @@ async fn import(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) 
     let answer = match tokio::task::spawn_blocking(read).await {
         Ok(Ok(request)) => door.ask(Request::Import(request)).await,
         Ok(Err(error)) => Err(error),
-        Err(err) => Err(v1::Error {
-            code: v1::ErrorCode::Internal,
-            message: format!("reading the list failed: {err}"),
-            hint: None,
-            details: Vec::new(),
-        }),
+        Err(err) => {
+            Err(v1::Error::new(v1::ErrorCode::Internal, format!("reading the list failed: {err}")))
+        }
     };
     ok(answer)
 }
@@ -338,7 +320,7 @@ async fn look_up(bytes: Result<Bytes, BytesRejection>) -> Result<Request, v1::Er
         Err(err) => {
             let message = format!("looking into the namespace failed: {err}");
             let code = v1::ErrorCode::Internal;
-            return Err(v1::Error { code, message, hint: None, details: Vec::new() });
+            return Err(v1::Error::new(code, message));
         }
     };
     Ok(Request::Attach(convert::attach(body, Some((netns, taken)))?))
@@ -357,7 +339,7 @@ fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
         }
         _ => (v1::ErrorCode::InvalidRequest, None),
     };
-    v1::Error { code, message: err.to_string(), hint, details: Vec::new() }
+    v1::Error { hint, ..v1::Error::new(code, err.to_string()) }
 }
 
 async fn detach(
@@ -386,12 +368,11 @@ async fn watch_events(
     Part(Query(query)): Part<Query<EventsQuery>>,
 ) -> Response {
     let Some(watcher) = door.events.watch(query.since) else {
-        let full = v1::Error {
-            code: v1::ErrorCode::Unavailable,
-            message: format!("{MAX_WATCHERS} watch the events already"),
-            hint: Some("end one of them: pgrep -af 'overlayctl.* watch'".into()),
-            details: Vec::new(),
-        };
+        let full = v1::Error::new(
+            v1::ErrorCode::Unavailable,
+            format!("{MAX_WATCHERS} watch the events already"),
+        )
+        .with_hint("end one of them: pgrep -af 'overlayctl.* watch'");
         return ok(Err(full)).into_response();
     };
     // A line is made when the reader has taken the one before.

@@ -2,6 +2,7 @@
 //! change without the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,17 +12,12 @@ use overlay_engine::{
     KeyView, Level, NetworkView, Notice, Place, Refused, Reply, StaticEndpoint, StatusView, Table,
     Where,
 };
-use overlay_gossip::PeerInfo;
+use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
 use overlay_model::{Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
-    v1::Error {
-        code: v1::ErrorCode::InvalidRequest,
-        message: message.to_string(),
-        hint: None,
-        details: Vec::new(),
-    }
+    v1::Error::new(v1::ErrorCode::InvalidRequest, message.to_string())
 }
 
 /// A refusal of the engine, for the wire.
@@ -252,6 +248,9 @@ pub fn host(view: HostView) -> v1::Host {
         incarnation: view.incarnation,
         last_heard_ms: None,
         rtt_us: None,
+        rtt_age_ms: None,
+        refused: BTreeMap::new(),
+        refuses_us: 0,
         undecodable: 0,
         notes: view.notes,
         key_used: view.keys.used.map(|id| id.to_string()),
@@ -271,10 +270,12 @@ pub fn key(id: KeyId, view: KeyView) -> v1::Key {
     }
 }
 
-/// The daemon's state, for the wire. `more` are counters of other parts.
-pub fn status(view: StatusView, more: &BTreeMap<String, u64>) -> v1::Status {
+/// The daemon's state, for the wire, with what gossip adds.
+pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
+    let hosts: BTreeSet<IpAddr> = gossip.peers.iter().map(|peer| peer.addr.ip()).collect();
+    let strangers = gossip.refusals.sources.iter().filter(|from| !hosts.contains(&from.addr));
     let mut counters = view.counters;
-    counters.extend(more.iter().map(|(name, n)| (name.clone(), *n)));
+    counters.extend(gossip.counters.iter().map(|(name, n)| (name.clone(), *n)));
     v1::Status {
         host: host(view.host),
         uptime_ms: ms(view.uptime),
@@ -331,6 +332,8 @@ pub fn status(view: StatusView, more: &BTreeMap<String, u64>) -> v1::Status {
                 attempts: f.attempts,
             })
             .collect(),
+        refused: strangers.map(refused_from).collect(),
+        refused_forgotten: gossip.refusals.forgotten,
         counters,
         warnings: view.warnings,
     }
@@ -487,24 +490,50 @@ pub fn event(notice: &Notice) -> v1::Event {
     }
 }
 
+fn by_name(kinds: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    kinds.iter().map(|(kind, n)| ((*kind).to_owned(), *n)).collect()
+}
+
+fn refused_from(from: &RefusedFrom) -> v1::RefusedFrom {
+    v1::RefusedFrom {
+        address: from.addr,
+        kinds: by_name(&from.kinds),
+        refuses_us: from.refuses_us,
+        last_ms: ms(from.last),
+    }
+}
+
+/// What gossip adds to what the engine knows.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Counters of gossip, by the names that they have in the status.
+    pub counters: BTreeMap<String, u64>,
+    /// Lives of other hosts. For lists of hosts and the status only.
+    pub peers: Vec<PeerInfo>,
+    /// What was refused, by address. Likewise.
+    pub refusals: Refusals,
+}
+
 /// A host with what gossip knows of the life of it that speaks.
-fn heard_host(view: HostView, peers: &[PeerInfo]) -> v1::Host {
-    let of_host = || peers.iter().filter(|p| p.host == view.id && !view.local);
+fn heard_host(view: HostView, gossip: &Heard) -> v1::Host {
+    let of_host = || gossip.peers.iter().filter(|p| p.host == view.id && !view.local);
     let undecodable = of_host().map(|p| p.undecodable).sum();
     let life = of_host().find(|p| p.incarnation == view.incarnation);
     let last_heard_ms = life.and_then(|p| p.last_heard).map(ms);
-    let rtt = life.and_then(|p| p.rtt);
-    let rtt_us = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-    v1::Host { last_heard_ms, rtt_us, undecodable, ..host(view) }
+    let rtt = life.and_then(|p| p.round_trip);
+    let rtt_us = rtt.map(|rtt| u64::try_from(rtt.smoothed.as_micros()).unwrap_or(u64::MAX));
+    let rtt_age_ms = rtt.map(|rtt| ms(rtt.age));
+    // Where it is now, if gossip knows, rather than where its former lives were.
+    let said = || view.host.as_ref().filter(|_| !view.local).map(|host| host.gossip.ip());
+    let addr = life.map(|p| p.addr.ip()).or_else(said);
+    let from = gossip.refusals.sources.iter().find(|from| Some(from.addr) == addr);
+    let refused = from.map(|from| by_name(&from.kinds)).unwrap_or_default();
+    let refuses_us = from.map_or(0, |from| from.refuses_us);
+    v1::Host { last_heard_ms, rtt_us, rtt_age_ms, undecodable, refused, refuses_us, ..host(view) }
 }
 
-/// A reply as the JSON body of its route. `counters` and `peers` are what
-/// gossip adds.
-pub fn reply(
-    reply: Reply,
-    counters: &BTreeMap<String, u64>,
-    peers: &[PeerInfo],
-) -> serde_json::Result<Vec<u8>> {
+/// A reply as the JSON body of its route.
+pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
     match reply {
         Reply::Network(view) => serde_json::to_vec(&network(view)),
         Reply::Networks(views) => {
@@ -515,10 +544,10 @@ pub fn reply(
             serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
         }
         Reply::Hosts(views) => {
-            let hosts = views.into_iter().map(|view| heard_host(view, peers));
+            let hosts = views.into_iter().map(|view| heard_host(view, gossip));
             serde_json::to_vec(&hosts.collect::<Vec<_>>())
         }
-        Reply::Status(view) => serde_json::to_vec(&status(*view, counters)),
+        Reply::Status(view) => serde_json::to_vec(&status(*view, gossip)),
         Reply::Entries(views) => {
             serde_json::to_vec(&views.into_iter().map(entry).collect::<Vec<_>>())
         }
@@ -531,7 +560,7 @@ pub fn reply(
             serde_json::to_vec(&v1::Imported { added, changed, removed, unchanged })
         }
         Reply::Leaving { endpoints } => {
-            let told = counters.get("peers").copied().unwrap_or(0);
+            let told = gossip.counters.get("peers").copied().unwrap_or(0);
             let told = usize::try_from(told).unwrap_or(usize::MAX);
             serde_json::to_vec(&v1::Left { told, endpoints })
         }

@@ -60,11 +60,12 @@ impl Keys {
         request: KeyRequest,
         now: Now,
     ) -> Result<(Vec<u8>, Vec<Effect>), v1::Error> {
-        let keys = keys.ok_or_else(|| v1::Error {
-            code: v1::ErrorCode::Unsupported,
-            message: "gossip is not sealed on this host: it was started without a key".to_owned(),
-            hint: Some("start it with --key-file".to_owned()),
-            details: Vec::new(),
+        let keys = keys.ok_or_else(|| {
+            v1::Error::new(
+                v1::ErrorCode::Unsupported,
+                "gossip is not sealed on this host: it was started without a key",
+            )
+            .with_hint("start it with --key-file")
         })?;
         match request {
             KeyRequest::List => {
@@ -99,23 +100,19 @@ impl Keys {
         ring: Result<Keyring, KeyringError>,
         now: Now,
     ) -> Result<Vec<Effect>, v1::Error> {
-        let ring = ring.map_err(|err| v1::Error {
-            code: match err {
+        let ring = ring.map_err(|err| {
+            let code = match err {
                 KeyringError::TooMany => v1::ErrorCode::Exhausted,
                 KeyringError::Twice(_) => v1::ErrorCode::Taken,
                 KeyringError::Unknown(_) => v1::ErrorCode::NotFound,
                 KeyringError::InUse(_) => v1::ErrorCode::InUse,
                 KeyringError::Line { .. } | KeyringError::Empty => v1::ErrorCode::InvalidRequest,
-            },
-            message: err.to_string(),
-            hint: None,
-            details: Vec::new(),
+            };
+            v1::Error::new(code, err.to_string())
         })?;
-        self.file.write(&ring).map_err(|err| v1::Error {
-            code: v1::ErrorCode::Unavailable,
-            message: err.to_string(),
-            hint: Some("nothing has changed; try again when it can be written".to_owned()),
-            details: Vec::new(),
+        self.file.write(&ring).map_err(|err| {
+            v1::Error::new(v1::ErrorCode::Unavailable, err.to_string())
+                .with_hint("nothing has changed; try again when it can be written")
         })?;
         self.ring.replace(&ring);
         Ok(engine.step(Event::Keys(ring.ids()), now))
@@ -127,10 +124,7 @@ fn shown(id: KeyId, view: KeyView) -> Result<Vec<u8>, v1::Error> {
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, v1::Error> {
-    serde_json::to_vec(value).map_err(|err| v1::Error {
-        code: v1::ErrorCode::Internal,
-        message: format!("cannot write the reply: {err}"),
-        hint: None,
-        details: Vec::new(),
+    serde_json::to_vec(value).map_err(|err| {
+        v1::Error::new(v1::ErrorCode::Internal, format!("cannot write the reply: {err}"))
     })
 }

@@ -544,12 +544,10 @@ impl Shell {
                     let _ = inputs.send(Input::Request { request, looked: true, reply });
                 }
                 Err(err) => {
-                    let _ = reply.send(Err(v1::Error {
-                        code: v1::ErrorCode::KernelRefused,
-                        message: format!("cannot read the kernel's devices and routes: {err}"),
-                        hint: None,
-                        details: Vec::new(),
-                    }));
+                    let _ = reply.send(Err(v1::Error::new(
+                        v1::ErrorCode::KernelRefused,
+                        format!("cannot read the kernel's devices and routes: {err}"),
+                    )));
                 }
             }
         });
@@ -625,12 +623,16 @@ impl Shell {
                     stats.into_iter().map(|(name, n)| (format!("gossip_{name}"), n)).collect();
                 let live = gossip.map_or(0, |gossip| gossip.peers().len());
                 counters.insert("peers".to_owned(), live as u64);
-                let peers = gossip.map(Gossip::peers_info).unwrap_or_default();
-                convert::reply(reply, &counters, &peers).map_err(|err| v1::Error {
-                    code: v1::ErrorCode::Internal,
-                    message: format!("cannot write the reply: {err}"),
-                    hint: None,
-                    details: Vec::new(),
+                // Nothing that an attach should wait for.
+                let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
+                let peers = shown.map(Gossip::peers_info).unwrap_or_default();
+                let refusals = shown.map(Gossip::refusals).unwrap_or_default();
+                let heard = convert::Heard { counters, peers, refusals };
+                convert::reply(reply, &heard).map_err(|err| {
+                    v1::Error::new(
+                        v1::ErrorCode::Internal,
+                        format!("cannot write the reply: {err}"),
+                    )
                 })
             }
             Err(refused) => Err(convert::error(refused)),

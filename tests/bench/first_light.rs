@@ -17,6 +17,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use overlay_tests::figures::{machine, ms, spread};
 use overlay_tests::{Container, Host, Lab, Monitor, NetSpec, eventually};
 
 /// How many attaches are measured; p99 of a hundred is the largest but one.
@@ -76,7 +77,7 @@ fn main() -> Result<()> {
         let at_both: Vec<SystemTime> =
             known[0].iter().zip(&known[1]).map(|(one, other)| *one.max(other)).collect();
         let reach = |name: &str, from: fn(&Attach) -> SystemTime, to: &[SystemTime]| {
-            let spans = attaches.iter().zip(to).map(|(x, at)| signed_ms(from(x), *at)).collect();
+            let spans = attaches.iter().zip(to).map(|(x, at)| ms(from(x), *at)).collect();
             spread(name, spans)
         };
         rows.push(reach(
@@ -104,7 +105,7 @@ fn main() -> Result<()> {
                 let event = monitors[0].first("the entry went", |e| {
                     e.is_deletion() && e.text.contains(&x.mac) && e.text.contains(" dst ")
                 })?;
-                Ok(signed_ms(*began, event.at))
+                Ok(ms(*began, event.at))
             })
             .collect::<Result<_>>()?;
         rows.push(spread("detach on a starts until the entry is gone from b's kernel", gone));
@@ -126,7 +127,7 @@ fn main() -> Result<()> {
         ));
 
         eventually("the daemon on a is at rest", || a.at_rest())?;
-        println!("\n{}", machine()?);
+        println!("\n{} at the end\n", machine()?);
         println!(
             "| ms, three hosts, n = {ATTACHES} | p50 | p99 | min | max |\n|---|---|---|---|---|"
         );
@@ -183,34 +184,6 @@ fn between(from: SystemTime, to: SystemTime) -> Result<f64> {
     Ok(to.duration_since(from)?.as_secs_f64() * 1e3)
 }
 
-fn signed_ms(from: SystemTime, to: SystemTime) -> f64 {
-    match to.duration_since(from) {
-        Ok(after) => after.as_secs_f64() * 1e3,
-        Err(before) => -before.duration().as_secs_f64() * 1e3,
-    }
-}
-
 fn row(name: &str, attaches: &[Attach], span: impl Fn(&Attach) -> Result<f64>) -> Result<String> {
     Ok(spread(name, attaches.iter().map(span).collect::<Result<_>>()?))
-}
-
-/// Nearest rank: p99 of a hundred is the 99th.
-fn spread(name: &str, mut ms: Vec<f64>) -> String {
-    ms.sort_by(f64::total_cmp);
-    let rank = |p: usize| ms[(ms.len() * p).div_ceil(100).max(1) - 1];
-    format!(
-        "| {name} | {:.1} | {:.1} | {:.1} | {:.1} |",
-        rank(50),
-        rank(99),
-        ms[0],
-        ms[ms.len() - 1]
-    )
-}
-
-fn machine() -> Result<String> {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let cores = std::thread::available_parallelism()?;
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    let load = load.split(' ').next().unwrap_or("?");
-    Ok(format!("Linux {}, {cores} cores, load {load} at the end\n", kernel.trim()))
 }

@@ -98,6 +98,33 @@ fn a_host_that_lost_power_is_called_down_everywhere_within_four_seconds() -> Res
 }
 
 #[test]
+fn every_host_that_is_up_is_shown_with_its_round_trip() -> Result<()> {
+    Lab::run(|lab| {
+        let hosts = lab.hosts(["a", "b", "c"])?;
+        for on in &hosts {
+            eventually(&format!("{} shows the round trip to the others", on.name()), || {
+                for host in on.hosts()?.iter().filter(|host| !host.local) {
+                    let trip = host.rtt_us.with_context(|| format!("none to {}", host.name))?;
+                    let age = host.rtt_age_ms.with_context(|| format!("no age: {host:?}"))?;
+                    println!("{} to {}: {trip} us, {age} ms ago", on.name(), host.name);
+                    // Microseconds on the wire; the rest is two busy daemons.
+                    ensure!((1..50_000).contains(&trip), "{trip} us to {}", host.name);
+                    ensure!(age < 10_000, "{age} ms ago to {}", host.name);
+                }
+                Ok(())
+            })?;
+        }
+        let shown = hosts[0].ctl(&["hosts"])?.stdout;
+        let column = shown.lines().next().and_then(|line| line.find("RTT")).context("a column")?;
+        for line in shown.lines().skip(1) {
+            let cell = line[column..].split(' ').next().unwrap_or_default();
+            ensure!(cell.ends_with("ms") != line.starts_with("a "), "{cell}: {shown}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_host_whose_peers_are_all_down_at_the_start_serves_and_finds_them_later() -> Result<()> {
     Lab::run(|lab| {
         let (a, b) = (lab.host("a")?, lab.host("b")?);

@@ -135,6 +135,9 @@ fn the_key_of_a_live_cluster_is_changed_over_the_command_line() -> Result<()> {
             let log = std::fs::read_to_string(host.log_file())?;
             ensure!(!log.contains("is suspect"), "{} lost somebody: {log}", host.name());
             ensure!(!log.contains(secret.trim()), "the key stands in the log of {}", host.name());
+            let all = host.hosts()?;
+            let clean = all.iter().all(|seen| seen.refused.is_empty() && seen.refuses_us == 0);
+            ensure!(clean && host.status()?.refused.is_empty(), "on {}: {all:?}", host.name());
         }
         // It is in the file: a restart keeps it.
         b.kill()?;
@@ -158,7 +161,22 @@ fn by_force_a_step_is_taken_that_locks_somebody_out_and_both_say_so() -> Result<
         counts(&b, "gossip_seal_unknown_key")?;
         counts(&a, "gossip_seal_refused_by_peer")?;
         logs(&b, &["WARN", "192.0.2.1", &key.id, "key that is not here"])?;
-        logs(&a, &["WARN", "192.0.2.2", &key.id, "refuses our gossip"])
+        logs(&a, &["WARN", "192.0.2.2", &key.id, "refuses our gossip"])?;
+        // By host, since each knows the other.
+        eventually("b shows what it refused of a", || {
+            let seen = b.host_seen("a")?;
+            ensure!(seen.refused.get("unknown_key").is_some_and(|n| *n > 0), "{seen:?}");
+            ensure!(b.ctl(&["hosts"])?.stdout.contains("unknown_key="), "the column");
+            Ok(())
+        })?;
+        eventually("a shows that b refuses it", || {
+            let seen = a.host_seen("b")?;
+            ensure!(seen.refuses_us > 0 && seen.refused.is_empty(), "{seen:?}");
+            ensure!(a.ctl(&["hosts"])?.stdout.contains("has refused our gossip"), "the note");
+            Ok(())
+        })?;
+        ensure!(b.status()?.refused.is_empty(), "no stranger: {:?}", b.status()?.refused);
+        Ok(())
     })
 }
 
@@ -184,6 +202,28 @@ fn a_host_with_another_key_or_none_is_named_at_both_ends() -> Result<()> {
         for host in [&a, &b, &c] {
             ensure!(host.hosts()?.len() == 1, "{} met somebody: {:?}", host.name(), host.hosts()?);
         }
+        // By address, since they are no hosts to each other; with what to do.
+        let shown = |host: &Host, address: &str, kind: &str, advice: &str| {
+            eventually(&format!("{} shows what it refused of {address}", host.name()), || {
+                let status = host.status()?;
+                let from = status.refused.iter().find(|from| from.address.to_string() == address);
+                let from = from.with_context(|| format!("{:?}", status.refused))?;
+                let n = if kind == "by it" {
+                    from.refuses_us
+                } else {
+                    from.kinds.get(kind).copied().unwrap_or(0)
+                };
+                ensure!(n > 0 && from.last_ms < 60_000, "{from:?}");
+                let text = host.ctl(&["status"])?.stdout;
+                let said = text.starts_with("attention: ") && text.contains("the keys of ");
+                ensure!(said && text.contains(address) && text.contains(advice), "{text}");
+                Ok(())
+            })
+        };
+        shown(&a, "192.0.2.2", "unknown_key", "it has another key")?;
+        shown(&a, "192.0.2.3", "plain", "it has no key")?;
+        shown(&b, "192.0.2.1", "by it", "it lacks the key")?;
+        shown(&c, "192.0.2.1", "by it", "it has a key")?;
         let out = c.ctl(&["key", "ls"])?;
         ensure!(out.code == 1 && out.stderr.contains("--key-file"), "{out:?}");
         Ok(())

@@ -579,7 +579,7 @@ fn a_fight_costs_little_is_told_and_ends_when_the_other_hand_rests() -> Result<(
         let (ip, mac) = (c2.ip(), c2.mac());
         let script = format!(
             "while :; do ip neigh show {ip} dev ovb4097 | grep -q PERMANENT && \
-             ip neigh del {ip} dev ovb4097; sleep 0.01; done"
+             ip neigh del {ip} dev ovb4097; done"
         );
         let mut hand =
             command_in(a.netns(), "sh").args(["-c", &script]).stderr(Stdio::null()).spawn()?;

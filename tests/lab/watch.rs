@@ -95,8 +95,9 @@ fn a_watcher_that_does_not_read_slows_nobody_and_is_told_what_it_missed() -> Res
         let mut attaches = Vec::new();
         for round in 0..4 {
             let meddle = format!(
-                "for i in $(seq 1500); do bridge fdb add $(printf 02:bb:00:%02x:%02x:%02x {round} \
-                 $((i / 256)) $((i % 256))) dev ovx4097 dst 192.0.2.99 self permanent; done"
+                "for i in $(seq 1500); do bridge fdb add \
+                 02:bb:00:0{round}:$((i / 90 + 10)):$((i % 90 + 10)) dev ovx4097 dst 192.0.2.99 \
+                 self permanent; done"
             );
             script_in(a.netns(), &meddle)?;
             let start = Instant::now();

@@ -45,7 +45,20 @@ impl Capture {
     pub fn start(underlay: &str, dev: &str, file: PathBuf) -> Result<Self> {
         let log = file.with_extension("log");
         let child = command_in(underlay, "tcpdump")
-            .args(["-i", dev, "-n", "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w"])
+            .args([
+                "-i",
+                dev,
+                "-n",
+                "-U",
+                "--immediate-mode",
+                "-B",
+                "65536",
+                "-s",
+                "0",
+                "-Z",
+                "root",
+                "-w",
+            ])
             .arg(&file)
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)

@@ -245,6 +245,14 @@ impl Lab {
         self.underlay_rules(&format!("iifname {port} drop; oifname {port} drop"))
     }
 
+    /// From now on, `percent` of all packets between hosts are lost, at random.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn lose(&self, percent: u8) -> Result<()> {
+        self.underlay_rules(&format!("numgen random mod 100 < {percent} drop"))
+    }
+
     fn underlay_rules(&self, rules: &str) -> Result<()> {
         feed_in(
             &self.shared.underlay_netns(),
@@ -258,7 +266,7 @@ impl Lab {
         .map(drop)
     }
 
-    /// Undoes all [`Lab::cut`] and [`Lab::isolate`].
+    /// Undoes all [`Lab::cut`], [`Lab::isolate`] and [`Lab::lose`].
     ///
     /// # Errors
     /// If nothing was cut.

@@ -34,12 +34,14 @@
 pub mod binaries;
 pub mod capture;
 pub mod container;
+pub mod figures;
 pub mod host;
 pub mod kernel;
 pub mod lab;
 pub mod monitor;
 pub mod ping;
 pub mod shell;
+pub mod tally;
 pub mod wait;
 pub mod watcher;
 
@@ -50,5 +52,6 @@ pub use kernel::{Fdb, FdbEntry, Link, Neigh};
 pub use lab::{Lab, Underlay};
 pub use monitor::Monitor;
 pub use ping::{PingStream, PingSummary};
+pub use tally::Tally;
 pub use wait::{eventually, eventually_within, holds_for, patience};
 pub use watcher::Watcher;

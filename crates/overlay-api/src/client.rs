@@ -108,7 +108,7 @@ impl ClientError {
             Self::TooLarge { .. } => v1::ErrorCode::InvalidRequest,
             Self::Protocol(_) => v1::ErrorCode::Internal,
         };
-        v1::Error { code, message: self.to_string(), hint: None, details: Vec::new() }
+        v1::Error::new(code, self.to_string())
     }
 }
 
@@ -432,20 +432,17 @@ fn refusal(request: &str, status: StatusCode, body: &[u8]) -> ClientError {
              are overlayd and its callers of one release?"
         ));
     };
-    ClientError::Api(v1::Error {
-        code: match status.as_u16() {
-            403 => v1::ErrorCode::Forbidden,
-            404 => v1::ErrorCode::NotFound,
-            409 => v1::ErrorCode::Taken,
-            422 => v1::ErrorCode::Unsupported,
-            503 => v1::ErrorCode::Unavailable,
-            400..=499 => v1::ErrorCode::InvalidRequest,
-            _ => v1::ErrorCode::Internal,
-        },
-        message: message.to_owned(),
-        hint: loose["hint"].as_str().map(str::to_owned),
-        details: Vec::new(),
-    })
+    let code = match status.as_u16() {
+        403 => v1::ErrorCode::Forbidden,
+        404 => v1::ErrorCode::NotFound,
+        409 => v1::ErrorCode::Taken,
+        422 => v1::ErrorCode::Unsupported,
+        503 => v1::ErrorCode::Unavailable,
+        400..=499 => v1::ErrorCode::InvalidRequest,
+        _ => v1::ErrorCode::Internal,
+    };
+    let hint = loose["hint"].as_str().map(str::to_owned);
+    ClientError::Api(v1::Error { hint, ..v1::Error::new(code, message) })
 }
 
 /// The cause that names the fact; hyper's own text is "error reading a body

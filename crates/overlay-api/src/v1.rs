@@ -73,6 +73,18 @@ pub struct Error {
     pub details: Vec<Detail>,
 }
 
+impl Error {
+    /// Without a hint or details.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, details: Vec::new() }
+    }
+
+    /// The same, with what to do about it.
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
 /// What is wrong with one item of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Detail {
@@ -342,9 +354,20 @@ pub struct Host {
     /// How long ago its heartbeat last moved, milliseconds; not of this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_heard_ms: Option<u64>,
-    /// Round trip of gossip, microseconds, where it has been measured.
+    /// Round trip of gossip, smoothed, microseconds, where it has been measured.
+    /// It includes what the two daemons take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u64>,
+    /// How long ago it was last measured, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_age_ms: Option<u64>,
+    /// Messages from its address that were refused here, by kind as in
+    /// [`RefusedFrom`]; not of this host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
+    /// How often somebody at its address said that it cannot open ours.
+    #[serde(default)]
+    pub refuses_us: u64,
     /// Records of it that could not be read, since the daemon started.
     #[serde(default)]
     pub undecodable: u64,
@@ -431,6 +454,14 @@ pub struct Status {
     /// What another hand changes each time it is put back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fights: Vec<Fight>,
+    /// Gossip that was refused of addresses that belong to no host, the last
+    /// refused first.
+    #[serde(default)]
+    pub refused: Vec<RefusedFrom>,
+    /// How often an address was forgotten to make room for another: 256 are
+    /// remembered, of hosts and others.
+    #[serde(default)]
+    pub refused_forgotten: u64,
     /// Counters since the start, by name.
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know, one line each.
@@ -486,6 +517,27 @@ pub struct Fight {
     /// When it is put back again, milliseconds; left out when it is right now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_ms: Option<u64>,
+}
+
+/// Gossip that was refused, by the address that it says it is from. Whoever can
+/// send datagrams can forge that.
+///
+/// Kinds, of which more may come: `unknown_key` (sealed with a key that is not
+/// here), `plain` (not sealed), `forged` (not as it was sealed), `replayed` (came
+/// a second time, or too late to tell), `truncated`, `unknown_version` and
+/// `unknown_kind` (no gossip that this release knows), `malformed` and `too_much`
+/// (of a member, and not fit).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedFrom {
+    /// Without a port.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Messages that were refused here, by kind.
+    pub kinds: BTreeMap<String, u64>,
+    /// How often it said that it cannot open ours.
+    pub refuses_us: u64,
+    /// How long ago either last happened, milliseconds.
+    pub last_ms: u64,
 }
 
 /// An object that the kernel refused.

@@ -12,7 +12,7 @@ use overlay_model::{
     RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
-use crate::cluster_view::{ClusterView, HostState, Patience, Presence, Shift};
+use crate::cluster_view::{ClusterView, HostState, Patience, Shift};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
 use crate::event::{
@@ -161,6 +161,9 @@ pub struct Engine {
     told: BTreeMap<HostId, &'static str>,
     /// Hosts of one name, as told.
     pub(crate) namesakes: BTreeMap<(Name, HostId), [String; 2]>,
+    /// Other hosts that are there, with their VTEPs, by name; and the other way round.
+    names: BTreeMap<Name, BTreeMap<HostId, String>>,
+    named: BTreeMap<HostId, (Name, String)>,
     /// Where the machines gossip that claim to be one host.
     pub(crate) doubled: BTreeMap<HostId, Vec<SocketAddr>>,
     /// Why the VTEP address is gone, if it is.
@@ -212,6 +215,8 @@ impl Engine {
             intent: HostIntent::Up,
             told: BTreeMap::new(),
             namesakes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            named: BTreeMap::new(),
             doubled: BTreeMap::new(),
             underlay_lost: None,
             stamp: (0, 0),
@@ -813,7 +818,7 @@ impl Engine {
                 });
                 match key {
                     RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
-                    RecordKey::Host => self.look_for_namesakes(),
+                    RecordKey::Host => self.look_for_namesakes(host),
                     _ => {}
                 }
                 if vtep != self.vtep_of(host) {
@@ -880,11 +885,11 @@ impl Engine {
                 let family = Family::of(&self.config.vtep());
                 let before = before.into_iter().find(|ip| Family::of(ip) == family);
                 self.touch_host(host, before);
-                self.look_for_namesakes();
+                self.look_for_namesakes(host);
             }
             Shift::Host(host) => {
                 self.republish = true;
-                self.look_for_namesakes();
+                self.look_for_namesakes(host);
                 let presence = self.view.presence(host);
                 if let Some(presence) = presence {
                     let state = presence.state.as_str();
@@ -913,28 +918,57 @@ impl Engine {
 
     /// Two hosts of one name confuse people, not the cluster. Only those that
     /// are there count: one that was set up anew leaves its name behind.
-    fn look_for_namesakes(&mut self) {
-        let there = |p: &Presence| matches!(p.state, HostState::Up | HostState::Suspect);
-        let at = |host: &Host| host.vteps.first().map_or_else(String::new, IpAddr::to_string);
+    ///
+    /// `changed` may have come, gone, or got another name or address.
+    fn look_for_namesakes(&mut self, changed: HostId) {
+        let there = self
+            .view
+            .presence(changed)
+            .is_some_and(|p| matches!(p.state, HostState::Up | HostState::Suspect));
+        let host = self.view.host(changed).filter(|_| there && changed != self.config.host);
+        let is = host.map(|host| {
+            (host.name.clone(), host.vteps.first().map_or_else(String::new, IpAddr::to_string))
+        });
+        let was = self.named.get(&changed).cloned();
+        if is == was {
+            return;
+        }
+        let mut names = BTreeSet::new();
+        if let Some((name, _)) = was {
+            if let Some(same) = self.names.get_mut(&name) {
+                same.remove(&changed);
+                if same.is_empty() {
+                    self.names.remove(&name);
+                }
+            }
+            self.named.remove(&changed);
+            names.insert(name);
+        }
+        if let Some((name, addr)) = is {
+            self.names.entry(name.clone()).or_default().insert(changed, addr.clone());
+            self.named.insert(changed, (name.clone(), addr));
+            names.insert(name);
+        }
+        for name in names {
+            self.tell_namesakes(&name);
+        }
+    }
+
+    /// Tells what has changed among the hosts of this name.
+    fn tell_namesakes(&mut self, name: &Name) {
         let own = self.own_host();
-        let mut named: BTreeMap<&Name, Vec<(HostId, String)>> = BTreeMap::new();
-        named.entry(&own.name).or_default().push((own.id, at(&own)));
-        for (id, presence, _, host) in self.view.hosts() {
-            if let Some(host) = host.filter(|_| there(&presence)) {
-                named.entry(&host.name).or_default().push((id, at(host)));
-            }
-        }
-        let mut found: BTreeMap<(Name, HostId), [String; 2]> = BTreeMap::new();
-        for (name, mut hosts) in named {
-            hosts.sort();
-            // Each beside the first: so many notices as there are hosts too many.
-            let mut hosts = hosts.into_iter();
-            let Some((_, first)) = hosts.next() else { continue };
-            for (id, addr) in hosts {
-                found.insert((name.clone(), id), [first.clone(), addr]);
-            }
-        }
-        let former = std::mem::replace(&mut self.namesakes, found.clone());
+        let own_addr = own.vteps.first().map_or_else(String::new, IpAddr::to_string);
+        let ours = (own.name == *name).then_some((own.id, own_addr));
+        let mut hosts: BTreeMap<HostId, String> = self.names.get(name).cloned().unwrap_or_default();
+        hosts.extend(ours);
+        // Each beside the first: so many notices as there are hosts too many.
+        let mut hosts = hosts.into_iter();
+        let first = hosts.next().map(|(_, addr)| addr).unwrap_or_default();
+        let found: BTreeMap<(Name, HostId), [String; 2]> =
+            hosts.map(|(id, addr)| ((name.clone(), id), [first.clone(), addr])).collect();
+        let former: BTreeMap<_, _> =
+            self.namesakes.extract_if(.., |(known, _), _| known == name).collect();
+        self.namesakes.extend(found.clone());
         for ((name, id), addrs) in &former {
             if !found.contains_key(&(name.clone(), *id)) {
                 let (name, addrs) = (name.clone(), addrs.clone());

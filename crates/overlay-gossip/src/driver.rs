@@ -26,11 +26,13 @@ use chitchat::{
     spawn_chitchat,
 };
 use overlay_model::{ClusterEvent, NetworkId, RecordKey};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 
 use crate::codec;
+use crate::look::Look;
 use crate::push::{self, Outbox, Pushes};
+use crate::refusals::Why;
 use crate::stats::Counters;
 use crate::transport::{Tap, Tapped};
 use crate::view::{END, ID, Pushed, View};
@@ -75,10 +77,12 @@ pub(crate) struct Driver {
     config: GossipConfig,
     transport: Tapped,
     chitchat: ChitchatHandle,
-    /// Something changed in chitchat's state.
-    look: Arc<Notify>,
+    /// What has changed in chitchat's state.
+    look: Arc<Look>,
     view: View,
     own: Own,
+    /// The version up to which nobody else has written in our name.
+    own_version: u64,
     events: mpsc::UnboundedSender<ClusterEvent>,
     live: watch::Sender<Vec<SocketAddr>>,
     counters: Arc<Counters>,
@@ -159,7 +163,7 @@ impl Driver {
                 own.put(key, value);
             }
         }
-        let look = Arc::new(Notify::new());
+        let look = Arc::new(Look::default());
         let literal: BTreeSet<SocketAddr> =
             config.join.iter().filter_map(|text| text.parse().ok()).collect();
         let chitchat = spawn(&config, &own, &transport, &look, &literal)
@@ -181,6 +185,7 @@ impl Driver {
             look,
             view,
             own,
+            own_version: 0,
             events,
             live,
             counters,
@@ -227,7 +232,7 @@ impl Driver {
                         return;
                     }
                 },
-                () = look.notified() => self.read(false).await,
+                () = look.noted() => self.read(false).await,
                 _ = pulse.tick() => {
                     self.read(false).await;
                     for suspect in self.view.lately_silent(Instant::now()).into_iter().take(SUSPECTS) {
@@ -261,6 +266,7 @@ impl Driver {
         let mut chitchat = chitchat.lock().await;
         let state = chitchat.self_node_state();
         let at_first = state.max_version();
+        let all_ours = at_first == self.own_version;
         let mut begun = BTreeSet::new();
         for (key, value) in sorted {
             let before = state.max_version();
@@ -297,6 +303,9 @@ impl Driver {
         }
         own.written += 1;
         state.set(END, own.written);
+        if all_ours {
+            self.own_version = state.max_version();
+        }
         self.outbox.written_up_to(state.max_version());
         drop(chitchat);
         // Not by the timer, which counts in whole milliseconds.
@@ -328,7 +337,7 @@ impl Driver {
         self.counters.add("pushes_received", 1);
         self.counters.add("bytes_received", body.len() as u64);
         let Ok(push) = push::decode(body) else {
-            self.counters.add("push_malformed", 1);
+            self.counters.refuse(from, Why::MalformedPush, Instant::now());
             return;
         };
         if push.host == self.config.host {
@@ -381,7 +390,8 @@ impl Driver {
         let events = {
             let chitchat = self.chitchat.chitchat();
             let chitchat = chitchat.lock().await;
-            self.view.read(chitchat.node_states(), now, suspicious)
+            let changed = self.look.take();
+            self.view.read(chitchat.node_states(), changed, now, suspicious)
         };
         for event in events {
             // Nobody listens any more: about to be dropped.
@@ -433,6 +443,10 @@ impl Driver {
         let chitchat = self.chitchat.chitchat();
         let mut chitchat = chitchat.lock().await;
         let state = chitchat.self_node_state();
+        // Whoever writes, raises it.
+        if std::mem::replace(&mut self.own_version, state.max_version()) == state.max_version() {
+            return;
+        }
         let mut wanted: BTreeMap<String, String> =
             self.own.key_values(&self.config).into_iter().collect();
         let foreign: Vec<String> = state
@@ -457,6 +471,7 @@ impl Driver {
         }
         self.own.written += 1;
         state.set(END, self.own.written);
+        self.own_version = state.max_version();
     }
 
     /// Begins again with the next incarnation; tries until it works. `None`: told
@@ -494,6 +509,7 @@ impl Driver {
                     let version = written(&chitchat).await;
                     self.outbox = Outbox::new(self.config.host, self.config.incarnation, version);
                     self.chitchat = chitchat;
+                    self.own_version = 0;
                     self.born = Instant::now();
                     self.begin_catching_up();
                     return Some(());
@@ -569,7 +585,7 @@ async fn spawn(
     config: &GossipConfig,
     own: &Own,
     transport: &Tapped,
-    look: &Arc<Notify>,
+    look: &Arc<Look>,
     seeds: &BTreeSet<SocketAddr>,
 ) -> anyhow::Result<ChitchatHandle> {
     let id = ChitchatId::new(config.host.short(), config.incarnation, config.advertise);
@@ -594,7 +610,7 @@ async fn spawn(
                 dead_node_grace_period: config.dead_grace,
             },
             marked_for_deletion_grace_period: config.dead_grace,
-            catchup_callback: Some(Box::new(move || on_reset.notify_one())),
+            catchup_callback: Some(Box::new(move || on_reset.lost_track())),
             extra_liveness_predicate: None,
             protocol_version: ProtocolVersion::V1,
         },
@@ -602,7 +618,6 @@ async fn spawn(
         transport,
     )
     .await?;
-    // Called under chitchat's lock: it must only leave a note.
     let on_change = look.clone();
     chitchat
         .chitchat()
@@ -610,7 +625,7 @@ async fn spawn(
         .await
         .subscribe_event("", move |change| {
             if *change.node != id {
-                on_change.notify_one();
+                on_change.note(change.node, change.key);
             }
         })
         .forever();

@@ -8,12 +8,15 @@
 //! |---|---|
 //! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
 //! | `push` | the fast path: a change leaves at once |
+//! | `look` | what chitchat says it has changed |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
 //! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
 //! | `wire` | the gossip port: whole messages between hosts |
 //! | `seal`, `keyring` | what goes through it is sealed with the cluster's key, and is let in once |
 //! | `tcp` | messages that are larger than a packet of the underlay |
+//! | `refusals` | from which addresses what was refused |
+//! | `round_trip` | how long a peer takes to answer |
 //! | `limits` | what chitchat must not be shown |
 //! | `transport` | chitchat's messages through that port |
 //! | `join` | from `--join` names to addresses, for ever |
@@ -59,7 +62,10 @@ mod driver;
 mod join;
 mod keyring;
 mod limits;
+mod look;
 mod push;
+mod refusals;
+mod round_trip;
 mod seal;
 mod stats;
 mod tcp;
@@ -69,9 +75,10 @@ mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
 pub use keyring::{InvalidKey, Key, Keyring, KeyringError};
-pub use stats::{GossipStats, PeerInfo};
-
 pub use push::{Parcel, Pushes};
+pub use refusals::{Refusals, RefusedFrom};
+pub use round_trip::RoundTrip;
+pub use stats::{GossipStats, PeerInfo};
 
 use driver::{Command, Driver};
 use stats::Counters;
@@ -356,6 +363,12 @@ impl Gossip {
             port.flush(until).await;
         }
         told
+    }
+
+    /// What was refused since this gossip began, by address. Addresses can be
+    /// forged.
+    pub fn refusals(&self) -> Refusals {
+        self.counters.refusals(tokio::time::Instant::now())
     }
 
     /// What happened so far, in numbers.

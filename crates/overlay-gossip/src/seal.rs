@@ -37,9 +37,10 @@
 //! 1. What was cut, changed, sealed with another key, or not sealed at all is
 //!    counted by kind and dropped.
 //! 2. A message is let in at most once, out of order within `WINDOW` counters.
-//! 3. A datagram that is not authentic creates nothing but a counter, a line in
-//!    the log once a minute, and at most one refusal a second and source, which
-//!    is shorter than the datagram. A refusal is never answered.
+//! 3. A datagram that is not authentic creates nothing but counters (see
+//!    `refusals`), a line in the log once a minute, and at most one refusal a
+//!    second and source, which is shorter than the datagram. A refusal is never
+//!    answered.
 //! 4. All tables are bounded. Recordings can at worst make us challenge.
 //!
 //! Known and accepted: who can divert packets on the underlay can have a
@@ -60,6 +61,7 @@ use overlay_model::{HostKeys, KeyId};
 use tokio::time::Instant;
 
 use crate::keyring::{Key, Keyring};
+use crate::refusals::Why;
 use crate::stats::Counters;
 
 const PLAIN: u8 = 0;
@@ -361,13 +363,13 @@ impl Seal {
     /// Judges a datagram.
     pub(crate) fn open(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
         match datagram {
-            [] => self.drop_as("seal_truncated"),
+            [] => self.drop_from(from, Why::Truncated, now),
             [REFUSAL, rest @ ..] => self.refused_by_peer(from, rest, now),
             [PLAIN, rest @ ..] if self.keys.is_none() => match rest {
                 [kind, body @ ..] => {
                     Verdict { message: Some((*kind, body.to_vec())), send: Vec::new() }
                 }
-                [] => self.drop_as("seal_truncated"),
+                [] => self.drop_from(from, Why::Truncated, now),
             },
             // Told apart by their first bytes only: whoever sends these may as
             // well have meant something else.
@@ -388,9 +390,11 @@ impl Seal {
         };
         let opened = match opened {
             Ok(opened) => opened,
-            Err(NotOpened::Truncated) => return self.drop_as("seal_truncated"),
-            Err(NotOpened::UnknownVersion) => return self.drop_as("seal_unknown_version"),
-            Err(NotOpened::Forged) => return self.drop_as("seal_forged"),
+            Err(NotOpened::Truncated) => return self.drop_from(from, Why::Truncated, now),
+            Err(NotOpened::UnknownVersion) => {
+                return self.drop_from(from, Why::UnknownVersion, now);
+            }
+            Err(NotOpened::Forged) => return self.drop_from(from, Why::Forged, now),
             Err(NotOpened::UnknownKey(id)) => {
                 return self.unknown_key(from, id, datagram.len(), now);
             }
@@ -404,7 +408,7 @@ impl Seal {
                 match tables.believed.get_mut(&association) {
                     Some(believed) if believed.from == from => {
                         if !believed.window.take(counter) {
-                            return self.drop_as("seal_replayed");
+                            return self.drop_from(from, Why::Replayed, now);
                         }
                         believed.used = now;
                         text.remove(0);
@@ -475,7 +479,7 @@ impl Seal {
         let found = known
             .and_then(|(association, cookie)| Some((*tables.address_of.get(association)?, cookie)));
         let (Some((to, cookie)), Some(keys)) = (found, &self.keys) else {
-            return self.drop_as("seal_stray");
+            return self.stray();
         };
         let outgoing = tables.outgoing(to, now, &self.counters);
         if outgoing.answered.is_some_and(|at| now.duration_since(at) < ANSWER_EVERY) {
@@ -508,7 +512,7 @@ impl Seal {
         let mut tables = self.tables();
         let place = (association, from);
         if tables.asked.get(&place).is_none_or(|asked| asked.cookie != *cookie) {
-            return self.drop_as("seal_stray");
+            return self.stray();
         }
         tables.asked.remove(&place);
         if !tables.believed.contains_key(&association) && tables.believed.len() >= BELIEVED {
@@ -529,7 +533,7 @@ impl Seal {
         len: usize,
         now: Instant,
     ) -> Verdict {
-        self.counters.add("seal_unknown_key", 1);
+        self.counters.refuse(from, Why::UnknownKey, now);
         if self.may_complain(from, "unknown key", now) {
             match &self.keys {
                 Some(keys) => tracing::warn!(
@@ -549,7 +553,7 @@ impl Seal {
     }
 
     fn plain(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
-        self.counters.add("seal_plain", 1);
+        self.counters.refuse(from, Why::Plain, now);
         if self.keys.is_some() && self.may_complain(from, "plain", now) {
             tracing::warn!(
                 peer = %from,
@@ -580,11 +584,13 @@ impl Seal {
     /// told to people and changes nothing.
     pub(crate) fn refused_by_peer(&self, from: SocketAddr, rest: &[u8], now: Instant) -> Verdict {
         let Some((id, rest)) = rest.split_first_chunk::<4>() else {
-            return self.drop_as("seal_truncated");
+            return self.drop_from(from, Why::Truncated, now);
         };
-        let Some((n, ids)) = rest.split_first() else { return self.drop_as("seal_truncated") };
+        let Some((n, ids)) = rest.split_first() else {
+            return self.drop_from(from, Why::Truncated, now);
+        };
         if usize::from(*n) > HostKeys::MAX || ids.len() != usize::from(*n) * 4 {
-            return self.drop_as("seal_truncated");
+            return self.drop_from(from, Why::Truncated, now);
         }
         let theirs = HostKeys {
             ids: ids.chunks_exact(4).map(|id| KeyId([id[0], id[1], id[2], id[3]])).collect(),
@@ -597,9 +603,9 @@ impl Seal {
             None => id == KeyId([0; 4]),
         };
         if !ours {
-            return self.drop_as("seal_stray");
+            return self.stray();
         }
-        self.counters.add("seal_refused_by_peer", 1);
+        self.counters.refused_by(from, now);
         if self.may_complain(from, "refused", now) {
             if self.keys.is_some() {
                 tracing::warn!(
@@ -623,8 +629,14 @@ impl Seal {
         seldom(&mut self.tables().complained, (from.ip(), about), now, COMPLAIN_EVERY)
     }
 
-    fn drop_as(&self, counter: &'static str) -> Verdict {
-        self.counters.add(counter, 1);
+    fn drop_from(&self, from: SocketAddr, why: Why, now: Instant) -> Verdict {
+        self.counters.refuse(from, why, now);
+        Verdict::default()
+    }
+
+    /// Nobody is to blame: a slow network repeats questions and answers.
+    fn stray(&self) -> Verdict {
+        self.counters.add("seal_stray", 1);
         Verdict::default()
     }
 

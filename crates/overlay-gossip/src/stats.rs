@@ -1,12 +1,15 @@
 //! What gossip has done so far, in numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use overlay_model::HostId;
 use tokio::time::Instant;
+
+use crate::refusals::{Refusals, Sources, Why};
+use crate::round_trip::{RoundTrip, RoundTrips};
 
 /// Counters by name, since start.
 ///
@@ -65,13 +68,14 @@ pub struct PeerInfo {
     pub addr: SocketAddr,
     /// How long ago its heartbeat last moved; `None`: not since we met it.
     pub last_heard: Option<Duration>,
-    /// Round trip of a message to it and back, where it has been measured.
-    pub rtt: Option<Duration>,
+    /// From a question to its answer, where it has been measured. It includes
+    /// what both daemons take.
+    pub round_trip: Option<RoundTrip>,
     /// Values of it that could not be read.
     pub undecodable: u64,
 }
 
-/// A [`PeerInfo`] whose age is not worked out yet.
+/// A [`PeerInfo`] without what depends on the time of asking.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
     pub(crate) info: PeerInfo,
@@ -82,6 +86,8 @@ pub(crate) struct Heard {
 pub(crate) struct Counters {
     numbers: Mutex<BTreeMap<&'static str, u64>>,
     peers: Mutex<Vec<Heard>>,
+    trips: Mutex<RoundTrips>,
+    sources: Mutex<Sources>,
 }
 
 impl Counters {
@@ -99,22 +105,58 @@ impl Counters {
     }
 
     pub(crate) fn add(&self, name: &'static str, n: u64) {
-        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
+        *lock(&self.numbers).entry(name).or_default() += n;
+    }
+
+    /// A message was refused.
+    pub(crate) fn refuse(&self, from: SocketAddr, why: Why, now: Instant) {
+        self.add(why.counter(), 1);
+        lock(&self.sources).refused(from, why, now);
+    }
+
+    /// A peer says that it refuses ours.
+    pub(crate) fn refused_by(&self, peer: SocketAddr, now: Instant) {
+        self.add("seal_refused_by_peer", 1);
+        lock(&self.sources).refuses_us(peer, now);
+    }
+
+    pub(crate) fn refusals(&self, now: Instant) -> Refusals {
+        lock(&self.sources).read(now)
+    }
+
+    /// A SYN has left for there.
+    pub(crate) fn asked(&self, peer: SocketAddr, now: Instant) {
+        lock(&self.trips).asked(peer, now);
+    }
+
+    /// A SYN-ACK has come from there.
+    pub(crate) fn answered(&self, peer: SocketAddr, now: Instant) {
+        lock(&self.trips).answered(peer, now);
     }
 
     pub(crate) fn read(&self) -> GossipStats {
-        GossipStats(self.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        GossipStats(lock(&self.numbers).clone())
     }
 
-    pub(crate) fn set_peers(&self, peers: Vec<Heard>) {
-        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    pub(crate) fn set_peers(&self, peers: Vec<Heard>, now: Instant) {
+        let addrs: HashSet<SocketAddr> = peers.iter().map(|peer| peer.info.addr).collect();
+        lock(&self.trips).keep(&addrs, now);
+        *lock(&self.peers) = peers;
     }
 
     pub(crate) fn peers(&self, now: Instant) -> Vec<PeerInfo> {
-        let heard = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = lock(&self.peers).clone();
+        let trips = lock(&self.trips);
         let since = |at: Instant| now.saturating_duration_since(at);
-        let info =
-            |heard: &Heard| PeerInfo { last_heard: heard.at.map(since), ..heard.info.clone() };
-        heard.iter().map(info).collect()
+        let info = |Heard { info, at }: Heard| PeerInfo {
+            last_heard: at.map(since),
+            round_trip: trips.of(info.addr, now),
+            ..info
+        };
+        heard.into_iter().map(info).collect()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

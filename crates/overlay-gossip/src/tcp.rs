@@ -43,6 +43,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::refusals::Why;
 use crate::seal::{NotOpened, OVERHEAD, REFUSAL, Seal, open_with, random, seal_with};
 use crate::stats::Counters;
 
@@ -417,7 +418,7 @@ async fn serve(
             }
         };
         if len > MAX_FRAME {
-            shared.counters.add("tcp_oversize", 1);
+            shared.counters.refuse(from, Why::Oversize, Instant::now());
             return Ok(());
         }
         let frame = match timeout_at(until_here, read_growing(&mut stream, len)).await {
@@ -429,8 +430,8 @@ async fn serve(
         };
         let text = match open(shared, &frame, &challenge, number, &mut association) {
             Ok(text) => text,
-            Err(Wrong::Counted(name)) => {
-                shared.counters.add(name, 1);
+            Err(Wrong::Counted(why)) => {
+                shared.counters.refuse(from, why, Instant::now());
                 return Ok(());
             }
             Err(Wrong::Key(id)) => {
@@ -442,7 +443,7 @@ async fn serve(
             }
         };
         let Some((sender, kind, body)) = parse(&text) else {
-            shared.counters.add("seal_truncated", 1);
+            shared.counters.refuse(from, Why::Truncated, Instant::now());
             return Ok(());
         };
         if number == 0 {
@@ -455,8 +456,8 @@ async fn serve(
 }
 
 enum Wrong {
-    /// Count it under this name.
-    Counted(&'static str),
+    /// Count it.
+    Counted(Why),
     /// Tell them that their key is not here.
     Key(overlay_model::KeyId),
 }
@@ -471,19 +472,19 @@ fn open(
     let Some(keys) = shared.seal.keys() else {
         return match frame.split_first() {
             Some((0, text)) => Ok(text.to_vec()),
-            _ => Err(Wrong::Counted("seal_unknown_version")),
+            _ => Err(Wrong::Counted(Why::UnknownVersion)),
         };
     };
     let opened = open_with(keys, challenge, frame).map_err(|why| match why {
-        NotOpened::Truncated => Wrong::Counted("seal_truncated"),
-        NotOpened::UnknownVersion if frame.first() == Some(&0) => Wrong::Counted("seal_plain"),
-        NotOpened::UnknownVersion => Wrong::Counted("seal_unknown_version"),
+        NotOpened::Truncated => Wrong::Counted(Why::Truncated),
+        NotOpened::UnknownVersion if frame.first() == Some(&0) => Wrong::Counted(Why::Plain),
+        NotOpened::UnknownVersion => Wrong::Counted(Why::UnknownVersion),
         NotOpened::UnknownKey(id) => Wrong::Key(id),
-        NotOpened::Forged => Wrong::Counted("seal_forged"),
+        NotOpened::Forged => Wrong::Counted(Why::Forged),
     })?;
     let in_order = *association.get_or_insert(opened.association) == opened.association
         && opened.counter == number;
-    if in_order { Ok(opened.text) } else { Err(Wrong::Counted("seal_replayed")) }
+    if in_order { Ok(opened.text) } else { Err(Wrong::Counted(Why::Replayed)) }
 }
 
 /// Reads `len` bytes, taking memory as they come and not as they are promised.

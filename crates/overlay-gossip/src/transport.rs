@@ -14,7 +14,8 @@
 //! goes, and nothing outside this file notices.
 //!
 //! [`Tapped`] wraps any transport: it counts, it keeps a failed send from
-//! filling the log twice a second, and it knows to whom an answer has left.
+//! filling the log twice a second, it knows to whom an answer has left, and it
+//! sees questions leave and answers come (see `round_trip`).
 
 use std::collections::HashSet;
 use std::io;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport, UdpSocket};
 use chitchat::{ChitchatEnvelope, ChitchatMessage};
+use tokio::time::Instant;
 
 use crate::stats::Counters;
 use crate::wire::{Kind, MAX_DATAGRAM, Message, Port};
@@ -207,12 +209,16 @@ impl Socket for TappedSocket {
     ) -> anyhow::Result<SendOutcome> {
         // The third message of a handshake carries what the peer lacks.
         let tells = matches!(envelope.message, ChitchatMessage::Ack { .. });
+        let asks = matches!(envelope.message, ChitchatMessage::Syn { .. });
         match self.socket.send(to, envelope).await {
             Ok(outcome) => {
                 self.counters.add("messages_sent", 1);
                 self.counters.add("bytes_sent", outcome.num_bytes_sent as u64);
                 if tells && let Some(told) = self.tap.lock().as_mut() {
                     told.insert(to);
+                }
+                if asks {
+                    self.counters.asked(to, Instant::now());
                 }
                 Ok(outcome)
             }
@@ -231,6 +237,9 @@ impl Socket for TappedSocket {
         let outcome = self.socket.recv().await?;
         self.counters.add("messages_received", 1);
         self.counters.add("bytes_received", outcome.num_bytes_received as u64);
+        if matches!(outcome.envelope.message, ChitchatMessage::SynAck { .. }) {
+            self.counters.answered(outcome.from_addr, Instant::now());
+        }
         Ok(outcome)
     }
 }

@@ -5,10 +5,10 @@
 //!                                 what was told before
 //! ```
 //!
-//! It reads states, never change notices: a notice says only "look again". So a
-//! record that vanishes without one (chitchat's resets do that), a notice that
-//! comes twice or late, and a restart of chitchat itself all end in the same
-//! stream. For each (host, incarnation), and checked in `view/tests.rs`:
+//! It reads states, never change notices: a notice says only where to look
+//! again. So a record that vanishes without one (chitchat's resets do that), a
+//! notice that comes twice or late, and a restart of chitchat itself all end in
+//! the same stream. For each (host, incarnation), and checked in `view/tests.rs`:
 //!
 //! 1. **Every record that stands is told once**, in the order of its versions,
 //!    and again only when its owner writes it anew.
@@ -42,12 +42,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chitchat::{ChitchatId, NodeState};
+use chitchat::{ChitchatId, NodeState, VersionedValue};
 use overlay_model::{ClusterEvent, HostId, NetworkId, Record, RecordKey};
 use tokio::time::Instant;
 
 use crate::codec;
 use crate::doubles::{Doubles, Sight};
+use crate::look::Changed;
 use crate::push::{Change, Push};
 use crate::stats::{Counters, Heard, PeerInfo};
 
@@ -109,6 +110,8 @@ struct Node {
     doubled: bool,
     /// Last read of chitchat's (max version, last garbage-collected version).
     seen: (u64, u64),
+    /// Every value of `seen` has been looked at: only what is noted since is new.
+    looked_through: bool,
     /// All records of versions up to this have been told or found unreadable.
     told_up_to: u64,
     /// Versions beyond `told_up_to` that a push has told already.
@@ -241,11 +244,13 @@ impl View {
         self.nodes.values().map(|node| 1 + node.seen.0).sum()
     }
 
-    /// Compares with what was told, and tells the difference. `suspicious`
+    /// Compares with what was told, and tells the difference. `changed`: every
+    /// key that was written since the last call, if that is known. `suspicious`
     /// looks for vanished records too, which otherwise waits for a reason.
     pub(crate) fn read(
         &mut self,
         states: &BTreeMap<ChitchatId, NodeState>,
+        changed: Option<Changed>,
         now: Instant,
         suspicious: bool,
     ) -> Vec<ClusterEvent> {
@@ -262,7 +267,11 @@ impl View {
             }
             let silent_after = self.silence_of(id, silent_after);
             let Some(node) = self.nodes.get_mut(id) else { continue };
-            node.life_of_chitchat = self.life_of_chitchat;
+            if std::mem::replace(&mut node.life_of_chitchat, self.life_of_chitchat)
+                != self.life_of_chitchat
+            {
+                node.looked_through = false;
+            }
             node.pulse.read(state.heartbeat().into(), now, silent_after);
             if node.doubled && !self.takes_over(id, &mut events) {
                 continue;
@@ -270,7 +279,9 @@ impl View {
             let Some(node) = self.nodes.get_mut(id) else { continue };
             node.may_lack |= suspicious;
             if node.may_lack || node.seen != (state.max_version(), state.last_gc_version()) {
-                self.read_records(id, state, now, &mut events);
+                let changed = changed.as_ref().filter(|_| !suspicious);
+                let noted = changed.map(|all| all.get(id).map_or(&[][..], Vec::as_slice));
+                self.read_records(id, state, noted, now, &mut events);
             }
             self.tell_life(id, now, silent_after, &mut events);
         }
@@ -287,9 +298,11 @@ impl View {
     pub(crate) fn pushed(&mut self, push: Push, now: Instant) -> (Vec<ClusterEvent>, Pushed) {
         let mut events = Vec::new();
         let (host, incarnation) = (push.host, push.incarnation);
-        let found = self.nodes.iter_mut().find(|(id, node)| {
-            node.host == Some(host) && id.generation_id == incarnation && !node.doubled
-        });
+        let name = host.short();
+        let lives = self.nodes.range_mut(first_of(&name, incarnation)..);
+        let found = lives
+            .take_while(|(id, _)| *id.node_id == name && id.generation_id == incarnation)
+            .find(|(_, node)| node.host == Some(host) && !node.doubled);
         // Before its own record is told, a host is not all here: order matters then.
         let Some((id, node)) = found.filter(|(_, node)| node.told.contains(&RecordKey::Host))
         else {
@@ -376,6 +389,7 @@ impl View {
             host: None,
             doubled: doubled || ours_too,
             seen: (0, 0),
+            looked_through: false,
             told_up_to: 0,
             ahead: BTreeMap::new(),
             pushes: 0,
@@ -424,6 +438,7 @@ impl View {
             }
             (twin.doubled, twin.told_up_to, twin.held, twin.said_alive) = (true, 0, None, None);
             (twin.seen, twin.complete, twin.pushes) = ((0, 0), false, 0);
+            twin.looked_through = false;
             twin.ahead.clear();
         }
         if let Some(node) = self.nodes.get_mut(id) {
@@ -449,12 +464,12 @@ impl View {
                 incarnation: id.generation_id,
                 addr: id.gossip_advertise_addr,
                 last_heard: None,
-                rtt: None,
+                round_trip: None,
                 undecodable: node.undecodable,
             };
             Some(Heard { info, at: (node.pulse.moved > node.met).then_some(node.pulse.moved) })
         });
-        self.counters.set_peers(peers.collect());
+        self.counters.set_peers(peers.collect(), now);
         let us = Sight {
             host: self.own_host,
             addr: self.own_id.gossip_advertise_addr,
@@ -473,12 +488,16 @@ impl View {
         &mut self,
         id: &ChitchatId,
         state: &NodeState,
+        noted: Option<&[String]>,
         now: Instant,
         events: &mut Vec<ClusterEvent>,
     ) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let reset = state.last_gc_version() != node.seen.1 || state.max_version() < node.seen.0;
         node.may_lack |= reset;
+        // Where to look, unless it is everywhere.
+        let noted = noted.filter(|_| node.looked_through && !reset);
+        node.looked_through = false;
         node.seen = (state.max_version(), state.last_gc_version());
         let host = match node.host {
             Some(host) => host,
@@ -501,11 +520,20 @@ impl View {
         let event = |key, record| ClusterEvent::Record { host, incarnation, key, record };
         node.complete = state.get(END).is_some();
 
-        let mut news: Vec<_> = state
-            .key_values_including_deleted()
-            .filter(|(key, value)| value.version > node.told_up_to && *key != ID && *key != END)
-            .collect();
+        let is_news = |(key, value): &(&str, &VersionedValue)| {
+            value.version > node.told_up_to && *key != ID && *key != END
+        };
+        let mut news: Vec<_> = match noted {
+            Some(keys) => keys
+                .iter()
+                .filter_map(|key| Some((key.as_str(), state.get_versioned(key)?)))
+                .filter(is_news)
+                .collect(),
+            None => state.key_values_including_deleted().filter(is_news).collect(),
+        };
         news.sort_unstable_by_key(|(_, value)| value.version);
+        // A key may be noted twice.
+        news.dedup_by_key(|(_, value)| value.version);
         for (text, value) in news {
             let Ok(key) = text.parse::<RecordKey>() else {
                 self.counters.add("unknown_key", 1);
@@ -549,6 +577,7 @@ impl View {
                 }
             }
         }
+        node.looked_through = true;
         node.told_up_to = node.told_up_to.max(state.max_version());
         let told_up_to = node.told_up_to;
         node.ahead.retain(|_, version| *version > told_up_to);
@@ -644,6 +673,11 @@ impl View {
             }
         }
     }
+}
+
+/// What comes before every node of this name and generation, in their order.
+fn first_of(node_id: &str, generation: u64) -> ChitchatId {
+    ChitchatId::new(node_id, generation, SocketAddr::from(([0; 4], 0)))
 }
 
 /// The host that `state` says it is of. `Ok(None)`: it has not said so yet.

@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 use crate::keyring::Keyring;
 use crate::limits::{self, Unfit};
+use crate::refusals::Why;
 use crate::seal::Seal;
 use crate::stats::Counters;
 use crate::tcp::Tcp;
@@ -161,14 +162,12 @@ struct Incoming {
 impl Incoming {
     /// Says no to a message of somebody who has our key: a bug, or worse.
     fn refuse(&self, from: SocketAddr, body: &[u8], why: Unfit) {
-        self.counters.add(
-            match why {
-                Unfit::Malformed => "gossip_malformed",
-                Unfit::TooMuch => "gossip_too_much",
-            },
-            1,
-        );
         let now = Instant::now();
+        let counted = match why {
+            Unfit::Malformed => Why::Malformed,
+            Unfit::TooMuch => Why::TooMuch,
+        };
+        self.counters.refuse(from, counted, now);
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| now.duration_since(at) >= WARN_EVERY) {
             *warned = Some(now);
@@ -187,7 +186,7 @@ impl Incoming {
                 Err(why) => return self.refuse(from, &body, why),
             },
             Some(Kind::Push) => &self.push,
-            None => return self.counters.add("wire_unknown_kind", 1),
+            None => return self.counters.refuse(from, Why::UnknownKind, Instant::now()),
         };
         if inbox.try_send(Message { from, body }).is_err() {
             self.counters.add("wire_overrun", 1);

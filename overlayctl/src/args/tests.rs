@@ -125,14 +125,14 @@ fn no_name_is_empty() {
 
 #[test]
 fn labels_keep_what_follows_the_first_equals_sign() {
-    let labels = attach("overlayctl attach --net x --pid 7 --label a=b=c --label d=").labels;
+    let labels = attach("overlayctl attach --net x --pid 7 --label a=b=c --label d=").called.labels;
     let labels = labels.into_map().unwrap();
     assert_eq!(labels, [("a", "b=c"), ("d", "")].map(|(k, v)| (k.into(), v.into())).into());
 }
 
 #[test]
 fn a_label_given_twice_is_refused() {
-    let labels = attach("overlayctl attach --net x --pid 7 --label a=b --label a=c").labels;
+    let labels = attach("overlayctl attach --net x --pid 7 --label a=b --label a=c").called.labels;
     expect![[r#"the label a is given twice; give each key once"#]]
         .assert_eq(&labels.into_map().unwrap_err());
 }
@@ -140,7 +140,7 @@ fn a_label_given_twice_is_refused() {
 #[test]
 fn names_are_lowered_as_dns_does_not_tell_the_cases_apart() {
     let args = attach("overlayctl attach --net x --pid 7 --name Web");
-    assert_eq!(args.name.unwrap().as_str(), "web");
+    assert_eq!(args.called.name.unwrap().as_str(), "web");
 }
 
 #[test]

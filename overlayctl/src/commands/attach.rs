@@ -51,9 +51,9 @@ fn request(
         is_static: false,
         ips: args.ips,
         mac: args.mac.map(String::from),
-        name: args.name.map(String::from),
-        aliases: args.aliases.into_iter().map(String::from).collect(),
-        labels: args.labels.into_map().map_err(Failure::Usage)?,
+        name: args.called.name.map(String::from),
+        aliases: args.called.aliases.into_iter().map(String::from).collect(),
+        labels: args.called.labels.into_map().map_err(Failure::Usage)?,
         ifname: args.ifname.map(String::from),
         no_default_route: args.no_default_route,
     })

@@ -34,9 +34,9 @@ impl Session {
             is_static: true,
             ips: args.ips,
             mac: Some(args.mac.to_string()),
-            name: args.name.map(String::from),
-            aliases: args.aliases.into_iter().map(String::from).collect(),
-            labels: args.labels.into_map().map_err(Failure::Usage)?,
+            name: args.called.name.map(String::from),
+            aliases: args.called.aliases.into_iter().map(String::from).collect(),
+            labels: args.called.labels.into_map().map_err(Failure::Usage)?,
             ..v1::Attach::default()
         };
         let endpoint = asking(doing, self.client.attach(&request)).await?;

@@ -28,12 +28,7 @@ impl Session {
                 write(&render::event(&event))?;
             }
         }
-        let error = v1::Error {
-            code: v1::ErrorCode::Unavailable,
-            message: "overlayd has stopped".into(),
-            hint: None,
-            details: Vec::new(),
-        };
+        let error = v1::Error::new(v1::ErrorCode::Unavailable, "overlayd has stopped");
         asking("go on watching", async { Err(error.into()) }).await
     }
 }

@@ -1,5 +1,8 @@
 //! Hosts.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use overlay_api::v1::{Host, Left};
 
 use super::{count, duration, list, table};
@@ -20,6 +23,7 @@ pub(crate) fn hosts(hosts: &[Host]) -> String {
         "MTU",
         "ENDPOINTS",
         "KEY",
+        "REFUSED",
         "VERSION",
         "ID",
         "NOTES",
@@ -39,6 +43,7 @@ pub(crate) fn hosts(hosts: &[Host]) -> String {
                 h.underlay_mtu.to_string(),
                 h.endpoints.to_string(),
                 h.key_used.clone().unwrap_or_default(),
+                kinds(&h.refused),
                 h.version.clone(),
                 h.id.clone(),
                 notes(h),
@@ -58,12 +63,27 @@ fn notes(host: &Host) -> String {
     if host.undecodable > 0 {
         notes.push(format!("{} not understood", count(records(host), "record")));
     }
+    if host.refuses_us > 0 {
+        notes.push(format!("has refused our gossip {}", times(host.refuses_us)));
+    }
     notes.extend(host.notes.iter().cloned());
     notes.join(", ")
 }
 
 fn records(host: &Host) -> usize {
     usize::try_from(host.undecodable).unwrap_or(usize::MAX)
+}
+
+/// `1 time`, `7 times`.
+pub(super) fn times(n: u64) -> String {
+    count(usize::try_from(n).unwrap_or(usize::MAX), "time")
+}
+
+/// `unknown_key=12,replayed=3`, most of them first. No spaces: it is a column.
+pub(super) fn kinds(refused: &BTreeMap<String, u64>) -> String {
+    let mut kinds: Vec<_> = refused.iter().filter(|(_, n)| **n > 0).collect();
+    kinds.sort_by_key(|(kind, n)| (Reverse(**n), *kind));
+    kinds.iter().map(|(kind, n)| format!("{kind}={n}")).collect::<Vec<_>>().join(",")
 }
 
 /// `0.4ms`, `12.3ms`.

@@ -2,11 +2,13 @@
 //!
 //! The first line is the verdict. It says "attention" if anything below it
 //! wants a person: a refusal of the kernel, a host that is not heard, a view
-//! that is not complete, a warning. Work under way is no reason: it is done
+//! that is not complete, a warning, gossip of somebody who seems to have the
+//! wrong key. Work under way is no reason: it is done
 //! in milliseconds, or else it fails and is then listed as failed.
 
-use overlay_api::v1::{Repair, Status};
+use overlay_api::v1::{RefusedFrom, Repair, Status};
 
+use super::host::{kinds, times};
 use super::{clean, count, duration, fields, list};
 
 /// `status`.
@@ -46,6 +48,43 @@ pub(crate) fn status(status: &Status) -> String {
     for warning in &status.warnings {
         text.push_str(&format!("  {}\n", clean(warning)));
     }
+    text + &refused(status)
+}
+
+/// So many addresses are shown; JSON has all.
+const SHOWN: usize = 10;
+
+/// So long does a refusal want attention.
+const FRESH_MS: u64 = 60_000;
+
+/// Gossip that was refused of addresses that belong to no host.
+fn refused(status: &Status) -> String {
+    let mut text = String::new();
+    if !status.refused.is_empty() || status.refused_forgotten > 0 {
+        text.push_str("refused gossip, by source (which can be forged):\n");
+    }
+    for from in status.refused.iter().take(SHOWN) {
+        let mut what = Vec::new();
+        if from.kinds.values().any(|n| *n > 0) {
+            what.push(clean(&kinds(&from.kinds)));
+        }
+        if from.refuses_us > 0 {
+            what.push(format!("refused ours {}", times(from.refuses_us)));
+        }
+        let (address, what, last) = (from.address, what.join(", "), duration(from.last_ms));
+        text.push_str(&format!("  {address}: {what}; {last} ago\n"));
+        for advice in advice(from, status.host.key_used.is_some()) {
+            text.push_str(&format!("    {advice}\n"));
+        }
+    }
+    let more = status.refused.len().saturating_sub(SHOWN);
+    if more > 0 {
+        text.push_str(&format!("  and {more} more: overlayctl status --json\n"));
+    }
+    if status.refused_forgotten > 0 {
+        let n = times(status.refused_forgotten);
+        text.push_str(&format!("  forgotten to make room: {n}\n"));
+    }
     text
 }
 
@@ -67,6 +106,37 @@ fn repaired(repair: &Repair) -> String {
         duration(repair.ago_ms),
         duration(repair.after_ms)
     )
+}
+
+/// What to do if it is a host that should be in the cluster.
+fn advice(from: &RefusedFrom, sealed: bool) -> Vec<&'static str> {
+    let came = |kind: &str| from.kinds.get(kind).is_some_and(|n| *n > 0);
+    let mut advice = Vec::new();
+    if came("unknown_key") && sealed {
+        advice.push("it has another key: give it ours, or add its key here: overlayctl key add");
+    }
+    if came("plain") {
+        advice.push("it has no key: start overlayd there with ours, in --key-file");
+    }
+    if from.refuses_us > 0 && sealed {
+        advice.push("it lacks the key that this host uses: overlayctl key add, there");
+    }
+    if (came("unknown_key") || from.refuses_us > 0) && !sealed {
+        advice.push("it has a key: start overlayd here with it, in --key-file");
+    }
+    if came("malformed") || came("too_much") || came("unknown_kind") {
+        advice.push("what it says makes no sense here: does it run another release?");
+    }
+    if advice.is_empty() {
+        advice.push("no host that belongs here does that: find out what it is");
+    }
+    advice
+}
+
+/// True if that may well be a host that is set up wrongly, and is so now.
+fn locked_out(from: &RefusedFrom) -> bool {
+    let of_a_host = ["unknown_key", "plain"].iter().any(|kind| from.kinds.contains_key(*kind));
+    from.last_ms < FRESH_MS && (of_a_host || from.refuses_us > 0)
 }
 
 fn verdict(status: &Status) -> String {
@@ -101,6 +171,11 @@ fn problems(status: &Status) -> Vec<String> {
     }
     if !status.view_complete {
         problems.push("too little is known yet to delete anything".to_owned());
+    }
+    let locked_out = status.refused.iter().filter(|from| locked_out(from)).count();
+    if locked_out > 0 {
+        let these = if locked_out == 1 { "address" } else { "addresses" };
+        problems.push(format!("the keys of {locked_out} {these} and ours do not fit"));
     }
     if !status.warnings.is_empty() {
         problems.push(count(status.warnings.len(), "warning"));

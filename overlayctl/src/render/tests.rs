@@ -1,7 +1,7 @@
 use expect_test::expect;
 use overlay_api::v1::{
-    Endpoint, Entry, FailedObject, Fight, Host, Left, Network, PendingObject, Plan, Repair, Status,
-    Subnet,
+    Endpoint, Entry, FailedObject, Fight, Host, Left, Network, PendingObject, Plan, RefusedFrom,
+    Repair, Status, Subnet,
 };
 
 use super::*;
@@ -104,6 +104,9 @@ fn host() -> Host {
         key_used: Some("5f6f1c09".into()),
         last_heard_ms: None,
         rtt_us: None,
+        rtt_age_ms: None,
+        refused: BTreeMap::new(),
+        refuses_us: 0,
         undecodable: 0,
         notes: vec![],
     }
@@ -120,6 +123,9 @@ fn down() -> Host {
         vteps: vec![],
         last_heard_ms: Some(64_500),
         rtt_us: Some(1_234),
+        rtt_age_ms: Some(70_000),
+        refused: [("replayed".into(), 3), ("unknown_key".into(), 12)].into(),
+        refuses_us: 4,
         undecodable: 2,
         notes: vec!["two hosts are called b".into()],
         ..host()
@@ -143,6 +149,8 @@ fn healthy() -> Status {
         repairs: vec![],
         fights: vec![],
         failed: vec![],
+        refused: vec![],
+        refused_forgotten: 0,
         counters: BTreeMap::new(),
         warnings: vec![],
     }
@@ -291,10 +299,57 @@ fn detached_endpoints_are_called_by_name_or_id() {
 #[test]
 fn hosts_are_columns_sorted_by_name() {
     expect![[r#"
-        NAME  STATE  FOR   HEARD  RTT    VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY       VERSION  ID                                    NOTES
-        a     up     2h0m  -      -      192.0.2.1  4789  192.0.2.1:7946  1500  2          5f6f1c09  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
-        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          5f6f1c09  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use, 2 records not understood, two hosts are called b
+        NAME  STATE  FOR   HEARD  RTT    VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY       REFUSED                    VERSION  ID                                    NOTES
+        a     up     2h0m  -      -      192.0.2.1  4789  192.0.2.1:7946  1500  2          5f6f1c09  -                          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          5f6f1c09  unknown_key=12,replayed=3  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use, 2 records not understood, has refused our gossip 4 times, two hosts are called b
     "#]].assert_eq(&hosts(&[down(), host()]));
+}
+
+#[test]
+fn refused_gossip_of_strangers_is_shown_with_what_to_do_about_it() {
+    let from = |n: u8, kinds: &[(&str, u64)], refuses_us, last_ms| RefusedFrom {
+        address: [192, 0, 2, n].into(),
+        kinds: kinds.iter().map(|(kind, n)| ((*kind).into(), *n)).collect(),
+        refuses_us,
+        last_ms,
+    };
+    let refused = vec![
+        from(8, &[("unknown_key", 12)], 4, 1_500),
+        from(9, &[("plain", 1)], 0, 59_999),
+        from(10, &[("forged", 7), ("truncated", 9)], 0, 62_000),
+        from(11, &[("malformed", 1)], 0, 64_000),
+    ];
+    let sealed = Status { refused, refused_forgotten: 1, ..healthy() };
+    expect![[r#"
+        attention: the keys of 2 addresses and ours do not fit
+        host:      a, id 0b0e9a4c-66e8-4d6e-8f0e-000000000001
+        underlay:  VTEP 192.0.2.1, UDP port 4789, MTU 1500, gossip 192.0.2.1:7946
+        daemon:    version 0.1.0, up 2h0m, incarnation 4
+        hosts:     3 up, 1 stopped
+        networks:  1
+        endpoints: 5, 2 of them on this host
+        kernel:    revision 42 of 42, 40 objects desired, 0 operations pending
+        refused gossip, by source (which can be forged):
+          192.0.2.8: unknown_key=12, refused ours 4 times; 1s ago
+            it has another key: give it ours, or add its key here: overlayctl key add
+            it lacks the key that this host uses: overlayctl key add, there
+          192.0.2.9: plain=1; 59s ago
+            it has no key: start overlayd there with ours, in --key-file
+          192.0.2.10: truncated=9,forged=7; 1m2s ago
+            no host that belongs here does that: find out what it is
+          192.0.2.11: malformed=1; 1m4s ago
+            what it says makes no sense here: does it run another release?
+          forgotten to make room: 1 time
+    "#]]
+    .assert_eq(&status(&sealed));
+
+    let alone = Host { keys: vec![], key_used: None, ..host() };
+    let refused = vec![from(8, &[("unknown_key", 12)], 4, 60_000); 12];
+    let said = status(&Status { refused, host: alone, ..healthy() });
+    assert!(said.starts_with("ok: "), "it is a minute ago: {said}");
+    let advice = "\n    it has a key: start overlayd here with it, in --key-file\n";
+    assert_eq!((said.matches("192.0.2.8: ").count(), said.matches(advice).count()), (10, 10));
+    assert!(said.ends_with("\n  and 2 more: overlayctl status --json\n"), "{said}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ const ENDPOINT: &str = r#"{"id":"0123456789ab","name":"web","net":"demo","vni":4
 const HOST: &str = r#"{"id":"0b0e9a4c-66e8-4d6e-8f0e-000000000001","name":"a","local":true,
     "state":"up","since_ms":7200000,"entries_in_use":true,"vteps":["192.0.2.1"],
     "vxlan_port":4789,"gossip":"192.0.2.1:7946","underlay_mtu":1500,"endpoints":1,
-    "version":"0.1.0","incarnation":4,"undecodable":0,"notes":[]}"#;
+    "version":"0.1.0","incarnation":4,"refused":{"plain":1},"refuses_us":2,"undecodable":0,"notes":[]}"#;
 const ENTRY: &str = r#"{"net":"demo","dev":"ovx4097","table":"vxlan","key":"02:42:0a:00:09:05",
     "desired":"192.0.2.2","kernel":null,"state":"missing","endpoint":"db","host":"b"}"#;
 const REFUSED: &str = r#"{"code":"not_found","message":"there is no network demo","hint":"list them: overlayctl net ls"}"#;
@@ -34,7 +34,7 @@ fn status() -> String {
     format!(
         r#"{{"host":{HOST},"uptime_ms":7200000,"hosts":{{"up":1,"down":1}},"networks":1,
         "endpoints":1,"local_endpoints":1,"view_complete":true,"desired_revision":42,
-        "applied_revision":42,"desired_objects":7,"pending":0,"failed":[],"counters":{{"x":1}},
+        "applied_revision":42,"desired_objects":7,"pending":0,"failed":[],"refused":[],"refused_forgotten":3,"counters":{{"x":1}},
         "warnings":[]}}"#
     )
 }
@@ -298,8 +298,8 @@ fn hosts() {
         &format!("[{HOST}]"),
         expect![[r#"
             > GET /v1/hosts
-            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY  VERSION  ID                                    NOTES
-            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          -    0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
+            NAME  STATE  FOR   HEARD  RTT  VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY  REFUSED  VERSION  ID                                    NOTES
+            a     up     2h0m  -      -    192.0.2.1  4789  192.0.2.1:7946  1500  1          -    plain=1  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host, has refused our gossip 2 times
             exit 0
         "#]],
     );
@@ -320,6 +320,8 @@ fn status_is_no_failure_even_when_it_wants_attention() {
             networks:  1
             endpoints: 1, 1 of them on this host
             kernel:    revision 42 of 42, 7 objects desired, 0 operations pending
+            refused gossip, by source (which can be forged):
+              forgotten to make room: 3 times
             exit 0
         "#]],
     );

@@ -11,7 +11,7 @@ use overlay_engine::{
     Config, Effect, Engine, Event, LocalEndpoint, Notice, Now, Refused, Reply, Request, Restored,
     StateChange, Token,
 };
-use overlay_gossip::{Gossip, GossipConfig};
+use overlay_gossip::{Gossip, GossipConfig, PeerInfo};
 use overlay_model::{
     ClusterEvent, EndpointId, Family, HostId, IfName, KernelChange, KernelState, Name, Network,
     NetworkId, RingToken,
@@ -74,6 +74,7 @@ type Answer = oneshot::Sender<Result<Reply, Refused>>;
 enum Input {
     Request(Box<Request>, Answer),
     Meddled(Vec<KernelChange>),
+    Peers(oneshot::Sender<Vec<PeerInfo>>),
     Stop,
 }
 
@@ -181,6 +182,16 @@ impl Daemon {
         Ok(tokio::time::timeout(Duration::from_secs(10), wait).await??)
     }
 
+    /// What its gossip knows of the others.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub async fn peers(&self) -> anyhow::Result<Vec<PeerInfo>> {
+        let (answer, wait) = oneshot::channel();
+        self.inputs.send(Input::Peers(answer))?;
+        Ok(wait.await?)
+    }
+
     /// Tells it what somebody else did to its kernel.
     pub fn meddled(&self, changes: Vec<KernelChange>) {
         let _ = self.inputs.send(Input::Meddled(changes));
@@ -255,6 +266,9 @@ impl Shell {
                         for change in changes {
                             self.step(Event::Kernel(change)).await;
                         }
+                    }
+                    Some(Input::Peers(answer)) => {
+                        let _ = answer.send(self.gossip.peers_info());
                     }
                     Some(Input::Stop) => {
                         let effects = self.engine.stop(now(&self.machine, self.began));

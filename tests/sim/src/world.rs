@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use overlay_engine::{Attach, CreateNetwork, EndpointView, Notice, Refused, Reply, Request, Where};
+use overlay_gossip::PeerInfo;
 use overlay_model::{Foreign, HostId, Name, NetnsRef, Object, ObjectKey};
 use tokio::time::Instant;
 
@@ -145,6 +146,15 @@ impl World {
         daemon.ask(request).await.with_context(|| format!("host {i} does not answer"))
     }
 
+    /// What the gossip of host `i` knows of the others.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn peers(&self, i: usize) -> Result<Vec<PeerInfo>> {
+        let daemon = self.hosts[i].daemon.as_ref().with_context(|| format!("host {i} is off"))?;
+        daemon.peers().await
+    }
+
     /// Creates a network.
     ///
     /// # Errors
@@ -163,10 +173,31 @@ impl World {
     /// # Errors
     /// As [`World::ask`].
     pub async fn attach(&mut self, i: usize, net: &str) -> Result<Result<EndpointView, Refused>> {
+        let request = self.new_namespace(i, net);
+        attached(self.ask(i, request).await?)
+    }
+
+    /// Attaches a new namespace on each of `hosts`, all at once; says which
+    /// were refused.
+    ///
+    /// # Errors
+    /// As [`World::ask`].
+    pub async fn attach_all(&mut self, hosts: &[usize], net: &str) -> Result<Vec<usize>> {
+        let requests: Vec<_> = hosts.iter().map(|i| (*i, self.new_namespace(*i, net))).collect();
+        let world = &*self;
+        let asked = requests.into_iter().map(async |(i, request)| {
+            let reply = attached(world.ask(i, request).await?)?;
+            anyhow::Ok(reply.is_err().then_some(i))
+        });
+        let refused = futures::future::try_join_all(asked).await?;
+        Ok(refused.into_iter().flatten().collect())
+    }
+
+    fn new_namespace(&mut self, i: usize, net: &str) -> Request {
         self.next_netns += 1;
         let path: std::path::PathBuf = format!("/run/netns/{}", self.next_netns).into();
         lock(&self.hosts[i].machine).kernel.netns.insert(path.clone());
-        let request = Attach {
+        Request::Attach(Attach {
             net: net.to_owned(),
             place: Where::Netns {
                 netns: NetnsRef { path, cookie: self.next_netns },
@@ -180,11 +211,6 @@ impl World {
             aliases: BTreeSet::new(),
             labels: BTreeMap::new(),
             foreign: Foreign::default(),
-        };
-        Ok(match self.ask(i, Request::Attach(request)).await? {
-            Ok(Reply::Endpoint(view)) => Ok(*view),
-            Ok(other) => bail!("an attach is answered with {other:?}"),
-            Err(refused) => Err(refused),
         })
     }
 
@@ -351,6 +377,14 @@ impl World {
     pub fn weather(&self, weather: Weather) {
         self.net.set_weather(weather);
     }
+}
+
+fn attached(reply: Result<Reply, Refused>) -> Result<Result<EndpointView, Refused>> {
+    Ok(match reply {
+        Ok(Reply::Endpoint(view)) => Ok(*view),
+        Ok(other) => bail!("an attach is answered with {other:?}"),
+        Err(refused) => Err(refused),
+    })
 }
 
 /// An entry that other hosts decide on, as a line.

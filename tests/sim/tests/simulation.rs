@@ -159,6 +159,48 @@ fn in_fair_weather_a_change_is_everywhere_within_three_milliseconds() {
     });
 }
 
+/// Every host has measured every other within the last minute, and found `expected`.
+async fn round_trips(world: &World, expected: std::ops::RangeInclusive<Duration>) -> Result<()> {
+    for i in 0..world.len() {
+        let peers = world.peers(i).await?;
+        ensure!(peers.len() == world.len() - 1, "h{i} knows {peers:?}");
+        for peer in peers {
+            let trip =
+                peer.round_trip.with_context(|| format!("h{i} has not measured {peer:?}"))?;
+            ensure!(expected.contains(&trip.smoothed), "h{i} found {trip:?} to {}", peer.addr);
+            ensure!(trip.age < Duration::from_secs(60), "h{i} found {trip:?} to {}", peer.addr);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_round_trip_that_is_shown_is_twice_the_way_whatever_is_lost() {
+    simulate(2, |seed| async move {
+        let mut world = World::new(seed, 4, Settings::default());
+        let calm = Weather { loss: 0, ..Weather::WIDE };
+        world.weather(calm);
+        world.start_all().await?;
+        world.all_up(Duration::from_secs(20)).await?;
+        world.pass(Duration::from_secs(5)).await;
+        // 20 to 22 ms each way, by clocks that count in milliseconds.
+        let twice = Duration::from_millis(40)..=Duration::from_millis(46);
+        round_trips(&world, twice.clone()).await.context("nothing is lost")?;
+        for loss in [10, 200] {
+            world.weather(Weather { loss, ..calm });
+            for _ in 0..4 {
+                world.pass(Duration::from_secs(30)).await;
+                let lossy = format!("{loss} of 1000 are lost");
+                round_trips(&world, twice.clone()).await.context(lossy)?;
+            }
+        }
+        // The way changes, and what is shown follows.
+        world.weather(Weather { delay: Duration::from_millis(5), ..calm });
+        world.pass(Duration::from_secs(60)).await;
+        round_trips(&world, Duration::from_millis(10)..=Duration::from_millis(16)).await
+    });
+}
+
 #[test]
 fn nobody_is_called_down_for_a_fifth_of_lost_messages() {
     simulate(1, |seed| async move {

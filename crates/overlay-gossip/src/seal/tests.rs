@@ -41,6 +41,13 @@ impl End {
         self.counters.read().get(name)
     }
 
+    /// What was refused of `from`, by kind, and how often it refused us.
+    fn refused(&self, from: SocketAddr, now: Instant) -> Option<(String, u64)> {
+        let sources = self.counters.refusals(now).sources;
+        let from = sources.into_iter().find(|source| source.addr == from.ip())?;
+        Some((format!("{:?}", from.kinds), from.refuses_us))
+    }
+
     /// The same host after `kill -9` and a start.
     fn restarted(&self) -> End {
         let counters = Arc::new(Counters::default());
@@ -86,6 +93,7 @@ fn first_contact_costs_a_round_trip_and_no_message() {
     assert_eq!((b.count("seal_challenges"), b.count("seal_associations")), (1, 1));
     assert_eq!(sends(&a, &b, b"two", now), [b"two"]);
     assert_eq!(b.count("seal_challenges"), 1, "known from now on");
+    assert_eq!((a.refused(b.at, now), b.refused(a.at, now)), (None, None), "that is no refusal");
 }
 
 #[test]
@@ -109,6 +117,7 @@ fn a_message_is_let_in_once() {
     assert_eq!(carry(&a, &b, datagram.clone(), now), [b"again"]);
     assert_eq!(b.seal.open(a.at, &datagram, now), Verdict::default());
     assert_eq!(b.count("seal_replayed"), 1);
+    assert_eq!(b.refused(a.at, now), Some((r#"{"replayed": 1}"#.to_owned(), 0)));
 }
 
 #[test]
@@ -204,6 +213,9 @@ fn a_wrong_key_is_seen_at_both_ends_and_nothing_else_happens() {
     sends(&a, &b, b"x", now + REFUSE_EVERY);
     assert_eq!((b.count("seal_unknown_key"), a.count("seal_refused_by_peer")), (3, 2));
     assert_eq!(b.count("seal_challenges"), 0);
+    assert_eq!(b.refused(a.at, now), Some((r#"{"unknown_key": 3}"#.to_owned(), 0)));
+    assert_eq!(a.refused(b.at, now), Some(("{}".to_owned(), 2)));
+    assert_eq!(a.counters.refusals(now).sources.len(), 1);
 }
 
 #[test]
@@ -238,6 +250,9 @@ fn what_is_not_sealed_is_refused_and_both_ends_know() {
     let bare = [&BARE_CHITCHAT[..], &[1, 0, 2, 3]].concat();
     assert_eq!(b.seal.open(addr(7), &bare, now).message, None);
     assert_eq!(b.count("seal_plain"), 2);
+    for from in [a.at, addr(7)] {
+        assert_eq!(b.refused(from, now), Some((r#"{"plain": 1}"#.to_owned(), 0)));
+    }
     // And the other way round.
     assert_eq!(sends(&b, &a, text, now), Vec::<Vec<u8>>::new());
     assert_eq!((a.count("seal_unknown_key"), b.count("seal_refused_by_peer")), (1, 1));

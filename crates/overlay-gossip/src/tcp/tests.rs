@@ -136,6 +136,10 @@ async fn a_frame_that_claims_too_much_or_is_damaged_ends_the_connection() {
     hand.send(&odd).await;
     hand.is_hung_up_on().await;
     assert_eq!(b.count("seal_truncated"), 4);
+    // All that came from one address, whatever its ports.
+    let [source] = b.counters.refusals(Instant::now()).sources.try_into().unwrap();
+    assert_eq!(source.addr, b.at.ip());
+    assert_eq!(source.kinds, [("plain", 1), ("too_much", 1), ("truncated", 4)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

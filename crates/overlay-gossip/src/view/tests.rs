@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::codec::tests::{OWNER, endpoint, host};
+use crate::look::{Changed, Look};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 const US: HostId = HostId(Uuid::from_u128(0x9999 << 112));
@@ -30,6 +31,7 @@ struct Desk {
     view: View,
     now: Instant,
     counters: Arc<Counters>,
+    look: Look,
     versions: BTreeMap<ChitchatId, (u64, u64)>,
 }
 
@@ -55,6 +57,7 @@ impl Desk {
             view: View::new(US, id, INTERVAL, Duration::from_secs(900), counters.clone()),
             now: Instant::now(),
             counters,
+            look: Look::default(),
             versions: BTreeMap::new(),
         }
     }
@@ -68,6 +71,14 @@ impl Desk {
     fn holds_up_to(&mut self, id: &ChitchatId, gc: u64, max: u64, keys: &[(String, String, u64)]) {
         // chitchat takes only what is later by (gc, max): make it so.
         assert!(self.versions.insert(id.clone(), (gc, max)) < Some((gc, max)), "test goes back");
+        // It notes what it writes anew; that something is gone it does not note.
+        let held = self.chitchat.node_state(id);
+        for (key, _, version) in keys {
+            if held.and_then(|state| state.get_versioned(key)).is_none_or(|v| v.version != *version)
+            {
+                self.look.note(id, key);
+            }
+        }
         let keys = keys.iter().map(|(key, value, version)| {
             let status = DeletionStatus::Set;
             (key.clone(), VersionedValue { value: value.clone(), version: *version, status })
@@ -76,7 +87,8 @@ impl Desk {
     }
 
     fn read(&mut self) -> Vec<String> {
-        self.view.read(self.chitchat.node_states(), self.now, false).iter().map(brief).collect()
+        let events = self.view.read(self.chitchat.node_states(), self.look.take(), self.now, false);
+        events.iter().map(brief).collect()
     }
 }
 
@@ -370,19 +382,19 @@ fn a_new_life_of_chitchat_forgets_nobody_before_the_grace_is_over() {
     desk.read();
     let nothing = BTreeMap::new();
     desk.view.restarted(node(US, 6, 9));
-    assert_eq!(desk.view.read(&nothing, desk.now, true), []);
+    assert_eq!(desk.view.read(&nothing, None, desk.now, true), []);
     // The second life turns up again, and has changed a record meanwhile.
     let mut later = Desk::new();
     later.holds(&node(OWNER, 2, 1), 0, &[id(1), put(host("a"), 2), put(endpoint(5), 4), end(5)]);
-    let events = desk.view.read(later.chitchat.node_states(), desk.now, false);
+    let events = desk.view.read(later.chitchat.node_states(), later.look.take(), desk.now, false);
     assert_eq!(events.iter().map(brief).collect::<Vec<_>>(), ["2.ep5"]);
     for _ in 0..900 {
         desk.now += Duration::from_secs(1);
-        desk.view.read(later.chitchat.node_states(), desk.now, false);
+        desk.view.read(later.chitchat.node_states(), later.look.take(), desk.now, false);
     }
     assert!(!desk.view.nodes.contains_key(&them()));
     // Within one life, what chitchat drops is forgotten at once.
-    let events = desk.view.read(&nothing, desk.now, false);
+    let events = desk.view.read(&nothing, None, desk.now, false);
     assert_eq!(events.iter().map(brief).collect::<Vec<_>>(), ["2 forgotten"]);
 }
 
@@ -499,6 +511,7 @@ proptest! {
         let mut desk = Desk::new();
         let mut told: BTreeMap<RecordKey, String> = BTreeMap::new();
         let mut pushes: Vec<Push> = Vec::new();
+        let mut seen: BTreeMap<String, u64> = BTreeMap::new();
         let deeds = deeds.into_iter().chain([Deed::Arrive(4)]);
         for (n, deed) in deeds.enumerate() {
             match deed {
@@ -538,7 +551,13 @@ proptest! {
             if (replica.gc, replica.max) > (0, 0) {
                 fresh.holds_up_to(&them(), replica.gc, replica.max, &keys);
             }
-            for event in desk.view.read(fresh.chitchat.node_states(), desk.now, n % 7 == 0) {
+            // It says where it has written, or that it may be anywhere.
+            let is_new = |key: &&(String, String, u64)| seen.get(&key.0) != Some(&key.2);
+            let noted = keys.iter().filter(is_new).map(|key| key.0.clone()).collect();
+            let changed = (n % 5 != 0).then(|| Changed::from([(them(), noted)]));
+            seen = keys.iter().map(|key| (key.0.clone(), key.2)).collect();
+            let states = fresh.chitchat.node_states();
+            for event in desk.view.read(states, changed, desk.now, n % 7 == 0) {
                 let ClusterEvent::Record { key, record, .. } = event else {
                     prop_assert!(!brief(&event).contains("forgotten"), "nobody left");
                     continue;
@@ -593,7 +612,7 @@ fn a_push_is_told_at_once_and_not_again_when_chitchat_brings_it() {
 fn what_a_push_has_told_survives_a_look_for_what_vanished() {
     let mut desk = desk_with_host();
     desk.view.pushed(push_of(1, 5, 4), desk.now);
-    let events = desk.view.read(desk.chitchat.node_states(), desk.now, true);
+    let events = desk.view.read(desk.chitchat.node_states(), desk.look.take(), desk.now, true);
     assert_eq!(events, [], "chitchat has not got it yet");
 }
 
