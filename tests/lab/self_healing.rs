@@ -309,12 +309,12 @@ fn an_entry_that_another_hand_changes_is_back_at_once() -> Result<()> {
         eventually("and told together", || {
             let all = scene.watcher.events()?;
             let of: Vec<&Told> = all[told..].iter().filter(|e| e.kind == "repaired").collect();
-            let (n, objects) = (of.len(), of.iter().map(|e| count(e)).sum::<u64>());
-            ensure!(objects >= 44 && n < 20, "{n} events of {objects} objects");
+            let (n, objects) = (of.len() as u64, of.iter().map(|e| count(e)).sum::<u64>());
+            // `ip` goes on until all are gone, for ten rounds at most.
+            ensure!(objects >= 44 && n * 3 < objects, "{n} events of {objects} objects");
             Ok(())
         })?;
         c1.ping(c2.ip())?;
-        ensure!(a.status()?.fights.is_empty(), "{:#?}", a.status()?.fights);
         let changed = difference(&before, &strangers(&a)?);
         ensure!(changed.is_none(), "what is not ours changed: {changed:?}");
         Ok(())
