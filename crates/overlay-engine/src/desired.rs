@@ -31,7 +31,7 @@ use crate::event::Place;
 use crate::reconcile::{WantedCursor, WantedPart};
 
 /// MACs or addresses of a slice.
-const WANTED_SLICE: usize = 512;
+const WANTED_SLICE: usize = 128;
 
 /// The network that a link name of ours stands for, if it is a bridge or VXLAN
 /// device.

@@ -4,7 +4,7 @@
 //! time; what is refused is tried again with back-off, and seen in `status`.
 //!
 //! **The full check goes in slices.** What a dump has read is compared with the
-//! mirror a thousand keys at a time, a slice each [`crate::Event::Tick`], so
+//! mirror a few hundred keys at a time, a slice each [`crate::Event::Tick`], so
 //! that a change in the middle of it waits for one slice and not for all. What
 //! the kernel tells meanwhile, and while the dump was read, is newer than what
 //! was read: those keys are passed over.
@@ -25,8 +25,8 @@ use crate::repairs::{Repairs, Sight};
 /// First and longest time between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// Keys of a slice: about a millisecond.
-const SLICE: usize = 1024;
+/// Keys of a slice: half a millisecond, on a busy machine two.
+const SLICE: usize = 256;
 
 /// Why a key waits to be planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
