@@ -127,7 +127,10 @@ Kinds:
   device             something about an attached device
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
   network_created network_removed network_conflict endpoint_conflict
-  kernel_refused repairing donated view_complete not_persisted
+  repaired           something that another hand had changed was put back
+  fight              another hand changes an object each time it is put back
+  overrun            the kernel dropped notifications: everything was read again
+  kernel_refused donated view_complete not_persisted
   same_name same_identity underlay underlay_lost
   missed             so many events came faster than they were read; always shown
 

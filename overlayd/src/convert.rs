@@ -274,8 +274,7 @@ pub fn key(id: KeyId, view: KeyView) -> v1::Key {
 pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
     let hosts: BTreeSet<IpAddr> = gossip.peers.iter().map(|peer| peer.addr.ip()).collect();
     let strangers = gossip.refusals.sources.iter().filter(|from| !hosts.contains(&from.addr));
-    let mut counters: BTreeMap<String, u64> =
-        view.counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+    let mut counters = view.counters;
     counters.extend(gossip.counters.iter().map(|(name, n)| (name.clone(), *n)));
     v1::Status {
         host: host(view.host),
@@ -289,6 +288,40 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
         applied_revision: view.applied_revision,
         desired_objects: view.desired_objects,
         pending: view.pending,
+        pending_objects: view
+            .waiting
+            .into_iter()
+            .map(|w| v1::PendingObject {
+                object: w.object,
+                reason: w.why,
+                since_ms: w.since.map(ms),
+            })
+            .collect(),
+        repairs: view
+            .repairs
+            .into_iter()
+            .map(|(ago, r)| v1::Repair {
+                object: r.object,
+                found: r.found.as_str().to_owned(),
+                command: r.command,
+                objects: r.objects,
+                after_ms: ms(r.after),
+                ago_ms: ms(ago),
+                by: r.hand.map(|hand| hand.to_string()),
+                times: r.times,
+            })
+            .collect(),
+        fights: view
+            .fights
+            .into_iter()
+            .map(|f| v1::Fight {
+                object: f.object,
+                by: f.hand.map(|hand| hand.to_string()),
+                since_ms: ms(f.since),
+                repairs: f.repairs,
+                next_ms: f.until.map(ms),
+            })
+            .collect(),
         failed: view
             .failed
             .into_iter()
@@ -428,9 +461,25 @@ pub fn event(notice: &Notice) -> v1::Event {
             retry_ms: Some(ms(*retry_in)),
             ..kind("kernel_refused")
         },
-        Notice::Repairing { operations, first } => {
-            v1::Event { command: some(first), count: many(*operations), ..kind("repairing") }
-        }
+        Notice::Repaired(repair) => v1::Event {
+            object: some(&repair.object),
+            state: some(&repair.found.as_str()),
+            command: some(&repair.command),
+            count: many(repair.objects),
+            after_ms: Some(ms(repair.after)),
+            by: repair.hand.as_ref().map(ToString::to_string),
+            times: many(repair.times),
+            ..kind("repaired")
+        },
+        Notice::Fight(contest) | Notice::FightOver(contest) => v1::Event {
+            object: some(&contest.object),
+            by: contest.hand.as_ref().map(ToString::to_string),
+            count: Some(contest.repairs),
+            there: Some(matches!(notice, Notice::Fight(_))),
+            retry_ms: contest.until.map(|until| ms(until.saturating_sub(contest.since))),
+            ..kind("fight")
+        },
+        Notice::Overrun => kind("overrun"),
         Notice::Donated { net, count, to } => v1::Event {
             net: some(net),
             host: some(to),

@@ -2,15 +2,18 @@
 //! the kernel tells, and checks everything with a full dump now and then.
 //!
 //! Order is what it is for. What a plan changed is passed on before the report
-//! that the plan is done. While a dump runs nothing is passed on: the dump goes
-//! first, then every change told meanwhile, so that the newest word is the last.
+//! that the plan is done. The first dump goes before everything else. Later ones
+//! are read by a task of their own while changes and plans go on: the engine is
+//! told when a dump begins ([`KernelChange::Reading`]), so that it takes what is
+//! told from then on for newer, and gets what was read after all that was told.
 
 use std::time::Duration;
 
 use overlay_engine::PlanId;
-use overlay_model::{KernelChange, KernelOp};
-use overlay_netlink::Kernel;
+use overlay_model::{KernelChange, KernelOp, KernelState};
+use overlay_netlink::{Kernel, KernelError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
 use crate::shell::Input;
@@ -34,6 +37,8 @@ pub async fn run(
     mut work: UnboundedReceiver<Work>,
     inputs: UnboundedSender<Input>,
 ) {
+    let mut reading: Option<JoinHandle<Result<KernelState, KernelError>>> = None;
+    let mut first = true;
     let mut check = tokio::time::interval(FULL_CHECK);
     check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first tick is at once: the first dump.
@@ -55,12 +60,35 @@ pub async fn run(
                 };
                 let _ = inputs.send(Input::Kernel(change));
             }
+            read = read_of(&mut reading), if reading.is_some() => {
+                reading = None;
+                match read {
+                    Ok(Ok(state)) => {
+                        kernel.settle().await;
+                        while let Ok(change) = changes.try_recv() {
+                            let _ = inputs.send(Input::Kernel(change));
+                        }
+                        let _ = inputs.send(Input::Kernel(KernelChange::Read(Box::new(state))));
+                    }
+                    Ok(Err(err)) => warn!("cannot read the kernel: {err}"),
+                    Err(err) => warn!("cannot read the kernel: {err}"),
+                }
+            }
             _ = check.tick() => {
                 while let Ok(change) = changes.try_recv() {
                     let _ = inputs.send(Input::Kernel(change));
                 }
+                if !first {
+                    if reading.is_none() {
+                        let _ = inputs.send(Input::Kernel(KernelChange::Reading));
+                        let kernel = kernel.clone();
+                        reading = Some(tokio::spawn(async move { kernel.dump().await }));
+                    }
+                    continue;
+                }
                 match kernel.dump().await {
                     Ok(state) => {
+                        first = false;
                         let snapshot = KernelChange::Snapshot(Box::new(state));
                         let _ = inputs.send(Input::Kernel(snapshot));
                     }
@@ -68,5 +96,15 @@ pub async fn run(
                 }
             }
         }
+    }
+}
+
+/// What comes of a reading that goes on.
+async fn read_of(
+    reading: &mut Option<JoinHandle<Result<KernelState, KernelError>>>,
+) -> Result<Result<KernelState, KernelError>, JoinError> {
+    match reading {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
 }

@@ -248,7 +248,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn bulk() -> Result<()> {
     println!(
         "| ms from the start of `overlayctl endpoint import` | it has ended | first entry in b's kernel | \
-         b holds all | removed: b holds none |\n|---|---|---|---|---|"
+         b holds all | removed: b holds none | processor of a, b |\n|---|---|---|---|---|---|"
     );
     for n in [10_000, 50_000] {
         Lab::run(|lab| {
@@ -266,9 +266,10 @@ fn bulk() -> Result<()> {
             let empty = a.dir().join("none");
             std::fs::write(&empty, "")?;
             let tally = Tally::start(b.netns(), STATIONS)?;
-            let mut figures: [Vec<f64>; 4] = Default::default();
+            let mut figures: [Vec<f64>; 6] = Default::default();
             for _ in 0..5 {
                 tally.reset();
+                let used = [Use::of(a)?, Use::of(b)?];
                 let began = SystemTime::now();
                 let run = |file: &PathBuf| -> Result<()> {
                     let file = file.to_str().context("ASCII")?;
@@ -283,6 +284,9 @@ fn bulk() -> Result<()> {
                 let (first, last) = told.span.context("told")?;
                 figures[1].push(ms(began, first));
                 figures[2].push(ms(began, last));
+                for (n, (host, used)) in [a, b].into_iter().zip(used).enumerate() {
+                    figures[4 + n].push((Use::of(host)?.ticks - used.ticks) as f64 * 10.0);
+                }
                 holds(b, n as usize)?;
                 tally.reset();
                 let began = SystemTime::now();
@@ -292,8 +296,8 @@ fn bulk() -> Result<()> {
                 figures[3].push(ms(began, told.span.context("told")?.1));
                 holds(b, 0)?;
             }
-            let [ended, first, all, none] = figures.map(median);
-            println!("| {n} endpoints | {ended} | {first} | **{all}** | {none} |");
+            let [ended, first, all, none, by_a, by_b] = figures.map(median);
+            println!("| {n} endpoints | {ended} | {first} | **{all}** | {none} | {by_a}, {by_b} |");
             Ok(())
         })?;
     }

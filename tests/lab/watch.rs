@@ -6,67 +6,15 @@
 //!     overlayctl watch                                 c2: attached, then killed with b
 //! ```
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use overlay_api::v1::Event;
-use overlay_tests::shell::{script_in, signal};
-use overlay_tests::{DaemonOptions, Host, Lab, NetSpec, eventually, eventually_within};
+use overlay_tests::shell::script_in;
+use overlay_tests::{DaemonOptions, Lab, NetSpec, Watcher, eventually, eventually_within};
 
 const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
-
-/// An `overlayctl watch` whose output goes to files.
-struct Watcher {
-    child: Child,
-    out: PathBuf,
-    err: PathBuf,
-}
-
-impl Watcher {
-    fn start(host: &Host, name: &str, args: &[&str]) -> Result<Self> {
-        let (out, err) = (host.dir().join(name), host.dir().join(format!("{name}.err")));
-        let child = host
-            .overlayctl()?
-            .arg("watch")
-            .args(args)
-            .stdout(File::create(&out)?)
-            .stderr(File::create(&err)?)
-            .spawn()?;
-        Ok(Self { child, out, err })
-    }
-
-    /// The events so far; half a line is not yet one.
-    fn events(&self) -> Result<Vec<Event>> {
-        let text = std::fs::read_to_string(&self.out)?;
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-    }
-
-    /// Waits for an event that is `wanted`; says at which place it came.
-    fn sees(&self, what: &str, wanted: impl Fn(&Event) -> bool) -> Result<(usize, Event)> {
-        eventually(&format!("the watcher is told that {what}"), || {
-            let all = self.events()?;
-            let texts: Vec<_> = all.iter().map(|e| e.text.clone()).collect();
-            let found = all.into_iter().enumerate().find(|(_, event)| wanted(event));
-            found.with_context(|| format!("told {texts:#?}"))
-        })
-    }
-
-    fn ended(&mut self) -> Result<ExitStatus> {
-        eventually("overlayctl watch ends", || self.child.try_wait()?.context("it runs"))
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        let _ = signal(&self.child, Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
 
 fn of(kind: &str, name: &str) -> impl Fn(&Event) -> bool {
     move |event| event.kind == kind && event.name.as_deref() == Some(name)
@@ -113,10 +61,10 @@ fn an_attach_on_b_and_its_death_are_told_on_a_in_order() -> Result<()> {
         a.stop()?;
         for watcher in [&mut json, &mut text] {
             ensure!(watcher.ended()?.code() == Some(1), "it ended otherwise");
-            let said = std::fs::read_to_string(&watcher.err)?;
+            let said = watcher.complaints()?;
             ensure!(said.contains("overlayd has stopped"), "{said}");
         }
-        let told = std::fs::read_to_string(&text.out)?;
+        let told = text.output()?;
         ensure!(told.contains("  warning  host b is suspect (1 endpoints)\n"), "{told}");
         ensure!(!told.contains("c2"), "endpoints elsewhere without --all: {told}");
         Ok(())
@@ -138,17 +86,19 @@ fn a_watcher_that_does_not_read_slows_nobody_and_is_told_what_it_missed() -> Res
         })?;
         let stopped = Watcher::start(&a, "stopped.json", &["--json", "--all", "--since", "0"])?;
         stopped.sees("the network is there", |e| e.kind == "network_created")?;
-        signal(&stopped.child, Signal::SIGSTOP)?;
+        stopped.signal(Signal::SIGSTOP)?;
 
-        // Another hand that will not stop: an event each time.
+        // Another hand that adds what does not belong there, each time another entry: an
+        // event each time.
+        a.knows_all()?;
         let before = a.resident_kib()?;
-        let meddle = format!(
-            "for i in $(seq 1500); do bridge fdb replace {} dev ovx4097 dst 192.0.2.99 self \
-             permanent; done",
-            c2.mac()
-        );
         let mut attaches = Vec::new();
         for round in 0..4 {
+            let meddle = format!(
+                "for i in $(seq 1500); do bridge fdb add \
+                 02:bb:00:0{round}:$((i / 90 + 10)):$((i % 90 + 10)) dev ovx4097 dst 192.0.2.99 \
+                 self permanent; done"
+            );
             script_in(a.netns(), &meddle)?;
             let start = Instant::now();
             a.attach("demo", &format!("n{round}"))?;
@@ -160,7 +110,7 @@ fn a_watcher_that_does_not_read_slows_nobody_and_is_told_what_it_missed() -> Res
         println!("the daemon grew by {grown} KiB");
         ensure!(grown < 16 << 10, "the daemon grew by {grown} KiB");
 
-        signal(&stopped.child, Signal::SIGCONT)?;
+        stopped.signal(Signal::SIGCONT)?;
         let patience = Duration::from_secs(30);
         eventually_within(patience, "it is told of the last attach", || {
             let all = stopped.events()?;
@@ -214,7 +164,7 @@ fn the_sixty_fifth_watcher_is_refused_with_a_reason() -> Result<()> {
         drop(watchers.pop());
         let next = Watcher::start(&a, "next", &["--json", "--since", "0"])?;
         eventually("a place is free again", || {
-            ensure!(!next.events()?.is_empty(), "{}", std::fs::read_to_string(&next.err)?);
+            ensure!(!next.events()?.is_empty(), "{}", next.complaints()?);
             Ok(())
         })
     })

@@ -43,6 +43,7 @@ pub mod ping;
 pub mod shell;
 pub mod tally;
 pub mod wait;
+pub mod watcher;
 
 pub use capture::{Capture, Frame};
 pub use container::Container;
@@ -53,3 +54,4 @@ pub use monitor::Monitor;
 pub use ping::{PingStream, PingSummary};
 pub use tally::Tally;
 pub use wait::{eventually, eventually_within, holds_for, patience};
+pub use watcher::Watcher;

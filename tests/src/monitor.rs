@@ -97,9 +97,10 @@ impl Drop for Monitor {
     }
 }
 
-/// What iproute2 says when a namespace goes while it learns their names: one of
-/// another lab.
-const NO_CONCERN: &str = "Error: Peer netns reference is invalid.";
+/// What iproute2 says when a namespace goes while it learns their names, one of
+/// another lab; and when links come and go while it learns theirs.
+const NO_CONCERN: [&str; 2] =
+    ["Error: Peer netns reference is invalid.", "Dump was interrupted and may be inconsistent."];
 
 /// Events of `ip -ts monitor` (`[2026-11-21T11:54:10.753976] text`) and of
 /// `bridge -timestamp monitor` (`Timestamp: Sat Nov 21 11:54:10 2026 754735
@@ -110,7 +111,7 @@ fn parse(text: &str) -> Result<Vec<Event>> {
     // A last line without its end is still being written.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in complete.lines().filter(|l| !l.trim().is_empty()) {
-        if line == NO_CONCERN {
+        if NO_CONCERN.contains(&line) {
             continue;
         }
         if let Some(time) = line.strip_prefix("Timestamp: ") {

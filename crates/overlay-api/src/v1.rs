@@ -442,8 +442,18 @@ pub struct Status {
     pub desired_objects: usize,
     /// Operations that wait or are under way.
     pub pending: usize,
+    /// What is on its way into the kernel, the first twenty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_objects: Vec<PendingObject>,
     /// Objects that the kernel refused, with the reason.
     pub failed: Vec<FailedObject>,
+    /// What another hand had changed and was put back, the last ten, the newest
+    /// last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
+    /// What another hand changes each time it is put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fights: Vec<Fight>,
     /// Gossip that was refused of addresses that belong to no host, the last
     /// refused first.
     #[serde(default)]
@@ -456,6 +466,57 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
+}
+
+/// An object that is not in the kernel yet, and was not refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PendingObject {
+    /// What.
+    pub object: String,
+    /// What it waits for.
+    pub reason: String,
+    /// For how long, milliseconds, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+}
+
+/// Something that another hand had changed, and that was put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Repair {
+    /// What.
+    pub object: String,
+    /// `deleted`, `changed` or `added`: how it was found.
+    pub found: String,
+    /// The command that put it back.
+    pub command: String,
+    /// How many objects that stands for: those that fell with it, too.
+    pub objects: usize,
+    /// How long after the kernel told, milliseconds.
+    pub after_ms: u64,
+    /// How long ago that was, milliseconds.
+    pub ago_ms: u64,
+    /// Whose hand it was; left out where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// How often within ten seconds.
+    pub times: usize,
+}
+
+/// An object that another hand changes each time it is put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fight {
+    /// What.
+    pub object: String,
+    /// Whose hand it was last; left out where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// For how long, milliseconds.
+    pub since_ms: u64,
+    /// How often it was put back.
+    pub repairs: u64,
+    /// When it is put back again, milliseconds; left out when it is right now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<u64>,
 }
 
 /// Gossip that was refused, by the address that it says it is from. Whoever can
@@ -563,7 +624,9 @@ pub struct Left {
 /// | `network_conflict` | `net`, which is not programmed, `why` |
 /// | `endpoint_conflict` | `endpoint`, which lost, `why`, `host` that won |
 /// | `kernel_refused` | `command`, `why`, `retry_ms` |
-/// | `repairing` | `command`, the first, `count` of them |
+/// | `repaired` | `object`, `state` it was found in (`deleted`, `changed`, `added`), `command`, `count` of objects, `after_ms`, `by`, `times` in 10 s |
+/// | `fight` | `object`, `by`, `count` of repairs, `there` (false: it is over), `retry_ms` |
+/// | `overrun` | - |
 /// | `donated` | `net`, `host` that got them, `count` of addresses |
 /// | `view_complete`, `not_persisted` | `why` |
 /// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
@@ -590,7 +653,7 @@ pub struct Event {
     /// Name of a host, or its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// State of the host.
+    /// State of the host, or in which an object was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// It is so; false: it is so no longer.
@@ -630,4 +693,16 @@ pub struct Event {
     /// The reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// A thing in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// Whose hand it was, if the kernel told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// How long it was wrong, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
+    /// How often within ten seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
 }

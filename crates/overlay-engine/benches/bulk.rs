@@ -264,8 +264,20 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
     b.ask(Request::Endpoints { net: None, local: false });
     figures.push(("b: endpoints", b.lap().0));
     let state = KernelState { objects: b.kernel.objects().clone(), ..KernelState::default() };
-    b.run(Event::Kernel(KernelChange::Snapshot(Box::new(state))));
+    b.run(Event::Kernel(KernelChange::Reading));
+    b.run(Event::Kernel(KernelChange::Read(Box::new(state))));
+    let operations = b.kernel.operations;
+    let mut slices = Vec::new();
+    while b.engine.next_deadline() == Some(now().mono) {
+        let before = b.spent;
+        b.run(Event::Tick);
+        slices.push(b.spent - before);
+    }
+    slices.sort();
+    assert_eq!(b.kernel.operations, operations, "nothing differs");
     figures.push(("b: the full check of every minute", b.lap().0));
+    figures.push(("b: a slice of it, p99", slices[slices.len() * 99 / 100]));
+    figures.push(("b: the longest slice of it", slices[slices.len() - 1]));
     // The first one pays for what the allocator has put off.
     b.ask(add(station(0, 4)));
     b.lap();

@@ -34,6 +34,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use overlay_model::{
@@ -339,6 +340,30 @@ impl ClusterView {
         let low = (net, MacAddr::ZERO);
         let high = (net, MacAddr([0xff; 6]));
         self.by_mac.range(low..=high).map(|((_, mac), _)| *mac)
+    }
+
+    /// [`ClusterView::macs_on`], those behind `after` only.
+    pub(crate) fn macs_after(
+        &self,
+        net: NetworkId,
+        after: Option<MacAddr>,
+    ) -> impl Iterator<Item = MacAddr> {
+        let low =
+            after.map_or(Bound::Included((net, MacAddr::ZERO)), |mac| Bound::Excluded((net, mac)));
+        let keys = self.by_mac.range((low, Bound::Unbounded));
+        keys.take_while(move |((n, _), _)| *n == net).map(|((_, mac), _)| *mac)
+    }
+
+    /// [`ClusterView::ips_on`], those behind `after` only.
+    pub(crate) fn ips_after(
+        &self,
+        net: NetworkId,
+        after: Option<IpAddr>,
+    ) -> impl Iterator<Item = IpAddr> {
+        let first = (net, IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        let low = after.map_or(Bound::Included(first), |ip| Bound::Excluded((net, ip)));
+        let keys = self.by_ip.range((low, Bound::Unbounded));
+        keys.take_while(move |((n, _), _)| *n == net).map(|((_, ip), _)| *ip)
     }
 
     /// Addresses that somebody has on `net`.

@@ -17,6 +17,7 @@
 //! | veth `ove<id>` | for each namespace that is attached here |
 //! | port | for each device that is attached here |
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -27,6 +28,10 @@ use overlay_model::{
 
 use crate::engine::Engine;
 use crate::event::Place;
+use crate::reconcile::{WantedCursor, WantedPart};
+
+/// MACs or addresses of a slice.
+const WANTED_SLICE: usize = 128;
 
 /// The network that a link name of ours stands for, if it is a bridge or VXLAN
 /// device.
@@ -46,7 +51,7 @@ impl Engine {
     pub(crate) fn want(&self, key: &ObjectKey) -> Option<Object> {
         match key {
             ObjectKey::Firewall => {
-                let bridges: std::collections::BTreeSet<IfName> =
+                let bridges: BTreeSet<IfName> =
                     self.used_networks().map(|net| net.vni.bridge()).collect();
                 (!bridges.is_empty()).then_some(Object::Firewall { bridges })
             }
@@ -101,6 +106,7 @@ impl Engine {
             up: true,
             master: None,
             port: None,
+            altered: BTreeSet::new(),
             kind: LinkKind::Bridge,
         };
         if *name == net.vni.bridge() {
@@ -161,6 +167,7 @@ impl Engine {
             up: true,
             master: Some(net.vni.bridge()),
             port: Some(PortFlags { learning: true, neigh_suppress: false }),
+            altered: BTreeSet::new(),
             kind: LinkKind::Veth {
                 peer: Some(Box::new(VethPeer {
                     netns: netns.clone(),
@@ -183,6 +190,18 @@ impl Engine {
     /// it should not.
     pub(crate) fn wanted_keys(&self, net: &Network) -> Vec<ObjectKey> {
         let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
+        let mut keys = self.wanted_frame(net);
+        for mac in self.view.macs_on(net.id) {
+            keys.push(ObjectKey::VxlanFdb(vxlan.clone(), mac));
+            keys.push(ObjectKey::BridgeFdb(bridge.clone(), mac));
+        }
+        keys.extend(self.view.ips_on(net.id).map(|ip| ObjectKey::Neigh(bridge.clone(), ip)));
+        keys
+    }
+
+    /// Those of them that are not about the MAC or address of an endpoint.
+    fn wanted_frame(&self, net: &Network) -> Vec<ObjectKey> {
+        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
         let mut keys = vec![
             ObjectKey::Firewall,
             ObjectKey::Link(bridge.clone()),
@@ -195,14 +214,57 @@ impl Engine {
                 .filter_map(|host| self.vtep_of(host))
                 .map(|vtep| ObjectKey::Flood(vxlan.clone(), vtep)),
         );
-        for mac in self.view.macs_on(net.id) {
-            keys.push(ObjectKey::VxlanFdb(vxlan.clone(), mac));
-            keys.push(ObjectKey::BridgeFdb(bridge.clone(), mac));
-        }
-        keys.extend(self.view.ips_on(net.id).map(|ip| ObjectKey::Neigh(bridge.clone(), ip)));
         let here = self.local.values().filter(|l| l.local.endpoint.network == net.id);
         keys.extend(here.filter_map(|l| l.local.port_key()));
         keys
+    }
+
+    /// The next few of all keys that [`Engine::wanted_keys`] says of all used
+    /// networks, and where to go on; `None` after the last.
+    pub(crate) fn wanted_slice(
+        &self,
+        cursor: WantedCursor,
+    ) -> (Vec<ObjectKey>, Option<WantedCursor>) {
+        let (at, part) = match cursor {
+            WantedCursor::Start => (None, None),
+            WantedCursor::In(net, part) => (Some(net), Some(part)),
+        };
+        let part = part.filter(|part| *part != WantedPart::All);
+        // Sorted by their ids, so that one that comes or goes meanwhile moves
+        // no other one.
+        let mut nets: Vec<&Network> = self.used_networks().collect();
+        nets.sort_by_key(|net| net.id);
+        let next = nets.into_iter().find(|net| match (at, part) {
+            (None, _) => true,
+            (Some(at), None) => net.id > at,
+            (Some(at), Some(_)) => net.id >= at,
+        });
+        let Some(net) = next else { return (Vec::new(), None) };
+        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
+        let part = part.filter(|_| at == Some(net.id));
+        let (keys, part) = match part {
+            None | Some(WantedPart::All) => (self.wanted_frame(net), WantedPart::Macs(None)),
+            Some(WantedPart::Macs(after)) => {
+                let macs: Vec<MacAddr> =
+                    self.view.macs_after(net.id, after).take(WANTED_SLICE).collect();
+                let pair = |mac: &MacAddr| {
+                    let fdb = ObjectKey::VxlanFdb(vxlan.clone(), *mac);
+                    [fdb, ObjectKey::BridgeFdb(bridge.clone(), *mac)]
+                };
+                let part = match macs.last() {
+                    Some(last) => WantedPart::Macs(Some(*last)),
+                    None => WantedPart::Ips(None),
+                };
+                (macs.iter().flat_map(pair).collect(), part)
+            }
+            Some(WantedPart::Ips(after)) => {
+                let ips: Vec<IpAddr> =
+                    self.view.ips_after(net.id, after).take(WANTED_SLICE).collect();
+                let part = ips.last().map_or(WantedPart::All, |last| WantedPart::Ips(Some(*last)));
+                (ips.into_iter().map(|ip| ObjectKey::Neigh(bridge.clone(), ip)).collect(), part)
+            }
+        };
+        (keys, Some(WantedCursor::In(net.id, part)))
     }
 
     /// Networks that have an endpoint here and are programmed.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, Foreign, Host, HostId, HostIntent, HostKeys, IfName,
-    KernelChange, KernelOp, Name, Network, NetworkId, ObjectKey, Record, RecordKey, RingToken,
-    Stamp, Subnet, Vni,
+    ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent, HostKeys, IfName,
+    KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Record,
+    RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift};
@@ -22,7 +22,8 @@ use crate::event::{
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
-use crate::reconcile::{Cause, Reconciler, keys_on};
+use crate::reconcile::{Cause, Observed, Reconciler, keys_on};
+use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
 
 /// How long after the start the live hosts are given to be heard, at least.
@@ -347,22 +348,31 @@ impl Engine {
     /// Takes in what happened, and says what is to be done.
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.now = now;
+        self.kernel.now = now.mono;
         match event {
             Event::Request { token, fresh, request } => self.on_request(token, fresh, *request),
             Event::Cluster(event) => self.on_cluster(event),
             Event::Kernel(change) => self.on_kernel(change),
             Event::Applied { plan, report } => {
+                // What is not compared yet may be what the plan has made.
+                while self.kernel.is_behind() {
+                    self.check_slice();
+                }
                 let quiet: BTreeSet<ObjectKey> = self.kernel.failures().keys().cloned().collect();
-                if self.kernel.finish(plan, report.done, &report.failed, now.mono) {
+                if let Some(right) = self.kernel.finish(plan, report.done, &report.failed) {
                     for failure in &report.failed {
                         // Told once; `status` shows that it goes on.
-                        if !quiet.contains(&failure.op.key()) {
+                        let key = failure.op.key();
+                        if !quiet.contains(&key) && self.kernel.failures().contains_key(&key) {
                             self.notice(Notice::KernelRefused {
                                 command: failure.op.to_string(),
                                 reason: failure.text.clone(),
                                 retry_in: Duration::from_millis(100),
                             });
                         }
+                    }
+                    for repair in self.kernel.repairs.end(right.iter(), now.mono) {
+                        self.notice(Notice::Repaired(repair));
                     }
                     self.advance_endpoints();
                 }
@@ -389,7 +399,15 @@ impl Engine {
                 for shift in self.view.tick(now.mono) {
                     self.on_shift(shift);
                 }
-                self.kernel.tick(now.mono);
+                self.check_slice();
+                self.kernel.tick();
+                let (due, over) = self.kernel.repairs.tick(now.mono);
+                for key in due {
+                    self.kernel.touch(key, Cause::Check);
+                }
+                for contest in over {
+                    self.notice(Notice::FightOver(contest));
+                }
                 self.serve_waiting();
             }
         }
@@ -948,8 +966,10 @@ impl Engine {
         let first = hosts.next().map(|(_, addr)| addr).unwrap_or_default();
         let found: BTreeMap<(Name, HostId), [String; 2]> =
             hosts.map(|(id, addr)| ((name.clone(), id), [first.clone(), addr])).collect();
-        let former: BTreeMap<_, _> =
-            self.namesakes.extract_if(.., |(known, _), _| known == name).collect();
+        let all = std::mem::take(&mut self.namesakes);
+        let (former, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|((known, _), _)| known == name);
+        self.namesakes = others;
         self.namesakes.extend(found.clone());
         for ((name, id), addrs) in &former {
             if !found.contains_key(&(name.clone(), *id)) {
@@ -1146,13 +1166,61 @@ impl Engine {
     }
 
     fn on_kernel(&mut self, change: KernelChange) {
-        if let KernelChange::Snapshot(state) = &change {
-            self.note_underlay(&state.foreign);
+        match change {
+            KernelChange::Object(key, object, hand) => {
+                let observed = self.kernel.observe(key, object);
+                self.take_note(observed, hand.as_deref());
+            }
+            KernelChange::Snapshot(state) => self.on_read(*state, true),
+            KernelChange::Read(state) => self.on_read(*state, false),
+            KernelChange::Reading => self.kernel.begin_reading(),
+            KernelChange::Overrun => {
+                self.kernel.overruns += 1;
+                self.notice(Notice::Overrun);
+            }
         }
-        let full = matches!(change, KernelChange::Snapshot(_));
-        let (changed, links) = self.kernel.observe(change);
-        for key in changed {
-            self.kernel.touch(key, Cause::Seen);
+    }
+
+    fn on_read(&mut self, state: KernelState, told: bool) {
+        self.note_underlay(&state.foreign);
+        let observed = self.kernel.take_in(state, told);
+        if observed.first {
+            for key in self.all_keys() {
+                self.kernel.touch(key, Cause::Check);
+            }
+            self.kernel.set_wanted_cursor(None);
+        }
+        self.take_note(observed, None);
+    }
+
+    /// Goes on with the full check, if there is one.
+    fn check_slice(&mut self) {
+        let Some(cursor) = self.kernel.wanted_cursor() else {
+            if self.kernel.is_checking() {
+                let observed = self.kernel.compare_slice();
+                self.take_note(observed, None);
+            }
+            return;
+        };
+        // What is there has been looked at: now what is not.
+        let (keys, cursor) = self.wanted_slice(cursor);
+        for key in keys {
+            if !self.kernel.mirror().contains_key(&key) {
+                self.kernel.touch(key, Cause::Check);
+            }
+        }
+        self.kernel.set_wanted_cursor(cursor);
+    }
+
+    /// What the kernel holds is another than the mirror had.
+    fn take_note(&mut self, observed: Observed, hand: Option<&Hand>) {
+        let Observed { changed, links, checked, read, first } = observed;
+        for (key, was, fell) in changed {
+            let suspect = !first && self.kernel.suspect(&key, was, fell, hand, read);
+            self.kernel.touch(key, if suspect { Cause::Seen } else { Cause::Check });
+        }
+        for key in checked {
+            self.kernel.touch(key, Cause::Check);
         }
         for link in links {
             // What stands on a link that is new waits to be put there.
@@ -1169,11 +1237,6 @@ impl Engine {
                     let key = ObjectKey::BridgeFdb(net.vni.bridge(), ep.mac);
                     self.kernel.touch(key, Cause::Check);
                 }
-            }
-        }
-        if full {
-            for key in self.all_keys() {
-                self.kernel.touch(key, Cause::Check);
             }
         }
     }
@@ -1198,7 +1261,8 @@ impl Engine {
         if std::mem::take(&mut self.revised) {
             self.revision += 1;
         }
-        while let Some(dirty) = self.kernel.take() {
+        while let Some(mut dirty) = self.kernel.take() {
+            self.hold_back(&mut dirty);
             if self.completeness == Completeness::Partial {
                 let wanted = dirty.keys().filter(|key| self.want(key).is_some());
                 let wanted: Vec<ObjectKey> = wanted.cloned().collect();
@@ -1211,30 +1275,16 @@ impl Engine {
                     self.kernel.forgive(key);
                 }
             }
+            self.begin_repairs(&dirty, &ops);
             if ops.is_empty() {
                 self.kernel.skip();
                 continue;
             }
-            let seen = dirty.values().any(|cause| *cause == Cause::Seen);
-            let repairs: Vec<&KernelOp> = ops
-                .iter()
-                .filter(|_| seen)
-                .filter(|op| {
-                    let key = op.key();
-                    dirty.get(&key) == Some(&Cause::Seen)
-                        && !self.kernel.failures().contains_key(&key)
-                })
-                .collect();
-            if let Some(first) = repairs.first() {
-                let notice =
-                    Notice::Repairing { operations: repairs.len(), first: first.to_string() };
-                self.kernel.repaired += repairs.len() as u64;
-                self.notice(notice);
-            }
             let plan = self.kernel.begin(&ops);
             self.effects.push(Effect::Apply { plan, ops });
         }
-        if self.kernel.is_idle() && self.kernel.failures().is_empty() {
+        let left_alone = self.kernel.repairs.fights().any(|fight| fight.until.is_some());
+        if self.kernel.is_idle() && self.kernel.failures().is_empty() && !left_alone {
             self.applied_revision = self.revision;
         }
         let done = self.kernel.done();
@@ -1243,6 +1293,83 @@ impl Engine {
                 self.reply(token, result);
             } else {
                 self.replies.push((plan, token, result));
+            }
+        }
+    }
+
+    /// Takes out what another hand will not leave alone, until its time comes.
+    /// What is wanted otherwise than before goes at once.
+    fn hold_back(&mut self, dirty: &mut BTreeMap<ObjectKey, Cause>) {
+        let (now, repairs) = (self.now.mono, &self.kernel.repairs);
+        if repairs.is_idle() {
+            return;
+        }
+        let fought = dirty.iter().filter(|(key, cause)| {
+            **cause != Cause::Touched && repairs.is_seen(key) && repairs.is_fought_over(key, now)
+        });
+        let fought: Vec<ObjectKey> = fought.map(|(key, _)| key.clone()).collect();
+        for key in fought {
+            if !self.kernel.repairs.is_held(&key) {
+                if self.plan_of([key.clone()]).is_empty() {
+                    continue;
+                }
+                if let Some(contest) = self.kernel.repairs.hold(&key, now) {
+                    self.notice(Notice::Fight(contest));
+                }
+            }
+            dirty.remove(&key);
+        }
+    }
+
+    /// Notes which of `ops` put back what another hand has changed.
+    fn begin_repairs(&mut self, dirty: &BTreeMap<ObjectKey, Cause>, ops: &[KernelOp]) {
+        if self.kernel.repairs.is_idle() {
+            return;
+        }
+        // Of a link that is replaced, the operation that makes it.
+        let mut repairing: BTreeMap<ObjectKey, &KernelOp> = BTreeMap::new();
+        for op in ops {
+            let key = op.key();
+            let again = self.kernel.failures().contains_key(&key);
+            let wanted = dirty.get(&key) == Some(&Cause::Touched);
+            if again {
+                repairing.remove(&key);
+            } else if !wanted && self.kernel.repairs.is_seen(&key) {
+                repairing.insert(key, op);
+            }
+        }
+        for (key, op) in &repairing {
+            let there = self.kernel.mirror().contains_key(key);
+            let found = match op {
+                KernelOp::DelLink(_) | KernelOp::Del(..) => Found::Added,
+                _ if there => Found::Changed,
+                _ => Found::Deleted,
+            };
+            let with = match op {
+                KernelOp::AddLink(name, _) => ops
+                    .iter()
+                    .filter(|op| match op {
+                        KernelOp::Put(key, object) => {
+                            key.stands_on() == Some(name)
+                                || matches!(object, Object::BridgeFdb { port, .. } if port == name)
+                        }
+                        _ => false,
+                    })
+                    .filter(|op| !repairing.contains_key(&op.key()))
+                    .count(),
+                _ => 0,
+            };
+            self.kernel.repairs.begin(key, found, op.to_string(), with, self.now.mono);
+        }
+        let under_way: BTreeSet<ObjectKey> = ops.iter().map(KernelOp::key).collect();
+        for key in dirty.keys() {
+            if !repairing.contains_key(key) {
+                if under_way.contains(key) {
+                    // It is tried again, or wanted otherwise.
+                    self.kernel.repairs.forget_sight(key);
+                } else {
+                    self.kernel.repairs.overlook(key);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use overlay_model::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::repairs::{Contest, Repair};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
 /// What time it is, said by the caller with every event.
@@ -654,13 +655,15 @@ pub enum Notice {
         /// When it is tried again.
         retry_in: Duration,
     },
-    /// The kernel did not hold what it should, without our doing.
-    Repairing {
-        /// How many operations.
-        operations: usize,
-        /// The first of them.
-        first: String,
-    },
+    /// Another hand had changed something of ours, and it has been put back.
+    Repaired(Repair),
+    /// Another hand changes an object again and again: it is put back less
+    /// often from now on.
+    Fight(Contest),
+    /// Nobody changes that object any more.
+    FightOver(Contest),
+    /// The kernel dropped notifications: everything is read again.
+    Overrun,
     /// Addresses were given to another host.
     Donated {
         /// Of which network.
@@ -700,7 +703,9 @@ impl Notice {
             | Self::EndpointConflict { .. }
             | Self::KernelRefused { .. }
             | Self::Device { .. }
-            | Self::Repairing { .. }
+            | Self::Repaired(_)
+            | Self::Fight(_)
+            | Self::Overrun
             | Self::UnderlayLost { .. }
             | Self::NotPersisted { .. } => Level::Warning,
             Self::SameName { over, .. } => warning_if(!over),
@@ -711,6 +716,7 @@ impl Notice {
             | Self::Imported { .. }
             | Self::Detached { .. }
             | Self::ViewComplete { .. }
+            | Self::FightOver(_)
             | Self::Donated { .. } => Level::Info,
         }
     }
@@ -788,10 +794,17 @@ impl fmt::Display for Notice {
             Self::KernelRefused { command, reason, retry_in } => {
                 write!(f, "kernel refused `{command}`: {reason}; next try in {retry_in:?}")
             }
-            Self::Repairing { operations, first } => write!(
+            Self::Repaired(repair) => fmt_repair(f, repair),
+            Self::Fight(contest) => {
+                write!(f, "{}; from now on it is put back less and less often", fight_text(contest))
+            }
+            Self::FightOver(contest) => write!(
                 f,
-                "the kernel differs from what it should hold, and not by our doing: \
-                 {operations} operations to repair it, first `{first}`"
+                "nobody changes {} any more; it was put back {} times",
+                contest.object, contest.repairs
+            ),
+            Self::Overrun => f.write_str(
+                "the kernel dropped notifications, more came than fit: everything is read again",
             ),
             Self::Donated { net, count, to } => {
                 write!(f, "gave {count} addresses of {net} to host {to}")
@@ -799,6 +812,37 @@ impl fmt::Display for Notice {
             Self::NotPersisted { why } => write!(f, "cannot write the state file: {why}"),
         }
     }
+}
+
+fn fmt_repair(f: &mut fmt::Formatter<'_>, repair: &Repair) -> fmt::Result {
+    let Repair { object, found, command, objects, after, hand, read, times } = repair;
+    write!(f, "put back {object}")?;
+    if *objects > 1 {
+        write!(f, " and {} more objects", objects - 1)?;
+    }
+    let (after, found) = (after.as_millis(), found.as_str());
+    match hand {
+        Some(hand) => write!(f, ", {after} ms after it was {found} by {hand}")?,
+        None if *read => write!(f, ", {found} without the kernel telling")?,
+        None => write!(f, ", {after} ms after it was {found}; the kernel does not tell by whom")?,
+    }
+    if *times > 1 {
+        write!(f, "; {times} times in 10 s")?;
+    }
+    write!(f, ": `{command}`")
+}
+
+/// Says who fights over what.
+pub(crate) fn fight_text(contest: &Contest) -> String {
+    let by = match &contest.hand {
+        Some(hand) => format!(", last by {hand}"),
+        None => ", by whom the kernel does not tell".to_owned(),
+    };
+    format!(
+        "{} is changed by another hand each time it is put back ({} times so far{by}): find what \
+         else configures it",
+        contest.object, contest.repairs
+    )
 }
 
 /// Says that two machines claim one identity, and how to end it.

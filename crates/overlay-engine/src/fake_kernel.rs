@@ -53,6 +53,7 @@ impl FakeKernel {
                 Err(refusal) => report.failed.push(OpFailure {
                     op: op.clone(),
                     refusal,
+                    errno: None,
                     text: format!("{refusal:?}"),
                 }),
             }
@@ -112,6 +113,7 @@ impl FakeKernel {
                 }
                 link.master = change.master.clone().or(link.master);
                 link.port = change.port.or(link.port);
+                link.altered.retain(|setting| !change.restore.contains(setting));
                 self.set(key, Object::Link(link), changes);
             }
             KernelOp::DelLink(name) => self.unset(&ObjectKey::Link(name.clone()), changes),
@@ -156,7 +158,7 @@ impl FakeKernel {
     }
 
     fn set(&mut self, key: ObjectKey, object: Object, changes: &mut Vec<KernelChange>) {
-        changes.push(KernelChange::Object(key.clone(), Some(object.clone())));
+        changes.push(KernelChange::Object(key.clone(), Some(object.clone()), None));
         self.objects.insert(key, object);
     }
 
@@ -164,7 +166,7 @@ impl FakeKernel {
         if self.objects.remove(key).is_none() {
             return;
         }
-        changes.push(KernelChange::Object(key.clone(), None));
+        changes.push(KernelChange::Object(key.clone(), None, None));
         let (ObjectKey::Link(gone) | ObjectKey::Port(gone)) = key else { return };
         let fallen: Vec<ObjectKey> = self
             .objects
@@ -177,7 +179,7 @@ impl FakeKernel {
             .collect();
         for key in fallen {
             self.objects.remove(&key);
-            changes.push(KernelChange::Object(key, None));
+            changes.push(KernelChange::Object(key, None, None));
         }
         let lent: Vec<(ObjectKey, overlay_model::Port)> = self
             .objects

@@ -42,6 +42,7 @@ mod keys;
 mod networks;
 mod plan;
 mod reconcile;
+mod repairs;
 mod statics;
 mod views;
 
@@ -53,9 +54,10 @@ pub use event::{
 };
 pub use keys::KeyView;
 pub use plan::{Completeness, Delta, plan};
+pub use repairs::{Contest, Found, Repair};
 pub use views::{
-    EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PlanView,
-    StatusView, Table,
+    EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PendingView,
+    PlanView, StatusView, Table,
 };
 
 #[cfg(test)]

@@ -88,6 +88,9 @@ pub fn plan(
                     }
                     Some(Object::Link(now)) => {
                         if let Some(change) = difference(&want, now) {
+                            if change.master.is_some() {
+                                made.insert(name.clone());
+                            }
                             make.push(KernelOp::SetLink(name.clone(), change));
                         }
                     }
@@ -103,13 +106,21 @@ pub fn plan(
                 let stands = |dev: &IfName| {
                     made.contains(dev) || have.contains_key(&ObjectKey::Link(dev.clone()))
                 };
+                // Where another hand has put the port on another bridge, the
+                // entry would be written there.
+                let is_port = |dev: &IfName| {
+                    let link = have.get(&ObjectKey::Link(dev.clone()));
+                    made.contains(dev)
+                        || matches!(link, Some(Object::Link(link))
+                            if link.master.as_ref() == key.stands_on())
+                };
                 let lent = |dev: &IfName| {
                     let port = have.get(&ObjectKey::Port(dev.clone()));
                     matches!(port, Some(Object::Port(port)) if port.bridge.is_some())
                 };
                 let based = key.stands_on().is_none_or(stands)
                     && match &want {
-                        Object::BridgeFdb { port, .. } => stands(port) || lent(port),
+                        Object::BridgeFdb { port, .. } => is_port(port) || lent(port),
                         Object::Port(port) => port.bridge.as_ref().is_none_or(stands),
                         _ => true,
                     };
@@ -187,6 +198,7 @@ pub(crate) fn difference(want: &Link, now: &Link) -> Option<LinkChange> {
         up: differs(want.up, now.up),
         master,
         port,
+        restore: now.altered.clone(),
     };
     (change != LinkChange::default()).then_some(change)
 }

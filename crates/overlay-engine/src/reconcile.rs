@@ -2,18 +2,31 @@
 //!
 //! Keys wait here until the planner takes them. One plan is in flight at a
 //! time; what is refused is tried again with back-off, and seen in `status`.
+//!
+//! **The full check goes in slices.** What a dump has read is compared with the
+//! mirror a few hundred keys at a time, a slice each [`crate::Event::Tick`], so
+//! that a change in the middle of it waits for one slice and not for all. What
+//! the kernel tells meanwhile, and while the dump was read, is newer than what
+//! was read: those keys are passed over.
 
+use std::collections::btree_map::IntoIter;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+use std::ops::Bound;
 use std::time::Duration;
 
 use overlay_model::{
-    IfName, KernelChange, KernelOp, LinkKind, Object, ObjectKey, OpFailure, Refusal,
+    Hand, IfName, KernelOp, KernelState, LinkKind, Object, ObjectKey, OpFailure, Refusal,
 };
 
 use crate::event::PlanId;
+use crate::repairs::{Repairs, Sight};
 
 /// First and longest time between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Keys of a slice: half a millisecond, on a busy machine two.
+const SLICE: usize = 256;
 
 /// Why a key waits to be planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,18 +53,86 @@ pub(crate) struct Failure {
 /// What is known of the kernel, and what is under way.
 #[derive(Debug, Default)]
 pub(crate) struct Reconciler {
+    /// What time it is in this step.
+    pub(crate) now: Duration,
     mirror: BTreeMap<ObjectKey, Object>,
     /// The first dump has come: before it nothing can be planned.
     seen_kernel: bool,
-    dirty: BTreeMap<ObjectKey, Cause>,
-    /// The keys in order.
-    in_flight: Option<(PlanId, Vec<ObjectKey>)>,
+    dirty: BTreeMap<ObjectKey, (Cause, Duration)>,
+    in_flight: Option<InFlight>,
     last_plan: PlanId,
     failures: BTreeMap<ObjectKey, Failure>,
+    /// Somebody reads everything: what was told since.
+    reading: Option<BTreeSet<ObjectKey>>,
+    check: Option<Check>,
+    pub(crate) repairs: Repairs,
     pub(crate) written: u64,
-    pub(crate) refused: u64,
-    pub(crate) repaired: u64,
+    pub(crate) refused: BTreeMap<String, u64>,
+    pub(crate) overruns: u64,
+    pub(crate) checks: u64,
     pub(crate) plans: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    plan: PlanId,
+    since: Duration,
+    /// In order.
+    keys: Vec<ObjectKey>,
+    /// Links that it makes, deletes or releases: what falls with them is our
+    /// own doing.
+    remade: BTreeSet<IfName>,
+}
+
+/// A full check under way.
+#[derive(Debug)]
+struct Check {
+    /// What was read and is not yet compared.
+    left: Peekable<IntoIter<ObjectKey, Object>>,
+    /// What was told since it was read.
+    since: BTreeSet<ObjectKey>,
+    /// Everything up to this key has been compared.
+    cursor: Option<ObjectKey>,
+    /// It was told in its order: nothing that is not in it is in the kernel.
+    told: bool,
+    /// All is compared; where the search for what is missing stands.
+    wanted: Option<WantedCursor>,
+}
+
+/// How far all wanted keys have been gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum WantedCursor {
+    /// Not begun.
+    #[default]
+    Start,
+    /// Everything of the networks before this one, and this of it.
+    In(overlay_model::NetworkId, WantedPart),
+}
+
+/// Of one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WantedPart {
+    /// All but its endpoints' entries; these up to this MAC.
+    Macs(Option<overlay_model::MacAddr>),
+    /// All MACs; neighbours up to this address.
+    Ips(Option<std::net::IpAddr>),
+    /// Everything.
+    All,
+}
+
+/// What one more look at the kernel brought.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    /// Keys that changed: how each was, and whether it only fell with its link.
+    pub(crate) changed: Vec<(ObjectKey, Option<Object>, bool)>,
+    /// Links that are new or gone, and ports that changed.
+    pub(crate) links: Vec<IfName>,
+    /// Keys to be looked at again, though nothing was seen to change.
+    pub(crate) checked: Vec<ObjectKey>,
+    /// It was read, not told.
+    pub(crate) read: bool,
+    /// It was read for the first time: what differs is nobody's doing.
+    pub(crate) first: bool,
 }
 
 impl Reconciler {
@@ -65,7 +146,17 @@ impl Reconciler {
 
     /// How many keys wait or are under way.
     pub(crate) fn pending(&self) -> usize {
-        self.dirty.len() + self.in_flight.as_ref().map_or(0, |(_, keys)| keys.len())
+        self.dirty.len() + self.in_flight.as_ref().map_or(0, |plan| plan.keys.len())
+    }
+
+    /// Keys that are under way, and since when.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = (&ObjectKey, Duration)> {
+        self.in_flight.iter().flat_map(|plan| plan.keys.iter().map(|key| (key, plan.since)))
+    }
+
+    /// Keys that wait for the plan under way, and since when.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (&ObjectKey, Duration)> {
+        self.dirty.iter().map(|(key, (_, since))| (key, *since))
     }
 
     /// True if nothing waits and nothing is under way.
@@ -85,89 +176,211 @@ impl Reconciler {
     /// The last plan that was carried out.
     pub(crate) fn done(&self) -> PlanId {
         match &self.in_flight {
-            Some((plan, _)) => plan - 1,
+            Some(InFlight { plan, .. }) => plan - 1,
             None => self.last_plan,
         }
     }
 
     /// `key` is to be planned.
     pub(crate) fn touch(&mut self, key: ObjectKey, cause: Cause) {
-        let entry = self.dirty.entry(key).or_insert(cause);
-        *entry = (*entry).max(cause);
+        let entry = self.dirty.entry(key).or_insert((cause, self.now));
+        entry.0 = entry.0.max(cause);
     }
 
-    /// Takes a change of the kernel in. Returns the keys that changed, and the
-    /// links that are new or gone, and ports that changed.
-    pub(crate) fn observe(&mut self, change: KernelChange) -> (Vec<ObjectKey>, Vec<IfName>) {
-        match change {
-            KernelChange::Object(key, object) => {
-                if !self.seen_kernel {
-                    // The snapshot that is on its way includes it.
-                    return (Vec::new(), Vec::new());
-                }
-                self.observe_one(key, object)
-            }
-            KernelChange::Snapshot(state) => {
-                self.seen_kernel = true;
-                let gone: Vec<ObjectKey> = self
-                    .mirror
-                    .keys()
-                    .filter(|key| !state.objects.contains_key(key))
-                    .cloned()
-                    .collect();
-                let mut changed = Vec::new();
-                let mut links = Vec::new();
-                let all = gone
-                    .into_iter()
-                    .map(|key| (key, None))
-                    .chain(state.objects.into_iter().map(|(key, object)| (key, Some(object))));
-                for (key, object) in all {
-                    let (keys, names) = self.observe_one(key, object);
-                    changed.extend(keys);
-                    links.extend(names);
-                }
-                (changed, links)
-            }
+    /// Takes in that an object is now so.
+    pub(crate) fn observe(&mut self, key: ObjectKey, object: Option<Object>) -> Observed {
+        let mut observed = Observed::default();
+        if !self.seen_kernel {
+            // The snapshot that is on its way includes it.
+            return observed;
+        }
+        self.note_told(&key);
+        self.observe_one(key, object, &mut observed);
+        for i in 0..observed.changed.len() {
+            let key = observed.changed[i].0.clone();
+            self.note_told(&key);
+        }
+        observed
+    }
+
+    fn note_told(&mut self, key: &ObjectKey) {
+        let check = self.check.as_mut().map(|check| &mut check.since);
+        for since in self.reading.iter_mut().chain(check) {
+            since.insert(key.clone());
         }
     }
 
-    fn observe_one(
-        &mut self,
-        key: ObjectKey,
-        object: Option<Object>,
-    ) -> (Vec<ObjectKey>, Vec<IfName>) {
-        let mut changed = Vec::new();
-        let mut links = Vec::new();
-        match object {
+    /// Somebody begins to read everything.
+    pub(crate) fn begin_reading(&mut self) {
+        self.reading = Some(BTreeSet::new());
+    }
+
+    /// Everything was read. `told` says that nothing was told while it was;
+    /// otherwise it belongs to [`Reconciler::begin_reading`], and counts for
+    /// nothing if that has been made void.
+    ///
+    /// The first time, and only then, all of it is taken in at once: there is
+    /// nothing yet that could be planned by.
+    pub(crate) fn take_in(&mut self, state: KernelState, told: bool) -> Observed {
+        let since = match self.reading.take() {
+            _ if told => BTreeSet::new(),
+            Some(since) => since,
+            None => return Observed::default(),
+        };
+        let left = state.objects.into_iter().peekable();
+        self.checks += 1;
+        self.check = Some(Check { left, since, cursor: None, told, wanted: None });
+        if self.seen_kernel {
+            return Observed::default();
+        }
+        self.seen_kernel = true;
+        Observed { first: true, ..self.compare(usize::MAX) }
+    }
+
+    /// True while a full check goes on.
+    pub(crate) fn is_checking(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// True while the mirror may be wrong in what is not compared yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.told && check.wanted.is_none())
+    }
+
+    /// Compares the next slice.
+    pub(crate) fn compare_slice(&mut self) -> Observed {
+        self.compare(SLICE)
+    }
+
+    /// Compares the next `most` keys, links and the like all in the first slice.
+    fn compare(&mut self, most: usize) -> Observed {
+        let mut observed = Observed { read: true, ..Observed::default() };
+        let Some(mut check) = self.check.take() else { return observed };
+        let mut pairs: Vec<(ObjectKey, Option<Object>)> = Vec::new();
+        let from = check.cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut mirror = self.mirror.range((from, Bound::Unbounded)).map(|(key, _)| key).peekable();
+        loop {
+            let (ours, theirs) = (mirror.peek().copied(), check.left.peek().map(|(key, _)| key));
+            let Some(next) = ours.into_iter().chain(theirs).min() else {
+                check.wanted = Some(WantedCursor::default());
+                break;
+            };
+            if pairs.len() >= most && next.stands_on().is_some() {
+                break;
+            }
+            let (next, there) = (next.clone(), theirs == Some(next));
+            mirror.next_if(|key| **key == next);
+            let object = if there { check.left.next().map(|(_, object)| object) } else { None };
+            pairs.push((next, object));
+        }
+        check.cursor = pairs.last().map(|(key, _)| key.clone()).or(check.cursor);
+        for (key, object) in pairs {
+            if !is_newer(&check.since, &key, object.as_ref()) {
+                self.observe_one(key.clone(), object, &mut observed);
+            }
+            observed.checked.push(key);
+        }
+        self.check = Some(check);
+        observed
+    }
+
+    /// Where the search for what is missing stands; `None` while there is
+    /// something to compare, or no check at all.
+    pub(crate) fn wanted_cursor(&self) -> Option<WantedCursor> {
+        self.check.as_ref()?.wanted
+    }
+
+    /// The search stands here now; `None`: the check is over.
+    pub(crate) fn set_wanted_cursor(&mut self, cursor: Option<WantedCursor>) {
+        match (cursor, &mut self.check) {
+            (Some(cursor), Some(check)) => check.wanted = Some(cursor),
+            (_, check) => *check = None,
+        }
+    }
+
+    fn observe_one(&mut self, key: ObjectKey, object: Option<Object>, observed: &mut Observed) {
+        let before = match object {
             Some(object) => {
                 let before = self.mirror.insert(key.clone(), object);
                 if before.as_ref() == self.mirror.get(&key) {
-                    return (changed, links);
+                    return;
                 }
                 if let (ObjectKey::Link(name), None) | (ObjectKey::Port(name), _) = (&key, &before)
                 {
-                    links.push(name.clone());
+                    observed.links.push(name.clone());
                 }
+                // A port that comes to a bridge has no entries there.
+                if let (ObjectKey::Link(name), Some(Object::Link(was))) = (&key, &before)
+                    && let Some(Object::Link(is)) = self.mirror.get(&key)
+                    && is.master.is_some()
+                    && was.master != is.master
+                {
+                    observed.links.push(name.clone());
+                }
+                before
             }
             None => {
-                let Some(before) = self.mirror.remove(&key) else { return (changed, links) };
+                let Some(before) = self.mirror.remove(&key) else {
+                    // A stranger's thing that was in the way of ours.
+                    if self.failures.contains_key(&key) {
+                        observed.checked.push(key);
+                    }
+                    return;
+                };
                 if let ObjectKey::Link(name) = &key {
-                    links.push(name.clone());
+                    observed.links.push(name.clone());
                     // A container's port carries nothing but an FDB entry of
                     // the bridge, whose going the kernel tells of by itself.
                     let bare = matches!(&before, Object::Link(l) if matches!(l.kind, LinkKind::Veth { .. }));
                     if !bare {
-                        let fallen = keys_on(&self.mirror, name);
-                        for key in &fallen {
-                            self.mirror.remove(key);
+                        for key in keys_on(&self.mirror, name) {
+                            let was = self.mirror.remove(&key);
+                            observed.changed.push((key, was, true));
                         }
-                        changed.extend(fallen);
                     }
                 }
+                Some(before)
             }
+        };
+        observed.changed.push((key, before, false));
+    }
+
+    /// Takes note of a change that may have been another hand's. Returns false
+    /// if it was our own doing, or a consequence of something else.
+    pub(crate) fn suspect(
+        &mut self,
+        key: &ObjectKey,
+        was: Option<Object>,
+        fell: bool,
+        hand: Option<&Hand>,
+        read: bool,
+    ) -> bool {
+        if let (ObjectKey::Link(name) | ObjectKey::Port(name), None) = (key, self.mirror.get(key)) {
+            self.repairs.fell_with(name);
         }
-        changed.push(key);
-        (changed, links)
+        let now = self.mirror.get(key);
+        if fell || self.is_our_doing(key, [was.as_ref(), now]) {
+            return false;
+        }
+        let at = self.now;
+        self.repairs.see(key.clone(), Sight { at, was, hand: hand.cloned(), read });
+        true
+    }
+
+    /// What goes and comes with a link that the plan under way replaces.
+    fn is_our_doing(&self, key: &ObjectKey, states: [Option<&Object>; 2]) -> bool {
+        let Some(InFlight { remade, .. }) = &self.in_flight else { return false };
+        if remade.is_empty() {
+            return false;
+        }
+        let mut states = states.into_iter().flatten();
+        key.stands_on().is_some_and(|dev| remade.contains(dev))
+            || states.any(|object| match object {
+                Object::BridgeFdb { port, .. } => remade.contains(port),
+                Object::Link(link) => link.master.as_ref().is_some_and(|m| remade.contains(m)),
+                Object::Port(port) => port.bridge.as_ref().is_some_and(|b| remade.contains(b)),
+                _ => false,
+            })
     }
 
     /// Takes what can be planned now: nothing while a plan is in flight or the
@@ -176,7 +389,8 @@ impl Reconciler {
         if self.in_flight.is_some() || !self.seen_kernel || self.dirty.is_empty() {
             return None;
         }
-        Some(std::mem::take(&mut self.dirty))
+        let dirty = std::mem::take(&mut self.dirty);
+        Some(dirty.into_iter().map(|(key, (cause, _))| (key, cause)).collect())
     }
 
     /// A plan begins.
@@ -186,7 +400,13 @@ impl Reconciler {
         let mut keys: Vec<ObjectKey> = ops.iter().map(KernelOp::key).collect();
         keys.sort();
         keys.dedup();
-        self.in_flight = Some((self.last_plan, keys));
+        let remade = |op: &KernelOp| match op {
+            KernelOp::AddLink(name, _) | KernelOp::DelLink(name) => Some(name.clone()),
+            KernelOp::Del(ObjectKey::Port(name), _) => Some(name.clone()),
+            _ => None,
+        };
+        let remade = ops.iter().filter_map(remade).collect();
+        self.in_flight = Some(InFlight { plan: self.last_plan, since: self.now, keys, remade });
         self.last_plan
     }
 
@@ -196,22 +416,35 @@ impl Reconciler {
     }
 
     /// A plan was carried out. Failures are noted with the time of the next
-    /// try, successes forgotten.
+    /// try, successes forgotten. Returns the keys that it has put right.
     pub(crate) fn finish(
         &mut self,
         plan: PlanId,
         done: usize,
         failed: &[OpFailure],
-        now: Duration,
-    ) -> bool {
-        let Some((_, keys)) = self.in_flight.take_if(|(current, _)| *current == plan) else {
-            return false;
-        };
+    ) -> Option<Vec<ObjectKey>> {
+        let InFlight { mut keys, .. } =
+            self.in_flight.take_if(|in_flight| in_flight.plan == plan)?;
+        let now = self.now;
         self.written += done as u64;
-        self.refused += failed.len() as u64;
+        for failure in failed {
+            let kind = match &failure.errno {
+                Some(errno) => errno.clone(),
+                None => format!("{:?}", failure.refusal).to_lowercase(),
+            };
+            *self.refused.entry(kind).or_default() += 1;
+        }
+        let failed_keys: BTreeSet<ObjectKey> = failed.iter().map(|f| f.op.key()).collect();
+        keys.retain(|key| !failed_keys.contains(key));
+        // An entry whose device went meanwhile is no failure: it waits for the
+        // device, and is planned when that is there.
+        let (waiting, failed): (Vec<_>, Vec<_>) =
+            failed.iter().partition(|failure| self.waits_for_device(failure));
+        for failure in waiting {
+            self.repairs.overlook(&failure.op.key());
+        }
         if !self.failures.is_empty() {
-            let failed_keys: BTreeSet<ObjectKey> = failed.iter().map(|f| f.op.key()).collect();
-            for key in keys.iter().filter(|key| !failed_keys.contains(key)) {
+            for key in &keys {
                 self.failures.remove(key);
             }
         }
@@ -232,7 +465,23 @@ impl Reconciler {
                 },
             );
         }
-        true
+        Some(keys)
+    }
+
+    fn waits_for_device(&self, failure: &OpFailure) -> bool {
+        let KernelOp::Put(key, object) = &failure.op else { return false };
+        let Some(dev) = key.stands_on() else { return false };
+        let is_gone = !self.mirror.contains_key(&ObjectKey::Link(dev.clone()));
+        let is_no_port = match object {
+            Object::BridgeFdb { port, .. } => {
+                let link = self.mirror.get(&ObjectKey::Link(port.clone()));
+                let lent = self.mirror.get(&ObjectKey::Port(port.clone()));
+                !matches!(link, Some(Object::Link(link)) if link.master.as_ref() == Some(dev))
+                    && !matches!(lent, Some(Object::Port(lent)) if lent.bridge.as_ref() == Some(dev))
+            }
+            _ => false,
+        };
+        is_no_port || (is_gone && failure.refusal == Refusal::NoDevice)
     }
 
     /// Nobody wants `key` any more, or it is as wanted.
@@ -241,7 +490,8 @@ impl Reconciler {
     }
 
     /// Puts failures whose time has come back to be planned.
-    pub(crate) fn tick(&mut self, now: Duration) {
+    pub(crate) fn tick(&mut self) {
+        let now = self.now;
         let due: Vec<ObjectKey> = self
             .failures
             .iter()
@@ -255,14 +505,29 @@ impl Reconciler {
     }
 
     fn is_in_flight(&self, key: &ObjectKey) -> bool {
-        self.in_flight.as_ref().is_some_and(|(_, keys)| keys.binary_search(key).is_ok())
+        self.in_flight.as_ref().is_some_and(|plan| plan.keys.binary_search(key).is_ok())
     }
 
     /// When [`Reconciler::tick`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let waits = |key: &ObjectKey| !self.dirty.contains_key(key) && !self.is_in_flight(key);
-        self.failures.iter().filter(|(k, _)| waits(k)).map(|(_, f)| f.next_try).min()
+        let failures = self.failures.iter().filter(|(k, _)| waits(k)).map(|(_, f)| f.next_try);
+        let slice = self.check.is_some().then_some(self.now);
+        failures.chain(slice).chain(self.repairs.next_deadline()).min()
     }
+}
+
+/// True if the kernel has told of `key`, or of a link that the entry depends
+/// on, since it was read.
+fn is_newer(since: &BTreeSet<ObjectKey>, key: &ObjectKey, object: Option<&Object>) -> bool {
+    let link = |name: &IfName| {
+        since.contains(&ObjectKey::Link(name.clone()))
+            || since.contains(&ObjectKey::Port(name.clone()))
+    };
+    !since.is_empty()
+        && (since.contains(key)
+            || key.stands_on().is_some_and(link)
+            || matches!(object, Some(Object::BridgeFdb { port, .. }) if link(port)))
 }
 
 /// Everything in `objects` that stands on the link `name`.

@@ -6,10 +6,11 @@ pub(crate) mod world;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use overlay_model::{IfName, KernelChange, Object, ObjectKey, Refusal, Vni};
+use overlay_model::{IfName, KernelChange, MacAddr, Object, ObjectKey, Refusal, Vni};
 use proptest::prelude::*;
 
 use crate::event::{Effect, ErrorKind, Event, Notice, Place, Reply, Request, Where};
+use crate::repairs::{Found, Repair};
 use crate::views::{EndpointState, Table};
 use world::{World, add, attach, create, list, plug};
 
@@ -879,6 +880,7 @@ enum Op {
     Heal,
     ClockJumps(usize, i64),
     Meddle(usize, usize),
+    Check(usize, usize),
     Pass(u64),
 }
 
@@ -902,7 +904,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => h.clone().prop_map(Op::Chain),
         1 => Just(Op::Heal),
         1 => (h.clone(), -10i64..=10).prop_map(|(h, hours)| Op::ClockJumps(h, hours)),
-        2 => (h, any::<usize>()).prop_map(|(h, n)| Op::Meddle(h, n)),
+        2 => (h.clone(), any::<usize>()).prop_map(|(h, n)| Op::Meddle(h, n)),
+        1 => (h, any::<usize>()).prop_map(|(h, n)| Op::Check(h, n)),
         2 => (0u64..20).prop_map(Op::Pass),
     ]
 }
@@ -967,6 +970,10 @@ proptest! {
                         w.meddle(h, keys[n % keys.len()].clone(), None);
                     }
                 }
+                Op::Check(h, n) => {
+                    let doomed = w.kernel(h).objects().keys().nth(n % 16).cloned();
+                    w.is_checked(h, doomed);
+                }
                 Op::Pass(s) => w.pass(Duration::from_secs(s)),
             }
             w.assert_no_address_twice();
@@ -1005,4 +1012,240 @@ fn objects_of_the_fake_kernel_are_compared_whole() {
         w.assert_kernels_match_the_cluster();
     }));
     assert!(found.is_err());
+}
+
+/// What was told of repairs, and nothing else.
+fn repairs(w: &World) -> Vec<&Repair> {
+    w.notices(0)
+        .iter()
+        .filter_map(|n| if let Notice::Repaired(r) = n { Some(r) } else { None })
+        .collect()
+}
+
+#[test]
+fn what_another_hand_changes_is_put_back_and_told() {
+    let mut w = pair();
+    let (bridge, vxlan) = (vni(7).bridge(), vni(7).vxlan());
+    let mac: MacAddr = "02:42:0a:09:00:81".parse().unwrap();
+    let elsewhere = Object::VxlanFdb { dst: "192.0.2.99".parse().unwrap() };
+    w.applied(0);
+    let before = w.kernel(0).objects().clone();
+    w.meddle(0, ObjectKey::VxlanFdb(vxlan.clone(), mac), Some(elsewhere));
+    w.meddle(0, ObjectKey::Neigh(bridge, "10.9.0.129".parse().unwrap()), None);
+    w.meddle(0, ObjectKey::Flood(vxlan, "192.0.2.77".parse().unwrap()), Some(Object::Flood));
+    check(
+        &w.applied(0),
+        expect![[r#"
+            bridge fdb replace 02:42:0a:09:00:81 dev ovx7 dst 192.0.2.2 self permanent
+            ip neigh replace 10.9.0.129 lladdr 02:42:0a:09:00:81 dev ovb7 nud permanent extern_learn
+            bridge fdb del 00:00:00:00:00:00 dev ovx7 dst 192.0.2.77 self permanent
+        "#]],
+    );
+    assert_eq!(w.kernel(0).objects(), &before);
+    let told: Vec<String> =
+        repairs(&w).iter().map(|r| Notice::Repaired((*r).clone()).to_string()).collect();
+    check(
+        &told,
+        expect![[r#"
+            put back FDB entry 02:42:0a:09:00:81 of ovx7, 0 ms after it was changed; the kernel does not tell by whom: `bridge fdb replace 02:42:0a:09:00:81 dev ovx7 dst 192.0.2.2 self permanent`
+            put back neighbour 10.9.0.129 on ovb7, 0 ms after it was deleted; the kernel does not tell by whom: `ip neigh replace 10.9.0.129 lladdr 02:42:0a:09:00:81 dev ovb7 nud permanent extern_learn`
+            put back broadcast destination 192.0.2.77 of ovx7, 0 ms after it was added; the kernel does not tell by whom: `bridge fdb del 00:00:00:00:00:00 dev ovx7 dst 192.0.2.77 self permanent`
+        "#]],
+    );
+    let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(status.counters["kernel_repairs"], 3);
+    assert_eq!((status.repairs.len(), status.fights.len()), (3, 0));
+}
+
+#[test]
+fn what_falls_with_a_link_is_one_repair_though_the_kernel_tells_of_it_first() {
+    let mut w = pair();
+    for n in 3..9 {
+        w.attach(1, attach("demo", &format!("c{n}"))).unwrap();
+    }
+    w.applied(0);
+    let before = w.kernel(0).objects().clone();
+    let link = ObjectKey::Link(vni(7).vxlan());
+    // As the kernel does: entry by entry, then the link. All of it comes before a plan
+    // is carried out.
+    let mut changes = w.kernel(0).meddle(link, None);
+    changes.reverse();
+    assert!(changes.len() > 14, "{changes:?}");
+    w.tell_before_anything_is_done(0, changes);
+    assert_eq!(w.kernel(0).objects(), &before);
+    let told = repairs(&w);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!((told[0].object.as_str(), told[0].objects), ("link ovx7", 1 + 8 + 7 + 7 - 7));
+    let refused = w.notices(0).iter().any(|n| matches!(n, Notice::KernelRefused { .. }));
+    assert!(!refused, "{:#?}", w.notices(0));
+    // Again and again: its entries are not fought over, it is.
+    for _ in 0..8 {
+        let changes = w.kernel(0).meddle(ObjectKey::Link(vni(7).vxlan()), None);
+        w.tell_before_anything_is_done(0, changes);
+    }
+    let fights: Vec<String> = w
+        .notices(0)
+        .iter()
+        .filter_map(|n| if let Notice::Fight(f) = n { Some(f.object.clone()) } else { None })
+        .collect();
+    assert_eq!(fights, ["link ovx7"]);
+    w.pass(Duration::from_secs(30));
+    assert_eq!(w.kernel(0).objects(), &before);
+}
+
+#[test]
+fn a_fight_is_met_with_patience_and_forgotten_when_it_is_over() {
+    let mut w = pair();
+    let key = ObjectKey::Neigh(vni(7).bridge(), "10.9.0.129".parse().unwrap());
+    w.applied(0);
+    let before = w.kernel(0).objects().clone();
+    let at = |w: &World| w.now().mono;
+    let started = at(&w);
+    // The other hand deletes it whenever it is there, for a minute.
+    let mut writes = Vec::new();
+    while at(&w) < started + Duration::from_secs(60) {
+        if w.kernel(0).objects().contains_key(&key) {
+            w.meddle(0, key.clone(), None);
+        }
+        for _ in w.applied(0) {
+            writes.push((at(&w) - started).as_millis());
+        }
+        w.pass(Duration::from_millis(10));
+    }
+    // Five at once, then after 1, 2, 4, 8 and ten seconds each.
+    assert!(writes.len() <= 14 && writes.len() >= 11, "{writes:?}");
+    assert!(writes[4] < 100 && writes[5] >= 1000 && writes[6] >= 3000, "{writes:?}");
+    let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(status.fights.len(), 1);
+    assert!(status.warnings[0].contains("neighbour 10.9.0.129 on ovb7"), "{:?}", status.warnings);
+    let told = |w: &World| {
+        let of = |n: &&Notice| matches!(n, Notice::Fight(_) | Notice::FightOver(_));
+        w.notices(0).iter().filter(of).count()
+    };
+    assert_eq!(told(&w), 1, "once, however long it lasts");
+
+    // It rests: the entry is there for good, and five at once are free again.
+    w.pass(Duration::from_secs(21));
+    assert_eq!(w.kernel(0).objects(), &before);
+    assert_eq!(told(&w), 2);
+    w.applied(0);
+    w.meddle(0, key, None);
+    assert_eq!(w.applied(0).len(), 1);
+    assert_eq!(w.kernel(0).objects(), &before);
+}
+
+#[test]
+fn what_is_wanted_otherwise_does_not_wait_for_a_fight() {
+    let mut w = pair();
+    let key = ObjectKey::Neigh(vni(7).bridge(), "10.9.0.129".parse().unwrap());
+    for _ in 0..8 {
+        w.meddle(0, key.clone(), Some(Object::Neigh { mac: MacAddr([2, 0, 0, 0, 0, 9]) }));
+    }
+    assert_ne!(
+        w.kernel(0).objects()[&key],
+        Object::Neigh { mac: "02:42:0a:09:00:81".parse().unwrap() }
+    );
+    w.detach(1, "c2").unwrap();
+    assert!(!w.kernel(0).objects().contains_key(&key), "nobody wants it any more");
+}
+
+#[test]
+fn what_goes_with_a_link_that_we_replace_is_no_repair() {
+    let mut w = pair();
+    let key = ObjectKey::Link(vni(7).vxlan());
+    let Some(Object::Link(mut link)) = w.kernel(0).objects().get(&key).cloned() else {
+        panic!("a link")
+    };
+    let before = w.kernel(0).objects().clone();
+    let overlay_model::LinkKind::Vxlan { port, .. } = &mut link.kind else { panic!("VXLAN") };
+    *port = 8472;
+    w.meddle(0, key, Some(Object::Link(link)));
+    assert_eq!(w.kernel(0).objects(), &before);
+    let told = repairs(&w);
+    assert_eq!(told.len(), 1, "the link, and not what stood on it: {told:#?}");
+    assert_eq!(told[0].found, Found::Changed);
+}
+
+#[test]
+fn a_port_that_comes_back_to_its_bridge_gets_its_entries_back() {
+    let mut w = pair();
+    let before = w.kernel(0).objects().clone();
+    let (key, mut link) =
+        match w.kernel(0).objects().get_key_value(&ObjectKey::Link(vni(7).vxlan())) {
+            Some((key, Object::Link(link))) => (key.clone(), link.clone()),
+            other => panic!("{other:?}"),
+        };
+    link.master = Some(IfName::new("br-x").unwrap());
+    let mac: MacAddr = "02:42:0a:09:00:81".parse().unwrap();
+    w.applied(0);
+    let mut changes = w.kernel(0).meddle(ObjectKey::BridgeFdb(vni(7).bridge(), mac), None);
+    changes.extend(w.kernel(0).meddle(key, Some(Object::Link(link))));
+    w.tell_before_anything_is_done(0, changes);
+    assert_eq!(w.kernel(0).objects(), &before);
+}
+
+#[test]
+fn a_full_check_goes_in_slices_and_what_is_told_meanwhile_is_newer() {
+    let mut w = pair();
+    let items: Vec<(String, String)> = (0..6000u32)
+        .map(|n| (MacAddr([2, 0xaa, 0, 0, (n >> 8) as u8, n as u8]).to_string(), n))
+        .map(|(mac, n)| (mac, format!("10.64.{}.{}", n >> 8, n & 255)))
+        .collect();
+    let items: Vec<(&str, &str)> = items.iter().map(|(m, i)| (m.as_str(), i.as_str())).collect();
+    w.create(1, create("wide", 8, "10.64.0.0/12")).unwrap();
+    w.attach(0, attach("wide", "w1")).unwrap();
+    w.import(1, list("wide", false, &items[300..])).unwrap();
+    let before = w.kernel(0).objects().clone();
+    assert!(before.len() > 17_000);
+    let fdb = |n: u32| {
+        ObjectKey::VxlanFdb(vni(8).vxlan(), MacAddr([2, 0xaa, 0, 0, (n >> 8) as u8, n as u8]))
+    };
+    let now = w.now();
+    w.engine(0).step(Event::Kernel(KernelChange::Reading), now);
+    // Read before, told after: deleted and put back; nothing of it may be undone.
+    let mut read = before.clone();
+    read.remove(&fdb(5000));
+    w.meddle(0, fdb(5000), None);
+    // Not told at all: the check finds it.
+    let unseen = fdb(5500);
+    w.kernel(0).meddle(unseen.clone(), None);
+    read.remove(&unseen);
+    w.applied(0);
+
+    let state = overlay_model::KernelState { objects: read, ..Default::default() };
+    w.engine(0).step(Event::Kernel(KernelChange::Read(Box::new(state))), now);
+    let mut slices = 0;
+    while w.engine(0).next_deadline() == Some(now.mono) {
+        let effects = w.engine(0).step(Event::Tick, now);
+        slices += 1;
+        if slices == 2 {
+            // In the middle of it, a change is planned at once.
+            w.meddle(0, fdb(4000), None);
+            assert_eq!(w.applied(0).len(), 1);
+        }
+        w.carry_out(0, effects);
+    }
+    assert!(slices > 17, "{slices} slices");
+    assert_eq!(w.applied(0).len(), 1, "what nobody told of");
+    assert_eq!(w.kernel(0).objects(), &before);
+    let last = repairs(&w).last().unwrap().to_owned();
+    assert!(last.read && last.objects == 1, "{last:?}");
+}
+
+#[test]
+fn a_reading_that_a_snapshot_overtook_counts_for_nothing() {
+    let mut w = pair();
+    let before = w.kernel(0).objects().clone();
+    let now = w.now();
+    w.engine(0).step(Event::Kernel(KernelChange::Reading), now);
+    let state = || overlay_model::KernelState { objects: before.clone(), ..Default::default() };
+    w.engine(0).step(Event::Kernel(KernelChange::Overrun), now);
+    w.engine(0).step(Event::Kernel(KernelChange::Snapshot(Box::new(state()))), now);
+    let empty = KernelChange::Read(Box::default());
+    w.engine(0).step(Event::Kernel(empty), now);
+    w.applied(0);
+    w.pass(Duration::from_secs(5));
+    assert_eq!(w.applied(0), Vec::<String>::new());
+    let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(status.counters["kernel_overruns"], 1);
 }

@@ -15,8 +15,9 @@ use crate::cluster_view::{HostState, Presence};
 use crate::desired::vni_of;
 use crate::endpoints::Phase;
 use crate::engine::Engine;
-use crate::event::{ErrorKind, Place, Refused, doubled_text, host_text};
+use crate::event::{ErrorKind, Place, Refused, doubled_text, fight_text, host_text};
 use crate::plan::Completeness;
+use crate::repairs::{Contest, Repair};
 
 /// A network, with what is known about its use.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -119,12 +120,29 @@ pub struct StatusView {
     pub desired_objects: usize,
     /// Keys that wait or are under way.
     pub pending: usize,
+    /// What is not as it should be and not refused either, the first twenty.
+    pub waiting: Vec<PendingView>,
     /// What the kernel refused.
     pub failed: Vec<FailedView>,
+    /// What was put back last, and how long ago.
+    pub repairs: Vec<(Duration, Repair)>,
+    /// What another hand will not leave alone.
+    pub fights: Vec<Contest>,
     /// Counters.
-    pub counters: BTreeMap<&'static str, u64>,
+    pub counters: BTreeMap<String, u64>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// An object that is on its way into the kernel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PendingView {
+    /// What, for people.
+    pub object: String,
+    /// What it waits for.
+    pub why: String,
+    /// For how long, if that is known.
+    pub since: Option<Duration>,
 }
 
 /// An object that the kernel refused.
@@ -379,11 +397,7 @@ impl Engine {
         for host in &hosts {
             *by_state.entry(host.state.as_str()).or_default() += 1;
         }
-        let desired: BTreeSet<ObjectKey> = self
-            .used_networks()
-            .flat_map(|net| self.wanted_keys(net))
-            .filter(|key| self.want(key).is_some())
-            .collect();
+        let (desired_objects, waiting) = self.waiting_views();
         let failed: Vec<FailedView> = self
             .kernel
             .failures()
@@ -405,21 +419,102 @@ impl Engine {
             view_complete: self.completeness == Completeness::Complete,
             desired_revision: self.revision,
             applied_revision: self.applied_revision,
-            desired_objects: desired.len(),
+            desired_objects,
             pending: self.kernel.pending(),
+            waiting,
             failed,
+            repairs: self
+                .kernel
+                .repairs
+                .last
+                .iter()
+                .map(|(at, repair)| (self.now.mono.saturating_sub(*at), repair.clone()))
+                .collect(),
+            fights: self
+                .kernel
+                .repairs
+                .fights()
+                .map(|fight| Contest {
+                    since: self.now.mono.saturating_sub(fight.since),
+                    until: fight.until.map(|until| until.saturating_sub(self.now.mono)),
+                    ..fight
+                })
+                .collect(),
             counters: self.counters(),
             warnings: self.warnings(),
         }
     }
 
-    fn counters(&self) -> BTreeMap<&'static str, u64> {
-        BTreeMap::from([
-            ("kernel_writes", self.kernel.written),
-            ("kernel_refusals", self.kernel.refused),
-            ("kernel_repairs", self.kernel.repaired),
-            ("plans", self.kernel.plans),
-        ])
+    /// How many objects are wanted, and those that are not there and not
+    /// refused, with the reason.
+    fn waiting_views(&self) -> (usize, Vec<PendingView>) {
+        const SHOWN: usize = 20;
+        let mut views = Vec::new();
+        let ago = |at: Duration| Some(self.now.mono.saturating_sub(at));
+        let mut say = |key: &ObjectKey, why: String, since: Option<Duration>| {
+            if views.len() < SHOWN {
+                views.push(PendingView { object: key.to_string(), why, since });
+            }
+        };
+        let mut known: BTreeSet<&ObjectKey> = self.kernel.failures().keys().collect();
+        for (key, since) in self.kernel.under_way() {
+            say(key, "is being written".into(), ago(since));
+            known.insert(key);
+        }
+        for (key, since) in self.kernel.waiting() {
+            say(key, "waits for what is being written".into(), ago(since));
+            known.insert(key);
+        }
+        let mut networks = BTreeSet::new();
+        let mut count = 0;
+        for net in self.used_networks() {
+            networks.insert(net.id);
+            for key in self.wanted_keys(net) {
+                // One firewall serves all networks.
+                if key == ObjectKey::Firewall && networks.len() > 1 {
+                    continue;
+                }
+                let Some(want) = self.want(&key) else { continue };
+                count += 1;
+                if self.kernel.mirror().contains_key(&key) || known.contains(&key) {
+                    continue;
+                }
+                let mut needs: Vec<&IfName> = key.stands_on().into_iter().collect();
+                if let Object::BridgeFdb { port, .. } = &want {
+                    needs.push(port);
+                }
+                let lacks = needs.into_iter().find(|dev| {
+                    let link = ObjectKey::Link((*dev).clone());
+                    !self.kernel.mirror().contains_key(&link)
+                });
+                match lacks {
+                    _ if self.kernel.repairs.is_held(&key) => {
+                        say(&key, "is fought over, and left alone for a while".into(), None);
+                    }
+                    Some(dev) => {
+                        let failure = self.kernel.failures().get(&ObjectKey::Link(dev.clone()));
+                        say(&key, format!("waits for {dev}"), failure.and_then(|f| ago(f.since)));
+                    }
+                    None => say(&key, "will be written".into(), None),
+                }
+            }
+        }
+        (count, views)
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let kernel = &self.kernel;
+        let refused = kernel.refused.iter().map(|(why, n)| (format!("kernel_refused_{why}"), *n));
+        let others = [
+            ("kernel_writes", kernel.written),
+            ("kernel_refusals", kernel.refused.values().sum()),
+            ("kernel_repairs", kernel.repairs.repaired),
+            ("kernel_fights", kernel.repairs.contests),
+            ("kernel_overruns", kernel.overruns),
+            ("kernel_checks", kernel.checks),
+            ("plans", kernel.plans),
+        ];
+        others.into_iter().map(|(name, n)| (name.to_owned(), n)).chain(refused).collect()
     }
 
     /// What an operator should know of a host.
@@ -445,6 +540,7 @@ impl Engine {
         if let Some(why) = &self.underlay_lost {
             list.push(format!("the VTEP address {} is gone: {why}", self.config.vtep()));
         }
+        list.extend(self.kernel.repairs.fights().map(|fight| fight_text(&fight)));
         for (id, addrs) in &self.doubled {
             list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));
         }

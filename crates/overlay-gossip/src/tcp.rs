@@ -19,9 +19,9 @@
 //!
 //! Promises:
 //!
-//! 1. Sending never waits. Each peer has a queue of [`QUEUE`] messages and a
-//!    task; what does not fit pushes the oldest out. Who does not answer holds
-//!    up nobody else.
+//! 1. Sending never waits. Each peer has a queue of [`QUEUE`] bytes and a task,
+//!    all together have [`QUEUES`]; what does not fit pushes the oldest for the
+//!    same peer out. Who does not answer holds up nobody else.
 //! 2. A length is checked before anything is allocated for it, and memory is
 //!    taken as bytes come.
 //! 3. Who opens a connection and does not send a good frame within
@@ -55,8 +55,10 @@ const PREFIX: usize = 1 + 16 + 2 + 1;
 /// The longest frame that is read.
 const MAX_FRAME: usize = MAX_BODY + PREFIX + OVERHEAD;
 
-/// Messages that wait for one peer.
-const QUEUE: usize = 16;
+/// Bytes that wait for one peer: what a hundred thousand new endpoints take.
+const QUEUE: usize = 16 << 20;
+/// Bytes that wait for all peers.
+const QUEUES: usize = 64 << 20;
 /// Peers that messages wait for.
 const PEERS: usize = 1024;
 /// For a connection to be made, and for its first frame.
@@ -96,16 +98,24 @@ struct Shared {
     peers: Mutex<HashMap<SocketAddr, Arc<Queue>>>,
     /// Messages that wait or are being sent.
     under_way: AtomicUsize,
+    /// Bytes that wait, for all peers.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<VecDeque<(u8, Vec<u8>)>>,
+    waiting: Mutex<Waiting>,
     more: Notify,
 }
 
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<(u8, Vec<u8>)>,
+    bytes: usize,
+}
+
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<(u8, Vec<u8>)>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -136,6 +146,7 @@ impl Tcp {
             deliver,
             peers: Mutex::default(),
             under_way: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
         });
         Ok(Self {
             acceptor: tokio::spawn(accept(listener, shared.clone())),
@@ -171,13 +182,21 @@ impl Tcp {
         };
         // Still under the lock of `peers`: a dialler leaves only under it.
         let mut waiting = queue.waiting();
-        if waiting.len() >= QUEUE {
-            waiting.pop_front();
-            self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
+        let too_much = |waiting: &Waiting| {
+            waiting.bytes + body.len() > QUEUE
+                || self.shared.waiting.load(Ordering::Relaxed) + body.len() > QUEUES
+        };
+        while too_much(&waiting) {
             self.shared.counters.add("tcp_dropped", 1);
+            if self.shared.next_of(&mut waiting).is_none() {
+                return Err(io::Error::other("large messages wait for many peers"));
+            }
+            self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
         }
         self.shared.under_way.fetch_add(1, Ordering::Relaxed);
-        waiting.push_back((kind, body.to_vec()));
+        self.shared.waiting.fetch_add(body.len(), Ordering::Relaxed);
+        waiting.bytes += body.len();
+        waiting.messages.push_back((kind, body.to_vec()));
         queue.more.notify_one();
         Ok(())
     }
@@ -193,6 +212,14 @@ impl Tcp {
 impl Shared {
     fn peers(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Queue>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the oldest message out of a queue.
+    fn next_of(&self, waiting: &mut Waiting) -> Option<(u8, Vec<u8>)> {
+        let (kind, body) = waiting.messages.pop_front()?;
+        waiting.bytes -= body.len();
+        self.waiting.fetch_sub(body.len(), Ordering::Relaxed);
+        Some((kind, body))
     }
 
     /// The next frame on `link`, which carries a message.
@@ -240,7 +267,7 @@ struct Link {
 async fn dial(shared: Arc<Shared>, to: SocketAddr, queue: Arc<Queue>) {
     let mut link: Option<Link> = None;
     loop {
-        let next = queue.waiting().pop_front();
+        let next = shared.next_of(&mut queue.waiting());
         let Some((kind, body)) = next else {
             let more = match &mut link {
                 Some(link) => wait_for_more(&shared, to, &queue, link).await,
@@ -251,7 +278,7 @@ async fn dial(shared: Arc<Shared>, to: SocketAddr, queue: Arc<Queue>) {
             }
             link = None;
             let mut peers = shared.peers();
-            if queue.waiting().is_empty() {
+            if queue.waiting().messages.is_empty() {
                 peers.remove(&to);
                 return;
             }
@@ -280,7 +307,9 @@ async fn dial(shared: Arc<Shared>, to: SocketAddr, queue: Arc<Queue>) {
             Err(err) => {
                 tracing::debug!(%to, %err, "large message not sent");
                 // What waits behind it would fail as well, only later.
-                let lost = 1 + std::mem::take(&mut *queue.waiting()).len();
+                let mut waiting = queue.waiting();
+                let lost = 1 + std::iter::from_fn(|| shared.next_of(&mut waiting)).count();
+                drop(waiting);
                 shared.counters.add("tcp_failed", lost as u64);
                 lost
             }
@@ -562,6 +591,7 @@ pub(crate) async fn serve_one(
         deliver,
         peers: Mutex::default(),
         under_way: AtomicUsize::new(0),
+        waiting: AtomicUsize::new(0),
     };
     serve(&shared, stream, from, || {}).await
 }

@@ -245,6 +245,12 @@ impl View {
         self.nodes.values().fold(0, |sum: u64, node| sum.wrapping_add(node.seen.0).wrapping_add(1))
     }
 
+    /// The same of the nodes that are reached there.
+    pub(crate) fn learnt_of(&self, addr: SocketAddr) -> u64 {
+        let there = self.nodes.iter().filter(|(id, _)| id.gossip_advertise_addr == addr);
+        there.fold(0, |sum: u64, (_, node)| sum.wrapping_add(node.seen.0).wrapping_add(1))
+    }
+
     /// Compares with what was told, and tells the difference. `changed`: every
     /// key that was written since the last call, if that is known. `suspicious`
     /// looks for vanished records too, which otherwise waits for a reason.

@@ -93,6 +93,23 @@ impl ObjectKey {
     }
 }
 
+impl fmt::Display for ObjectKey {
+    /// What it is, for people: `neighbour 10.9.0.5 on ovb4097`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Firewall => write!(f, "nftables table inet {NFT_TABLE}"),
+            Self::Link(name) => write!(f, "link {name}"),
+            Self::Port(name) => write!(f, "port {name}"),
+            Self::Address(dev, net) => write!(f, "address {net} on {dev}"),
+            Self::Flood(dev, vtep) => write!(f, "broadcast destination {vtep} of {dev}"),
+            Self::VxlanFdb(dev, mac) | Self::BridgeFdb(dev, mac) => {
+                write!(f, "FDB entry {mac} of {dev}")
+            }
+            Self::Neigh(dev, ip) => write!(f, "neighbour {ip} on {dev}"),
+        }
+    }
+}
+
 /// One thing in the kernel, under its [`ObjectKey`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
@@ -144,8 +161,75 @@ pub struct Link {
     pub master: Option<IfName>,
     /// Bridge port flags; `None` for a link without master.
     pub port: Option<PortFlags>,
+    /// Settings that stand otherwise than we make them: none is wanted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub altered: BTreeSet<Setting>,
     /// What it is.
     pub kind: LinkKind,
+}
+
+/// A setting of a link that never differs by our doing, and without which
+/// packets go astray. What is wanted of each says [`Setting::command`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Setting {
+    /// Of any link: link-local addresses would be looked for and reported.
+    AddrGenMode,
+    /// Of a bridge: groups would be sent to who has reported them only.
+    McastSnooping,
+    /// Of a bridge: our entries are without VLAN, and would no longer count.
+    VlanFiltering,
+    /// Of a bridge: ports would listen for a while before they forward.
+    Stp,
+    /// Of a VXLAN device: a packet with a false sender would move an entry.
+    Learning,
+    /// Of a bridge port: frames to unknown stations would stay.
+    Flood,
+    /// Of a bridge port: frames to groups would stay.
+    McastFlood,
+    /// Of a bridge port: broadcast would stay.
+    BcastFlood,
+    /// Of a bridge port: nothing would pass between two such ports.
+    Isolated,
+    /// Of a bridge port: frames would come back to where they came from.
+    Hairpin,
+    /// Of a bridge port: unknown stations would be cut off.
+    Locked,
+}
+
+impl Setting {
+    /// As we make it, in the words of `ip link` or, for a port, `bridge link`.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::AddrGenMode => "addrgenmode none",
+            Self::McastSnooping => "type bridge mcast_snooping 0",
+            Self::VlanFiltering => "type bridge vlan_filtering 0",
+            Self::Stp => "type bridge stp_state 0",
+            Self::Learning => "type vxlan nolearning",
+            Self::Flood => "flood on",
+            Self::McastFlood => "mcast_flood on",
+            Self::BcastFlood => "bcast_flood on",
+            Self::Isolated => "isolated off",
+            Self::Hairpin => "hairpin off",
+            Self::Locked => "locked off",
+        }
+    }
+
+    /// It belongs to a bridge's port, and goes when the link leaves its bridge.
+    pub fn of_port(self) -> bool {
+        match self {
+            Self::AddrGenMode
+            | Self::McastSnooping
+            | Self::VlanFiltering
+            | Self::Stp
+            | Self::Learning => false,
+            Self::Flood
+            | Self::McastFlood
+            | Self::BcastFlood
+            | Self::Isolated
+            | Self::Hairpin
+            | Self::Locked => true,
+        }
+    }
 }
 
 /// A device that is not ours as a port of a bridge of ours.
@@ -303,10 +387,44 @@ pub struct ForeignVxlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelChange {
     /// This object of ours is now so; `None`: it is gone, with all that stood
-    /// on it.
-    Object(ObjectKey, Option<Object>),
+    /// on it. And whose hand it was, if that is not ours and the kernel tells.
+    Object(ObjectKey, Option<Object>, Option<Box<Hand>>),
     /// Everything: what is not in it is not in the kernel.
     Snapshot(Box<KernelState>),
+    /// Notifications were lost: a snapshot follows.
+    Overrun,
+    /// Everything is being read, beside what is told: what is told from now on
+    /// is newer than what will have been read.
+    Reading,
+    /// What [`KernelChange::Reading`] has read. It counts for nothing if a
+    /// snapshot came in between.
+    Read(Box<KernelState>),
+}
+
+/// Who changed something, as far as the kernel tells: the netlink port that a
+/// request came from, or the process. For FDB entries it tells neither.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hand {
+    /// Netlink port id; often the process id of the program.
+    pub port: Option<u32>,
+    /// Process id, where one was found that has this port.
+    pub pid: Option<u32>,
+    /// Name of that process.
+    pub program: Option<String>,
+}
+
+impl fmt::Display for Hand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.program, self.pid, self.port) {
+            (Some(program), Some(pid), _) => write!(f, "{program} (pid {pid})"),
+            (Some(program), None, _) => f.write_str(program),
+            (None, Some(pid), _) => write!(f, "pid {pid}"),
+            (None, None, Some(port)) => {
+                write!(f, "netlink port {port}, whose process has ended")
+            }
+            (None, None, None) => f.write_str("nobody knows"),
+        }
+    }
 }
 
 /// What to set on a link that stays: only what differs.
@@ -324,6 +442,9 @@ pub struct LinkChange {
     pub master: Option<IfName>,
     /// Bridge port flags, set after the master.
     pub port: Option<PortFlags>,
+    /// Settings to be as we make them, set last.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub restore: BTreeSet<Setting>,
 }
 
 /// One operation on the kernel. Present already and gone already are success.
@@ -370,6 +491,10 @@ pub struct OpFailure {
     pub op: KernelOp,
     /// Why, as a reason that code can tell apart.
     pub refusal: Refusal,
+    /// The kernel's error number by its name (`ENODEV`), if it was the kernel
+    /// that refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
     /// Why, in the kernel's words and ours, one line.
     pub text: String,
 }
@@ -466,7 +591,8 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
-    let LinkChange { mtu, mac, up, local, master, port } = change;
+    let LinkChange { mtu, mac, up, local, master, port, restore } = change;
+    let mut commands = Vec::new();
     let mut text = String::new();
     if let Some(mac) = mac {
         text += &format!(" address {mac}");
@@ -483,17 +609,30 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     if let Some(local) = local {
         text += &format!(" type vxlan local {local}");
     }
-    if text.is_empty() {
-        let Some(port) = port else { return write!(f, "ip link set {name}") };
-        return write!(
-            f,
-            "bridge link set dev {name} learning {} neigh_suppress {}",
+    // One command each, as far as `ip` does not take two kinds in one.
+    if !text.is_empty() {
+        commands.push(format!("ip link set {name}{text}"));
+    }
+    let of_link = restore.iter().filter(|setting| !setting.of_port());
+    commands.extend(of_link.map(|setting| format!("ip link set {name} {}", setting.command())));
+    let mut port_text = String::new();
+    if let Some(port) = port {
+        port_text += &format!(
+            " learning {} neigh_suppress {}",
             on_off(port.learning),
             on_off(port.neigh_suppress)
         );
     }
-    write!(f, "ip link set {name}{text}")?;
-    fmt_port(f, name, *port)
+    for setting in restore.iter().filter(|setting| setting.of_port()) {
+        port_text += &format!(" {}", setting.command());
+    }
+    if !port_text.is_empty() {
+        commands.push(format!("bridge link set dev {name}{port_text}"));
+    }
+    if commands.is_empty() {
+        commands.push(format!("ip link set {name}"));
+    }
+    f.write_str(&commands.join(" && "))
 }
 
 fn fmt_port_op(f: &mut fmt::Formatter<'_>, put: bool, name: &IfName, port: &Port) -> fmt::Result {

@@ -141,7 +141,8 @@ impl Writer {
 }
 
 fn fail(report: &mut ApplyReport, op: KernelOp, failure: Failure) {
-    report.failed.push(OpFailure { op, refusal: failure.refusal, text: failure.text });
+    let Failure { refusal, errno, text } = failure;
+    report.failed.push(OpFailure { op, refusal, errno, text });
 }
 
 /// The link that the kernel wants named: for the FDB of a bridge, the port.

@@ -69,12 +69,14 @@ impl NlError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) refusal: Refusal,
+    /// By its name, if the kernel refused.
+    pub(crate) errno: Option<String>,
     pub(crate) text: String,
 }
 
 impl Failure {
     pub(crate) fn new(refusal: Refusal, text: impl Into<String>) -> Self {
-        Self { refusal, text: text.into() }
+        Self { refusal, errno: None, text: text.into() }
     }
 
     /// The same failure, with what was attempted before it.
@@ -92,6 +94,7 @@ impl From<NlError> for Failure {
             Some(Errno::EBUSY | Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM) => Refusal::Busy,
             _ => Refusal::Other,
         };
-        Self { refusal, text: err.to_string() }
+        let errno = err.errno().map(|errno| format!("{errno:?}"));
+        Self { refusal, errno, text: err.to_string() }
     }
 }

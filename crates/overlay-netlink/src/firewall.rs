@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use overlay_model::kernel::NFT_TABLE;
 use overlay_model::{IfName, Object, Refusal};
@@ -28,19 +29,21 @@ pub const ALTERED: &str = "altered-by-hand";
 const SET: &str = "same_bridge";
 const NOT_INSTALLED: &str = "nft is not installed: apt-get install nftables";
 
-/// Replaces the table in one transaction.
-pub(crate) async fn put(bridges: &BTreeSet<IfName>) -> Result<(), Failure> {
+/// Replaces the table in one transaction. Says into `pid` which process does
+/// it, before it does.
+pub(crate) async fn put(bridges: &BTreeSet<IfName>, pid: &AtomicU32) -> Result<(), Failure> {
     if let Some(odd) = bridges.iter().find(|name| !plain(name)) {
         let text = format!("bridge name `{odd}` cannot stand in an nftables rule");
         return Err(Failure::new(Refusal::Other, text));
     }
-    run_script(&script(bridges)).await
+    run_script(&script(bridges), pid).await
 }
 
-/// Deletes the table, if it is there.
-pub(crate) async fn del() -> Result<(), Failure> {
+/// Deletes the table, if it is there; `pid` as in [`put`].
+pub(crate) async fn del(pid: &AtomicU32) -> Result<(), Failure> {
     // `add` first: deleting a table that is not there is an error.
-    run_script(&format!("add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")).await
+    let script = format!("add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n");
+    run_script(&script, pid).await
 }
 
 /// The table as an object; `None` if there is none.
@@ -171,7 +174,7 @@ fn without_counts(expressions: &Value) -> Value {
     expressions
 }
 
-async fn run_script(script: &str) -> Result<(), Failure> {
+async fn run_script(script: &str, pid: &AtomicU32) -> Result<(), Failure> {
     let failed = |err: io::Error| match err.kind() {
         io::ErrorKind::NotFound => Failure::new(Refusal::Other, NOT_INSTALLED),
         _ => Failure::new(Refusal::Other, format!("cannot run nft: {err}")),
@@ -184,6 +187,7 @@ async fn run_script(script: &str) -> Result<(), Failure> {
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
+    pid.store(child.id().unwrap_or(0), Ordering::Release);
     let mut stdin = child.stdin.take().expect("stdin was asked to be a pipe");
     // Should nft end before it has read all, its exit status says why.
     let _ = stdin.write_all(script.as_bytes()).await;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::libc;
 use overlay_model::IfName;
@@ -56,7 +57,7 @@ pub fn follow_underlay(
     dev: Option<IfName>,
     was: Underlay,
 ) -> Result<mpsc::UnboundedReceiver<Result<Underlay, UnderlayError>>, KernelError> {
-    let socket = subscribe(&GROUPS).map_err(KernelError::Open)?;
+    let socket = subscribe(NETLINK_ROUTE, &GROUPS).map_err(KernelError::Open)?;
     let (out, told) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut current = was.addr;

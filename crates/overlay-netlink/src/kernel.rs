@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_model::{
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::entries::BATCH;
 use crate::error::{Failure, KernelError, NlError};
-use crate::watch::{self, Command, Touched};
+use crate::watch::{self, Command, OwnNft, Touched};
 use crate::wire::Conn;
 use crate::{firewall, holder, netns, read};
 
@@ -24,6 +25,9 @@ pub struct Kernel(Arc<Inner>);
 struct Inner {
     writer: tokio::sync::Mutex<Writer>,
     reader: tokio::sync::Mutex<Conn>,
+    /// For what takes long, so that the reader is free for what somebody waits
+    /// for.
+    checker: tokio::sync::Mutex<Conn>,
     watch: mpsc::UnboundedSender<Command>,
     own_netns: Arc<File>,
 }
@@ -37,6 +41,7 @@ pub(crate) struct Writer {
     pub(crate) conn: Conn,
     pub(crate) own_netns: Arc<File>,
     indices: Indices,
+    own_nft: Arc<OwnNft>,
     next_index: u32,
 }
 
@@ -56,9 +61,14 @@ impl Kernel {
         let own_netns = Arc::new(netns::own().map_err(KernelError::Open)?);
         let conn = || Conn::open().map_err(KernelError::Open);
         let indices = Indices::default();
-        let (watch, changes) = watch::start(conn()?, Arc::clone(&indices)).await?;
+        let own_nft = Arc::new(OwnNft::default());
+        let writing = conn()?;
+        let own = vec![writing.port()];
+        let (watch, changes) =
+            watch::start(conn()?, Arc::clone(&indices), Arc::clone(&own_nft), own).await?;
         let writer = Writer {
-            conn: conn()?,
+            conn: writing,
+            own_nft,
             own_netns: Arc::clone(&own_netns),
             indices,
             next_index: first_index(),
@@ -66,10 +76,20 @@ impl Kernel {
         let inner = Inner {
             writer: tokio::sync::Mutex::new(writer),
             reader: tokio::sync::Mutex::new(conn()?),
+            checker: tokio::sync::Mutex::new(conn()?),
             watch,
             own_netns,
         };
         Ok((Self(Arc::new(inner)), changes))
+    }
+
+    /// Waits until all that the kernel has told so far is in the receiver.
+    pub async fn settle(&self) {
+        let (done, told) = oneshot::channel();
+        let command = Command::Settle(Touched::default(), done);
+        if self.0.watch.send(command).is_err() || told.await.is_err() {
+            tracing::error!("the watch of the kernel has ended: its changes go unseen");
+        }
     }
 
     /// Reads everything that is ours, and what is foreign in this namespace.
@@ -77,7 +97,7 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`]; nothing has changed.
     pub async fn dump(&self) -> Result<KernelState, KernelError> {
-        let mut conn = self.0.reader.lock().await;
+        let mut conn = self.0.checker.lock().await;
         Ok(read::state(&mut conn).await?.0)
     }
 
@@ -125,8 +145,8 @@ impl Kernel {
                 writer.entries(std::mem::take(&mut batch), &mut report).await;
                 match writer.single(&op).await {
                     Ok(()) => report.done += 1,
-                    Err(Failure { refusal, text }) => {
-                        report.failed.push(OpFailure { op, refusal, text });
+                    Err(Failure { refusal, errno, text }) => {
+                        report.failed.push(OpFailure { op, refusal, errno, text });
                     }
                 }
             }
@@ -154,9 +174,13 @@ impl Writer {
                 self.release_port(name, port).await
             }
             KernelOp::Put(ObjectKey::Firewall, Object::Firewall { bridges }) => {
-                firewall::put(bridges).await
+                self.own_nft.busy.store(true, Ordering::Release);
+                firewall::put(bridges, &self.own_nft.pid).await
             }
-            KernelOp::Del(ObjectKey::Firewall, _) => firewall::del().await,
+            KernelOp::Del(ObjectKey::Firewall, _) => {
+                self.own_nft.busy.store(true, Ordering::Release);
+                firewall::del(&self.own_nft.pid).await
+            }
             KernelOp::Put(..) | KernelOp::Del(..) => {
                 Err(Failure::new(Refusal::Other, format!("`{op}` is no operation on an entry")))
             }
@@ -206,7 +230,7 @@ pub(crate) fn lock(indices: &Indices) -> std::sync::MutexGuard<'_, HashMap<IfNam
 
 /// The indices that we choose from: above what the kernel gives in any life
 /// of a host (it counts up from 1), and below what a reader cannot remember.
-const FIRST_INDEX: u32 = 1 << 20;
+pub(crate) const FIRST_INDEX: u32 = 1 << 20;
 const LAST_INDEX: u32 = (1 << 24) - 1;
 
 /// Where this process begins to count: anywhere, so that two of us (a daemon

@@ -29,6 +29,8 @@
 //! | `wire` | one netlink connection; batches, dumps, the kernel's words |
 //! | `read` | from messages to objects: for dumps and notifications alike |
 //! | `watch` | notifications, lost ones made good |
+//! | `hand` | whose hand a notification tells of |
+//! | `tables` | notifications of nftables |
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `holder` | who holds a VNI |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
@@ -42,12 +44,14 @@ mod entries;
 mod error;
 mod firewall;
 mod follow;
+mod hand;
 mod holder;
 mod kernel;
 mod links;
 mod netns;
 mod ports;
 mod read;
+mod tables;
 mod underlay;
 mod veth;
 mod watch;

@@ -9,11 +9,11 @@
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoKind, LinkAttribute, LinkMessage,
 };
 use nix::errno::Errno;
 use overlay_model::kernel::alias_of;
-use overlay_model::{IfName, Link, LinkChange, LinkKind, PortFlags, Refusal, Vni};
+use overlay_model::{IfName, Link, LinkChange, LinkKind, PortFlags, Refusal, Setting, Vni};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use crate::error::{Failure, NlError};
@@ -166,6 +166,7 @@ impl Writer {
             up: (row.up != link.up).then_some(link.up),
             master: link.master.clone().filter(|_| row.master != master),
             port: link.port.filter(|_| row.port != link.port || row.master != master),
+            restore: row.altered.clone(),
         };
         self.remember(name, row.index);
         self.set_row(row.index, &change).await
@@ -188,7 +189,7 @@ impl Writer {
     }
 
     async fn set_row(&mut self, index: u32, wanted: &LinkChange) -> Result<(), Failure> {
-        let LinkChange { mtu, mac, up, local, master, port } = wanted;
+        let LinkChange { mtu, mac, up, local, master, port, restore } = wanted;
         let mut requests = Vec::new();
         if let Some(mac) = mac {
             requests.push(change(at(index).address(mac.0.to_vec())));
@@ -208,6 +209,7 @@ impl Writer {
             requests.push(change(at(index).controller(master)));
         }
         requests.extend(port.map(|port| port_request(index, port)));
+        requests.extend(restore.iter().map(|setting| restore_request(index, *setting)));
         requests.extend(up.map(|up| change(if up { at(index).up() } else { at(index).down() })));
         for result in self.conn.send(requests, Ack::Each).await {
             result?;
@@ -340,6 +342,28 @@ pub(crate) fn joining(index: u32, link: &Link, master: Option<u32>) -> Vec<Reque
         requests.push(change(at(index).up()));
     }
     requests
+}
+
+/// Makes a setting what we make it.
+fn restore_request(index: u32, setting: Setting) -> Request {
+    let bridge =
+        || LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge).index(index);
+    let vxlan =
+        || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index);
+    let port = || LinkBridgePort::new(index);
+    match setting {
+        Setting::AddrGenMode => no_link_local(index),
+        Setting::McastSnooping => change(bridge().mcast_snooping(false)),
+        Setting::VlanFiltering => change(bridge().vlan_filtering(false)),
+        Setting::Stp => change(bridge().stp_state(BridgeStpState::Disabled)),
+        Setting::Learning => change(vxlan().learning(false)),
+        Setting::Flood => change(port().flood(true)),
+        Setting::McastFlood => change(port().mcast_flood(true)),
+        Setting::BcastFlood => change(port().bcast_flood(true)),
+        Setting::Isolated => change(port().isolated(false)),
+        Setting::Hairpin => change(port().hairpin(false)),
+        Setting::Locked => change(port().locked(false)),
+    }
 }
 
 pub(crate) fn port_request(index: u32, port: PortFlags) -> Request {

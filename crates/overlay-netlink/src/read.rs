@@ -3,14 +3,15 @@
 //! A dump and a notification go through the same functions, so that the two
 //! cannot disagree about what an entry is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage, Prop,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage, Prop,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
@@ -20,7 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
 use overlay_model::{
     Device, EndpointId, Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr,
-    NetworkId, Object, ObjectKey, Port, PortFlags, Vni,
+    NetworkId, Object, ObjectKey, Port, PortFlags, Setting, Vni,
 };
 
 use crate::error::{KernelError, NlError};
@@ -47,6 +48,8 @@ pub(crate) struct LinkRow {
     pub(crate) loopback: bool,
     pub(crate) master: Option<u32>,
     pub(crate) port: Option<PortFlags>,
+    /// Settings that are not as we make them.
+    pub(crate) altered: BTreeSet<Setting>,
     /// Index of the other end of a veth pair, in its own namespace.
     pub(crate) other_end: Option<u32>,
     /// Set when the link's socket or other end is in another namespace.
@@ -86,6 +89,7 @@ impl LinkRow {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             master: None,
             port: None,
+            altered: BTreeSet::new(),
             other_end: None,
             link_netnsid: None,
             mark: None,
@@ -101,6 +105,16 @@ impl LinkRow {
                 LinkAttribute::Link(index) => row.other_end = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => row.link_netnsid = Some(*id),
                 LinkAttribute::LinkInfo(infos) => row.read_info(infos),
+                LinkAttribute::AfSpecUnspec(specs) => {
+                    let is_none = |mode: &AfSpecInet6| !matches!(mode, AfSpecInet6::AddrGenMode(m) if *m != In6AddrGenMode::None);
+                    let as_made = specs.iter().all(|spec| match spec {
+                        AfSpecUnspec::Inet6(modes) => modes.iter().all(is_none),
+                        _ => true,
+                    });
+                    if !as_made {
+                        row.altered.insert(Setting::AddrGenMode);
+                    }
+                }
                 LinkAttribute::PropList(props) => {
                     row.mark = props.iter().find_map(|prop| match prop {
                         Prop::AltIfName(name) => port_mark_of(name),
@@ -123,9 +137,16 @@ impl LinkRow {
                 }
                 LinkInfo::Data(InfoData::Vxlan(data)) => {
                     self.kind = RowKind::Vxlan(vxlan_of(data));
+                    if data.iter().any(|info| matches!(info, InfoVxlan::Learning(true))) {
+                        self.altered.insert(Setting::Learning);
+                    }
+                }
+                LinkInfo::Data(InfoData::Bridge(data)) => {
+                    self.altered.extend(data.iter().filter_map(altered_bridge));
                 }
                 LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
                     self.port = Some(port_of(data));
+                    self.altered.extend(data.iter().filter_map(altered_port));
                 }
                 _ => {}
             }
@@ -172,6 +193,12 @@ impl LinkRow {
             mac: self.mac.unwrap_or(MacAddr::ZERO),
             up: self.up,
             port: master.as_ref().and(self.port),
+            altered: self
+                .altered
+                .iter()
+                .copied()
+                .filter(|setting| master.is_some() || !setting.of_port())
+                .collect(),
             master,
             kind,
         };
@@ -233,6 +260,27 @@ fn vxlan_of(data: &[InfoVxlan]) -> VxlanRow {
         }
     }
     row
+}
+
+fn altered_bridge(info: &InfoBridge) -> Option<Setting> {
+    match info {
+        InfoBridge::MulticastSnooping(true) => Some(Setting::McastSnooping),
+        InfoBridge::VlanFiltering(true) => Some(Setting::VlanFiltering),
+        InfoBridge::StpState(state) if *state != BridgeStpState::Disabled => Some(Setting::Stp),
+        _ => None,
+    }
+}
+
+fn altered_port(info: &InfoBridgePort) -> Option<Setting> {
+    match info {
+        InfoBridgePort::UnicastFlood(false) => Some(Setting::Flood),
+        InfoBridgePort::MulticastFlood(false) => Some(Setting::McastFlood),
+        InfoBridgePort::BroadcastFlood(false) => Some(Setting::BcastFlood),
+        InfoBridgePort::Isolated(true) => Some(Setting::Isolated),
+        InfoBridgePort::HairpinMode(true) => Some(Setting::Hairpin),
+        InfoBridgePort::Locked(true) => Some(Setting::Locked),
+        _ => None,
+    }
 }
 
 fn port_of(data: &[InfoBridgePort]) -> PortFlags {

@@ -9,6 +9,9 @@
 //!    read again.
 //! 3. **Lost notifications are made good** by a snapshot.
 //!
+//! 4. **Whose hand it was is told**, where the kernel notes it; see
+//!    [`crate::hand`]. What our own sockets did is told without a hand.
+//!
 //! What it cannot know: an alias that another hand changes on a link that is
 //! down. The kernel says nothing; the next dump does.
 //!
@@ -16,26 +19,29 @@
 //! request that caused them. So when [`Command::Settle`] has read the socket
 //! until it is empty, it has seen all that was acknowledged before.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
-use overlay_model::{IfName, KernelChange, Object, ObjectKey};
+use overlay_model::{Hand, IfName, KernelChange, Object, ObjectKey};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::KernelError;
 use crate::firewall;
-use crate::kernel::{Indices, lock};
+use crate::hand::Hands;
+use crate::kernel::{FIRST_INDEX, Indices, lock};
 use crate::read::{self, LinkRow, Links};
+use crate::tables::{self, Told};
 use crate::wire::{Conn, widen};
 
 /// Receive buffer; the kernel doubles it. About 40,000 notifications.
@@ -61,12 +67,30 @@ pub(crate) struct Touched {
     /// Addresses: one of IPv6 without duplicate detection is told by a work
     /// queue, some time after it was acknowledged.
     pub(crate) addresses: BTreeSet<ObjectKey>,
-    /// The nftables table is not watched at all.
+    /// The nftables table: read once when all is done, not at each of its
+    /// notifications.
     pub(crate) firewall: bool,
+}
+
+/// What the watch must know of our own `nft`.
+#[derive(Debug, Default)]
+pub(crate) struct OwnNft {
+    /// It runs: the watch reads the table when it is told that all is done.
+    pub(crate) busy: AtomicBool,
+    /// Its process id, or that of the last one: what it does is our doing.
+    pub(crate) pid: AtomicU32,
 }
 
 struct Watch {
     socket: Arc<AsyncFd<Socket>>,
+    /// Of nftables; `None` where the kernel has none to tell of.
+    nft: Option<Arc<AsyncFd<Socket>>>,
+    own_nft: Arc<OwnNft>,
+    /// Our table was touched, and not read since.
+    firewall_touched: bool,
+    /// Who touched it last.
+    firewall_hand: Option<Box<Hand>>,
+    hands: Hands,
     buffer: Vec<u8>,
     conn: Conn,
     out: mpsc::UnboundedSender<KernelChange>,
@@ -74,31 +98,47 @@ struct Watch {
     links: Links,
     /// What was told last of each link and port of ours.
     told: HashMap<u32, (ObjectKey, Object)>,
-    /// Links to be read again.
-    dirty: BTreeSet<u32>,
+    /// Links to be read again, and who made that necessary.
+    dirty: BTreeMap<u32, Option<Box<Hand>>>,
     /// Notifications were lost, or one says that entries went unseen.
     resync: bool,
 }
 
 /// Subscribes, reads the links, and starts the watch.
+///
+/// `own` are the ports of the sockets that write for us.
 pub(crate) async fn start(
     mut conn: Conn,
     indices: Indices,
+    own_nft: Arc<OwnNft>,
+    own: Vec<u32>,
 ) -> Result<(mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
-    let socket = subscribe(&GROUPS).map_err(KernelError::Open)?;
+    let socket = subscribe(NETLINK_ROUTE, &GROUPS).map_err(KernelError::Open)?;
     widen(socket.get_ref(), RECEIVE_BUFFER);
+    let nft = match subscribe(NETLINK_NETFILTER, &[tables::GROUP]) {
+        Ok(socket) => Some(Arc::new(socket)),
+        Err(err) => {
+            tracing::warn!(%err, "nftables is not watched: its table is checked once a minute");
+            None
+        }
+    };
     let links = read::links(&mut conn).await?;
     let (out, changes) = mpsc::unbounded_channel();
     let (commands, inbox) = mpsc::unbounded_channel();
     let mut watch = Watch {
         socket: Arc::new(socket),
+        nft,
+        own_nft,
+        firewall_touched: false,
+        firewall_hand: None,
+        hands: Hands::new(own),
         buffer: Vec::with_capacity(1 << 16),
         conn,
         out,
         indices,
         links: Links::new(),
         told: HashMap::new(),
-        dirty: BTreeSet::new(),
+        dirty: BTreeMap::new(),
         resync: false,
     };
     watch.adopt(links);
@@ -110,8 +150,8 @@ const GROUPS: [u32; 4] =
     [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
 
 /// A socket that is told what happens in these groups.
-pub(crate) fn subscribe(groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+pub(crate) fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(protocol)?;
     socket.set_non_blocking(true)?;
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in groups {
@@ -127,6 +167,11 @@ pub(crate) fn subscribe(groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
 impl Watch {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let socket = Arc::clone(&self.socket);
+        let nft = self.nft.clone();
+        let nft_ready = async || match &nft {
+            Some(nft) => nft.readable().await,
+            None => std::future::pending().await,
+        };
         loop {
             if self.resync {
                 self.snapshot().await;
@@ -156,15 +201,71 @@ impl Watch {
                         return;
                     }
                 },
+                ready = nft_ready() => match ready {
+                    Ok(mut guard) => {
+                        self.read_nft();
+                        guard.clear_ready();
+                        // What our own nft does is read when it is done.
+                        if self.firewall_touched && !self.own_nft.busy.load(Ordering::Acquire) {
+                            self.tell_firewall().await;
+                        }
+                    }
+                    Err(err) => {
+                        tracing::error!(%err, "cannot wait for nftables; its watch ends");
+                        return;
+                    }
+                },
+            }
+            self.hands.forget();
+        }
+    }
+
+    /// Reads all notifications of nftables.
+    fn read_nft(&mut self) {
+        let Some(nft) = self.nft.clone() else { return };
+        let own = |hand: &Hand| hand.pid == Some(self.own_nft.pid.load(Ordering::Acquire));
+        loop {
+            self.buffer.clear();
+            match nft.get_ref().recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => {
+                    for told in tables::read(&self.buffer) {
+                        match told {
+                            Told::Ours => self.firewall_touched = true,
+                            Told::Generation(hand) if self.firewall_touched && !own(&hand) => {
+                                self.firewall_hand = Some(Box::new(hand));
+                            }
+                            Told::Generation(_) | Told::Other => {}
+                        }
+                    }
+                }
+                Err(err) => match err.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EAGAIN) => return,
+                    Some(Errno::EINTR) => {}
+                    // Whatever was lost may have been about our table.
+                    Some(Errno::ENOBUFS) => self.firewall_touched = true,
+                    _ => {
+                        tracing::warn!(%err, "cannot read notifications of nftables");
+                        self.firewall_touched = true;
+                        return;
+                    }
+                },
             }
         }
+    }
+
+    /// Reads our table and tells how it is.
+    async fn tell_firewall(&mut self) {
+        self.firewall_touched = false;
+        let hand = self.firewall_hand.take();
+        let _ =
+            self.out.send(KernelChange::Object(ObjectKey::Firewall, firewall::read().await, hand));
     }
 
     async fn settle(&mut self, touched: Touched) {
         while !self.read(usize::MAX) {}
         for name in touched.links {
             match read::link_by_name(&mut self.conn, &name).await {
-                Ok(Some(row)) => self.see(row),
+                Ok(Some(row)) => self.see(row, None),
                 // It is gone, or going: its RTM_DELLINK says so.
                 Ok(None) => {}
                 Err(err) => self.lost(&format!("cannot read link {name}: {err}")),
@@ -178,14 +279,18 @@ impl Watch {
                         all.iter().filter_map(|m| read::address(m, &self.links)).collect();
                     for key in touched.addresses {
                         let object = there.contains(&key).then_some(Object::Address);
-                        self.tell(key, object);
+                        self.tell(key, object, None);
                     }
                 }
                 Err(err) => self.lost(&err.to_string()),
             }
         }
-        if touched.firewall && !self.resync {
-            self.tell(ObjectKey::Firewall, firewall::read().await);
+        if touched.firewall {
+            self.read_nft();
+            self.own_nft.busy.store(false, Ordering::Release);
+            if !self.resync {
+                self.tell_firewall().await;
+            }
         }
         if self.resync {
             self.snapshot().await;
@@ -222,7 +327,7 @@ impl Watch {
             let length = header.length() as usize;
             let (message, next) = rest.split_at(length.min(rest.len()));
             match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-                Ok(message) => self.notice(message.payload),
+                Ok(message) => self.notice(message.header.port_number, message.payload),
                 // A dump passes over what cannot be read as well.
                 Err(err) => tracing::debug!(%err, "notification that cannot be read"),
             }
@@ -232,77 +337,97 @@ impl Watch {
         Ok(())
     }
 
-    fn notice(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>) {
+    fn notice(&mut self, port: u32, payload: NetlinkPayload<RouteNetlinkMessage>) {
         // Until the snapshot has been taken, anything is old news.
         if self.resync {
             return;
         }
         let NetlinkPayload::InnerMessage(message) = payload else { return };
         match message {
-            RouteNetlinkMessage::NewLink(message) => self.link_changed(&message),
-            RouteNetlinkMessage::DelLink(message) => self.link_gone(&message),
+            RouteNetlinkMessage::NewLink(message) => self.link_changed(&message, port),
+            RouteNetlinkMessage::DelLink(message) => self.link_gone(&message, port),
             RouteNetlinkMessage::NewNeighbour(message) => {
                 if let Some((key, object)) = read::neighbour(&message, &self.links) {
-                    self.tell(key, object);
+                    let hand = self.hands.of_port(port);
+                    self.tell(key, object, hand);
                 }
             }
             RouteNetlinkMessage::DelNeighbour(message) => {
                 if let Some((key, _)) = read::neighbour(&message, &self.links) {
-                    self.tell(key, None);
+                    let hand = self.hands.of_port(port);
+                    self.tell(key, None, hand);
                 }
             }
             RouteNetlinkMessage::NewAddress(message) => {
                 if let Some(key) = read::address(&message, &self.links) {
-                    self.tell(key, Some(Object::Address));
+                    let hand = self.hands.of_port(port);
+                    self.tell(key, Some(Object::Address), hand);
                 }
             }
             RouteNetlinkMessage::DelAddress(message) => {
                 if let Some(key) = read::address(&message, &self.links) {
-                    self.tell(key, None);
+                    let hand = self.hands.of_port(port);
+                    self.tell(key, None, hand);
                 }
             }
             _ => {}
         }
     }
 
-    fn link_changed(&mut self, message: &LinkMessage) {
+    fn link_changed(&mut self, message: &LinkMessage, port: u32) {
         match message.header.interface_family {
             AddressFamily::Unspec => {
                 if let Some(row) = LinkRow::parse(message) {
-                    self.see(row);
+                    let hand = self.hand_on(message.header.index, port);
+                    self.see(row, hand);
                 }
             }
             // About a port's flags, and no more than those.
-            AddressFamily::Bridge => self.look_again(message.header.index),
+            AddressFamily::Bridge => self.look_again(message.header.index, port),
             _ => {}
         }
     }
 
-    fn link_gone(&mut self, message: &LinkMessage) {
+    fn link_gone(&mut self, message: &LinkMessage, port: u32) {
         let index = message.header.index;
         match message.header.interface_family {
             AddressFamily::Unspec => {
-                self.links.remove(&index);
+                let hand = self.hand_on(index, port);
+                let row = self.links.remove(&index);
                 self.dirty.remove(&index);
-                self.untell(index);
+                if self.told.contains_key(&index) {
+                    self.untell(index, hand);
+                } else if let Some(name) = row.filter(LinkRow::looks_like_ours)
+                    && let Some(name) = name.ifname()
+                {
+                    // A stranger's that stood in the way of one of ours.
+                    self.tell(ObjectKey::Link(name), None, hand);
+                }
             }
             // It left its bridge, and is still there.
-            AddressFamily::Bridge => self.look_again(index),
+            AddressFamily::Bridge => self.look_again(index, port),
             _ => {}
         }
     }
 
-    fn look_again(&mut self, index: u32) {
+    /// Whose hand changed that link, if it is one that we tell of.
+    fn hand_on(&mut self, index: u32, port: u32) -> Option<Box<Hand>> {
+        self.told.contains_key(&index).then(|| self.hands.of_port(port)).flatten()
+    }
+
+    fn look_again(&mut self, index: u32, port: u32) {
         let concerns = |row: &LinkRow| row.looks_like_ours() || row.mark.is_some();
         if self.links.get(&index).is_some_and(concerns) {
-            self.dirty.insert(index);
+            let hand = self.hand_on(index, port);
+            let noted = self.dirty.entry(index).or_default();
+            *noted = hand.or(noted.take());
         }
     }
 
     async fn reread(&mut self) {
-        while let Some(index) = self.dirty.pop_first() {
+        while let Some((index, hand)) = self.dirty.pop_first() {
             match read::link_by_index(&mut self.conn, index).await {
-                Ok(Some(row)) => self.see(row),
+                Ok(Some(row)) => self.see(row, hand),
                 Ok(None) => {}
                 Err(err) => self.lost(&format!("cannot read link {index}: {err}")),
             }
@@ -310,7 +435,7 @@ impl Watch {
     }
 
     /// Takes note of how a link is now.
-    fn see(&mut self, row: LinkRow) {
+    fn see(&mut self, row: LinkRow, hand: Option<Box<Hand>>) {
         let index = row.index;
         let before = self.links.insert(index, row.clone());
         match row.to_object(&self.links) {
@@ -324,23 +449,24 @@ impl Watch {
                         // Its entries now stand under another name.
                         self.resync = true;
                     }
-                } else if before.is_some_and(|before| before.up) && link {
+                } else if link && before.is_some_and(|row| row.up || index < FIRST_INDEX) {
                     // It was a stranger, and may have gathered entries that we
-                    // did not tell. (One that we make is marked before it is up.)
+                    // did not tell. (One that we make has a higher index, and is
+                    // marked before it is up.)
                     self.resync = true;
                 }
                 if let Some(name) = name_of(&key) {
                     lock(&self.indices).insert(name.clone(), index);
                 }
                 self.told.insert(index, (key.clone(), object.clone()));
-                self.tell(key, Some(object));
+                self.tell(key, Some(object), hand);
             }
             None if self.told.contains_key(&index) => {
                 // It is there, and not ours any more: neither is what other
                 // links of ours have that leads to it. A port that is released
                 // has lost its entries, of which the kernel tells.
                 let link = matches!(self.told.get(&index), Some((ObjectKey::Link(_), _)));
-                self.untell(index);
+                self.untell(index, hand);
                 self.resync |= link;
             }
             None => {}
@@ -348,7 +474,7 @@ impl Watch {
     }
 
     /// A link is not there any more, or not ours any more.
-    fn untell(&mut self, index: u32) {
+    fn untell(&mut self, index: u32, hand: Option<Box<Hand>>) {
         let Some((key, _)) = self.told.remove(&index) else { return };
         if let Some(name) = name_of(&key) {
             let mut indices = lock(&self.indices);
@@ -357,17 +483,18 @@ impl Watch {
                 indices.remove(name);
             }
         }
-        self.tell(key, None);
+        self.tell(key, None, hand);
     }
 
-    fn tell(&self, key: ObjectKey, object: Option<Object>) {
+    fn tell(&self, key: ObjectKey, object: Option<Object>, hand: Option<Box<Hand>>) {
         // Whoever asked may have lost interest; the mirror of links stays of use.
-        let _ = self.out.send(KernelChange::Object(key, object));
+        let _ = self.out.send(KernelChange::Object(key, object, hand));
     }
 
     fn lost(&mut self, why: &str) {
         if !self.resync {
             tracing::warn!(why, "reading everything from the kernel again");
+            let _ = self.out.send(KernelChange::Overrun);
         }
         self.resync = true;
     }

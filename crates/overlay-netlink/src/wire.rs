@@ -61,6 +61,7 @@ pub(crate) struct Conn {
     handle: ConnectionHandle<RouteNetlinkMessage>,
     /// Sequence number of the message sent last; `netlink_proto` counts alike.
     sequence: u32,
+    port: u32,
 }
 
 impl Conn {
@@ -79,8 +80,14 @@ impl Conn {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         widen(&*socket, RECEIVE_BUFFER);
+        let port = socket.bind_auto()?.port_number();
         tokio::spawn(connection);
-        Ok(Self { handle, unsolicited, sequence: 0 })
+        Ok(Self { handle, unsolicited, sequence: 0, port })
+    }
+
+    /// The number that the kernel knows this connection by.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends `requests` in one system call and says what came of each.

@@ -6,7 +6,7 @@
 //! wrong key. Work under way is no reason: it is done
 //! in milliseconds, or else it fails and is then listed as failed.
 
-use overlay_api::v1::{RefusedFrom, Status};
+use overlay_api::v1::{RefusedFrom, Repair, Status};
 
 use super::host::{kinds, times};
 use super::{clean, count, duration, fields, list};
@@ -23,6 +23,24 @@ pub(crate) fn status(status: &Status) -> String {
         let since = duration(failed.since_ms);
         let tried = count(failed.attempts as usize, "time");
         text.push_str(&format!("  {command}\n    {reason}\n    for {since}, tried {tried}\n"));
+    }
+    if !status.pending_objects.is_empty() {
+        text.push_str("pending:\n");
+    }
+    for pending in &status.pending_objects {
+        let since = pending.since_ms.map(|ms| format!(", for {}", duration(ms)));
+        text.push_str(&format!(
+            "  {}\n    {}{}\n",
+            clean(&pending.object),
+            clean(&pending.reason),
+            since.unwrap_or_default()
+        ));
+    }
+    if !status.repairs.is_empty() {
+        text.push_str("put back after another hand:\n");
+    }
+    for repair in &status.repairs {
+        text.push_str(&repaired(repair));
     }
     if !status.warnings.is_empty() {
         text.push_str("warnings:\n");
@@ -68,6 +86,26 @@ fn refused(status: &Status) -> String {
         text.push_str(&format!("  forgotten to make room: {n}\n"));
     }
     text
+}
+
+fn repaired(repair: &Repair) -> String {
+    let more = match repair.objects {
+        0 | 1 => String::new(),
+        n => format!(" and {} more objects", n - 1),
+    };
+    let by = match &repair.by {
+        Some(by) => format!(" by {}", clean(by)),
+        None => String::new(),
+    };
+    let times =
+        if repair.times > 1 { format!(", {} times in 10 s", repair.times) } else { String::new() };
+    format!(
+        "  {}{more}\n    {}{by} {} ago, right again after {}{times}\n",
+        clean(&repair.object),
+        clean(&repair.found),
+        duration(repair.ago_ms),
+        duration(repair.after_ms)
+    )
 }
 
 /// What to do if it is a host that should be in the cluster.
@@ -119,6 +157,9 @@ fn problems(status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     if !status.failed.is_empty() {
         problems.push(format!("the kernel refuses {}", count(status.failed.len(), "object")));
+    }
+    if !status.fights.is_empty() {
+        problems.push(format!("another hand fights over {}", count(status.fights.len(), "object")));
     }
     if status.host.state != "up" {
         problems.push(format!("the state of this host is {}", clean(&status.host.state)));

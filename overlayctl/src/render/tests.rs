@@ -1,6 +1,7 @@
 use expect_test::expect;
 use overlay_api::v1::{
-    Endpoint, Entry, FailedObject, Host, Left, Network, Plan, RefusedFrom, Status, Subnet,
+    Endpoint, Entry, FailedObject, Fight, Host, Left, Network, PendingObject, Plan, RefusedFrom,
+    Repair, Status, Subnet,
 };
 
 use super::*;
@@ -144,6 +145,9 @@ fn healthy() -> Status {
         applied_revision: 42,
         desired_objects: 40,
         pending: 0,
+        pending_objects: vec![],
+        repairs: vec![],
+        fights: vec![],
         failed: vec![],
         refused: vec![],
         refused_forgotten: 0,
@@ -463,6 +467,69 @@ fn a_sick_status_says_what_wants_attention_and_then_why() {
         warnings:
           the underlay MTU 1400 is too small for demo
     "#]].assert_eq(&status(&sick));
+}
+
+#[test]
+fn a_status_names_what_another_hand_changed_and_what_is_pending() {
+    let repair = Repair {
+        object: "link ovx4097".into(),
+        found: "deleted".into(),
+        command: "ip link add ovx4097".into(),
+        objects: 31,
+        after_ms: 42,
+        ago_ms: 192_000,
+        by: Some("ip (pid 4711)".into()),
+        times: 1,
+    };
+    let entry = Repair {
+        object: "FDB entry 02:42:0a:00:09:05 of ovx4097".into(),
+        found: "changed".into(),
+        objects: 1,
+        by: None,
+        times: 5,
+        ..repair.clone()
+    };
+    let meddled = Status {
+        repairs: vec![repair, entry],
+        fights: vec![Fight {
+            object: "FDB entry 02:42:0a:00:09:05 of ovx4097".into(),
+            by: None,
+            since_ms: 3000,
+            repairs: 5,
+            next_ms: Some(1000),
+        }],
+        pending_objects: vec![
+            PendingObject {
+                object: "neighbour 10.0.9.5 on ovb4097".into(),
+                reason: "is being written".into(),
+                since_ms: Some(3),
+            },
+            PendingObject {
+                object: "neighbour 10.0.9.6 on ovb4097".into(),
+                reason: "waits for ovb4097".into(),
+                since_ms: None,
+            },
+        ],
+        pending: 1,
+        ..healthy()
+    };
+    let text = status(&meddled);
+    let shown: Vec<&str> = text.lines().filter(|l| !l.contains(":  ")).collect();
+    expect![[r#"
+        attention: another hand fights over 1 object
+        endpoints: 5, 2 of them on this host
+        pending:
+          neighbour 10.0.9.5 on ovb4097
+            is being written, for 3ms
+          neighbour 10.0.9.6 on ovb4097
+            waits for ovb4097
+        put back after another hand:
+          link ovx4097 and 30 more objects
+            deleted by ip (pid 4711) 3m12s ago, right again after 42ms
+          FDB entry 02:42:0a:00:09:05 of ovx4097
+            changed 3m12s ago, right again after 42ms, 5 times in 10 s
+    "#]]
+    .assert_eq(&(shown.join("\n") + "\n"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn bridge(n: u32) -> (ObjectKey, Object) {
         up: true,
         master: None,
         port: None,
+        altered: BTreeSet::new(),
         kind: LinkKind::Bridge,
     };
     (ObjectKey::Link(vni(n).bridge()), Object::Link(link))
@@ -31,6 +32,7 @@ fn vxlan(n: u32, local: &str) -> (ObjectKey, Object) {
     let link = Link {
         master: Some(vni(n).bridge()),
         port: Some(PortFlags { learning: false, neigh_suppress: true }),
+        altered: BTreeSet::new(),
         kind: LinkKind::Vxlan { vni: vni(n), port: 4789, local: local.parse().unwrap() },
         ..base
     };
@@ -52,6 +54,7 @@ fn veth(n: u32, id: u64, peer: bool) -> (ObjectKey, Object) {
     let link = Link {
         master: Some(vni(n).bridge()),
         port: Some(PortFlags { learning: true, neigh_suppress: false }),
+        altered: BTreeSet::new(),
         kind: LinkKind::Veth { peer },
         ..base
     };

@@ -373,6 +373,32 @@ impl World {
         }
     }
 
+    /// A full check, while which another hand deletes something.
+    pub(crate) fn is_checked(&mut self, i: usize, doomed: Option<ObjectKey>) {
+        self.step(i, Event::Kernel(KernelChange::Reading));
+        let objects = self.nodes[i].kernel.objects().clone();
+        let state = KernelState { objects, ..KernelState::default() };
+        if let Some(key) = doomed {
+            self.meddle(i, key, None);
+        }
+        self.step(i, Event::Kernel(KernelChange::Read(Box::new(state))));
+    }
+
+    /// The kernel tells all of this before it carries out anything.
+    pub(crate) fn tell_before_anything_is_done(&mut self, i: usize, changes: Vec<KernelChange>) {
+        let now = self.now_of(i);
+        let mut effects = Vec::new();
+        for change in changes {
+            effects.extend(self.nodes[i].engine.step(Event::Kernel(change), now));
+        }
+        self.perform(i, effects);
+    }
+
+    /// Does what an engine has said when it was stepped by hand.
+    pub(crate) fn carry_out(&mut self, i: usize, effects: Vec<Effect>) {
+        self.perform(i, effects);
+    }
+
     /// Lets time pass, in the steps that the engines ask for.
     pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.now + time;

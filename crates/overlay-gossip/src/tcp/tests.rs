@@ -192,17 +192,37 @@ async fn a_peer_that_does_not_answer_holds_nobody_up() {
     // Connections to it are made by the kernel; nobody ever says a word.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let began = std::time::Instant::now();
-    for _ in 0..100 {
-        a.tcp.send(deaf.local_addr().unwrap(), 1, &[0; 9000]).unwrap();
+    let all = 300;
+    for _ in 0..all {
+        a.tcp.send(deaf.local_addr().unwrap(), 1, &[0; MAX_BODY]).unwrap();
     }
     a.tcp.send(b.at, 1, b"to b").unwrap();
     assert_eq!(b.came.recv().await, Some((SENDER, 1, b"to b".to_vec())));
     assert!(began.elapsed() < HANDSHAKE, "{:?}", began.elapsed());
     // One is on its way at most, the newest wait, the others are gone.
     let dropped = a.count("tcp_dropped");
-    assert!((100 - QUEUE as u64 - 1..=100 - QUEUE as u64).contains(&dropped), "{dropped}");
-    a.counts("tcp_failed", 100 - dropped).await;
+    let fit = (QUEUE / MAX_BODY) as u64;
+    assert!((all - fit - 1..=all - fit).contains(&dropped), "{dropped}");
+    a.counts("tcp_failed", all - dropped).await;
+    assert_eq!(a.tcp.shared.waiting.load(Ordering::Relaxed), 0);
     assert!(a.tcp.shared.peers().get(&deaf.local_addr().unwrap()).is_none(), "it is forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_all_peers_together_is_bounded() {
+    let a = end(Some(keys()));
+    let deaf: Vec<_> =
+        (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let mut refused = 0;
+    for listener in &deaf {
+        for _ in 0..QUEUE / MAX_BODY {
+            let to = listener.local_addr().unwrap();
+            refused += u64::from(a.tcp.send(to, 1, &[0; MAX_BODY]).is_err());
+        }
+    }
+    // The last ones have no queue of their own to make room in.
+    assert!(refused > 0 && a.count("tcp_dropped") >= refused);
+    assert!(a.tcp.shared.waiting.load(Ordering::Relaxed) <= QUEUES);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ fn link(kind: LinkKind) -> Link {
         up: true,
         master: None,
         port: None,
+        altered: BTreeSet::new(),
         kind,
     }
 }

@@ -6,7 +6,7 @@
 //!       └──── ovx7  VNI 7, local 192.0.2.1, remote VTEPs 192.0.2.2 and .3
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::future::Future;
 use std::net::IpAddr;
@@ -160,19 +160,23 @@ impl Host {
     pub(crate) fn drain(&mut self) {
         while let Ok(change) = self.changes.try_recv() {
             match &change {
-                KernelChange::Object(key, Some(object)) => {
+                KernelChange::Object(key, Some(object), _) => {
                     if let ObjectKey::Link(name) = key {
                         assert!(is_ours(name.as_str(), Some("overlayd:")), "{change:?}");
                     }
                     self.mirror.insert(key.clone(), object.clone());
                 }
-                KernelChange::Object(key, None) => {
+                KernelChange::Object(key, None, _) => {
                     self.mirror.remove(key);
                     if let ObjectKey::Link(name) = key {
                         self.mirror.retain(|key, _| key.stands_on() != Some(name));
                     }
                 }
                 KernelChange::Snapshot(state) => self.mirror.clone_from(&state.objects),
+                KernelChange::Overrun => {}
+                KernelChange::Reading | KernelChange::Read(_) => {
+                    panic!("the watch reads nothing beside what it tells: {change:?}")
+                }
             }
             self.told.push(change);
         }
@@ -258,6 +262,7 @@ fn link(vni: u32, n: u32, kind: LinkKind) -> Link {
         up: true,
         master: None,
         port: None,
+        altered: BTreeSet::new(),
         kind,
     }
 }
