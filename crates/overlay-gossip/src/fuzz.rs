@@ -40,10 +40,7 @@ const NEVER: Duration = Duration::from_secs(1 << 20);
 // Sealed datagrams.
 
 /// One end of the sealed gossip, without a socket.
-pub struct Sealer {
-    seal: Seal,
-    counters: Arc<Counters>,
-}
+pub struct Sealer(Seal);
 
 /// What an end does about a datagram.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,24 +54,18 @@ pub struct Judged {
 impl Sealer {
     /// An end that has just started.
     pub fn new(keys: Option<Arc<Keyring>>) -> Self {
-        let counters = Arc::new(Counters::default());
-        Self { seal: Seal::new(keys, counters.clone()), counters }
+        Self(Seal::new(keys, Arc::default()))
     }
 
     /// The datagram that carries a message.
     pub fn seal(&self, to: SocketAddr, kind: u8, body: &[u8], now: Instant) -> Vec<u8> {
-        self.seal.seal(to, kind, body, now)
+        self.0.seal(to, kind, body, now)
     }
 
     /// What it does about a datagram.
     pub fn open(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> Judged {
-        let Verdict { message, send } = self.seal.open(from, datagram, now);
+        let Verdict { message, send } = self.0.open(from, datagram, now);
         Judged { message, send }
-    }
-
-    /// What it has counted.
-    pub fn stats(&self) -> GossipStats {
-        self.counters.read()
     }
 }
 
