@@ -7,6 +7,7 @@
 //! told when a dump begins ([`KernelChange::Reading`]), so that it takes what is
 //! told from then on for newer, and gets what was read after all that was told.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use overlay_engine::PlanId;
@@ -47,7 +48,16 @@ pub async fn run(
             biased;
             todo = work.recv() => {
                 let Some(Work { plan, ops }) = todo else { return };
-                let report = kernel.apply(ops).await;
+                let mut applying = pin!(kernel.apply(ops));
+                // A large plan is taken note of while it is carried out.
+                let report = loop {
+                    tokio::select! {
+                        report = &mut applying => break report,
+                        Some(change) = changes.recv() => {
+                            let _ = inputs.send(Input::Kernel(change));
+                        }
+                    }
+                };
                 while let Ok(change) = changes.try_recv() {
                     let _ = inputs.send(Input::Kernel(change));
                 }

@@ -14,6 +14,11 @@ use overlayd::config::{Cli, Command, LogForm, Resolved, Settings};
 use overlayd::key_file::KeyFile;
 use tracing_subscriber::EnvFilter;
 
+/// Records, entries and their indices are millions of small allocations on
+/// several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.command() == Command::Keygen {

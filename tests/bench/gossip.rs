@@ -369,8 +369,10 @@ fn joiner() -> Result<()> {
         // With a state of its own: an endpoint that needs the entries from the first record on.
         let mut back = vec![];
         c.start_with(&options)?;
-        c.knows_net("demo")?;
-        import(&c, "demo", vec![station(N + 1)])?;
+        eventually_within(LIMIT, "c has taken a station in", || {
+            let mac = "02:bb:00:00:00:01".to_owned();
+            import(&c, "demo", vec![v1::StaticEndpoint { mac, ..station(N + 1) }])
+        })?;
         for _ in 0..5 {
             c.power_off()?;
             c.power_on()?;

@@ -563,8 +563,9 @@ impl Engine {
                 list.push(format!("network {}: {small} ({})", net.name, self.config.underlay_dev));
             }
         }
-        for (id, _, _, host) in self.view.hosts() {
-            let Some(host) = host else { continue };
+        for (id, presence, _, host) in self.view.hosts() {
+            // Who has left, or is another now, leaves its record behind.
+            let Some(host) = host.filter(|_| presence.state != HostState::Left) else { continue };
             if host.vxlan_port != self.config.vxlan_port {
                 list.push(format!(
                     "host {} receives VXLAN on UDP port {}, this one on {}: give all hosts one \

@@ -220,6 +220,9 @@ pub fn check(record: &Record) -> Result<(), TooLong> {
     codec::encode(record).map(drop)
 }
 
+/// So many records are written in one go.
+const AT_ONCE: usize = 4096;
+
 /// Our part in the cluster's gossip.
 pub struct Gossip {
     host: HostId,
@@ -324,9 +327,20 @@ impl Gossip {
         &self,
         changes: Vec<(RecordKey, Option<Record>)>,
     ) -> Result<(), PublishError> {
-        let (changes, refused) = encode(self.host, changes);
-        let (done, wait) = oneshot::channel();
-        if !changes.is_empty() {
+        let mut refused = Vec::new();
+        let mut left = changes.into_iter();
+        loop {
+            // The first of many are under way while the last are made ready.
+            let part: Vec<_> = left.by_ref().take(AT_ONCE).collect();
+            if part.is_empty() {
+                break;
+            }
+            let (changes, bad) = encode(self.host, part);
+            refused.extend(bad);
+            if changes.is_empty() {
+                continue;
+            }
+            let (done, wait) = oneshot::channel();
             self.commands
                 .send(Command::Publish { changes, done })
                 .map_err(|_| PublishError::Stopped)?;
