@@ -56,9 +56,9 @@ figure() { sed -n "s/^stat::$1: *//p" "$2"; }
 run_one() {
     local target=$1 seconds=$2 log=$found/$1.log code
     mkdir -p "$found/$target" "$found/crashes"
-    # 4 KiB is libFuzzer's own idea of how long an input may be.
+    # 4 KiB is libFuzzer's own idea of how long an input may be. A minute for one: machines stall.
     FUZZ_TARGET=$target "$binary" "$found/$target" "$corpus/$target" \
-        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=4096 \
+        -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -max_len=4096 \
         -print_final_stats=1 -artifact_prefix="$found/crashes/$target-" \
         >"$log" 2>&1 </dev/null
     code=$?
