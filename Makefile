@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab demo demo-down lab-clean \
-        bench bench-first deny sim
+        bench bench-first deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -20,6 +20,7 @@ help:
 ## setup: install what a fresh Debian 12 lacks (apt), fetch and check the crates; again is fine
 setup:
 	@deploy/setup.sh
+	cargo fetch --locked
 	cargo check --workspace --all-targets --locked
 
 ## build: overlayd and overlayctl, debug
@@ -57,6 +58,18 @@ sim:
 	cargo test --locked --release -p overlay-sim --no-run
 	$(if $(SEED),SIM_SEED=$(SEED) LD_PRELOAD=$(CURDIR)/target/libseed.so,SIM_RUNS=$(or $(RUNS),50)) SIM_LONG=1 \
 	    $$(ls -t target/release/deps/simulation-* | grep -v '\.d$$' | head -1) --nocapture --test-threads=1
+
+## fuzz: libFuzzer on each target for TIME=60 seconds, or on TARGET=name; JOBS=2 beside each other
+fuzz:
+	@tests/fuzz.sh run $(or $(TIME),60) $(TARGET)
+
+## fuzz-repro: run one input again, TARGET=name FILE=path
+fuzz-repro:
+	@tests/fuzz.sh repro $(TARGET) $(FILE)
+
+## fuzz-minimize: take what was found into tests/fuzz/corpus, as small as it can be
+fuzz-minimize:
+	@tests/fuzz.sh minimize $(TARGET)
 
 ## demo: three hosts in network namespaces form an overlay; KEEP=1 leaves it running
 demo:

@@ -35,7 +35,8 @@ check() {
 }
 
 # Tests: counted by what they report, `test result: ok. 3 passed; 0 failed; …`
-# of cargo test, `Summary [ 1.2s] 3 tests run: 2 passed (1 slow), 1 failed` of nextest.
+# of cargo test and of tests/fuzz.sh,
+# `Summary [ 1.2s] 3 tests run: 2 passed (1 slow), 1 failed` of nextest.
 tests() {
     title "$*"
     "$@" 2>&1 | tee "$log"
@@ -88,6 +89,9 @@ all)
     fi
     check cargo build --locked -p overlayd -p overlayctl
     suite --workspace
+    # Every target for a moment, from the corpus: that libFuzzer's build works, and the
+    # cheapest of finds. Longer: make fuzz.
+    tests tests/fuzz.sh smoke "${FUZZ_SECONDS:-5}"
     # nextest leaves the examples in comments out.
     if cargo nextest --version >/dev/null 2>&1; then
         tests cargo test --locked --workspace --doc
@@ -96,6 +100,7 @@ all)
 unit)
     suite --workspace --exclude overlay-tests --exclude overlay-netlink --lib --bins
     suite -p overlay-tests --test tidy --lib
+    suite -p overlay-fuzz --test corpus
     ;;
 lab)
     check cargo build --locked -p overlayd -p overlayctl

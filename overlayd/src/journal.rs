@@ -230,7 +230,19 @@ pub struct Replayed {
 /// If the file cannot be read, or is no journal.
 pub fn replay(path: &Path, out: &mut dyn Write) -> anyhow::Result<Replayed> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut lines = BufReader::new(file).split(b'\n').enumerate().peekable();
+    replay_from(BufReader::new(file), path, out)
+}
+
+/// [`replay`] of what `journal` reads; `path` is what errors call it.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_from(
+    journal: impl BufRead,
+    path: &Path,
+    out: &mut dyn Write,
+) -> anyhow::Result<Replayed> {
+    let mut lines = journal.split(b'\n').enumerate().peekable();
     let mut engine: Option<Engine> = None;
     let mut done = Replayed::default();
     while let Some((n, bytes)) = lines.next() {

@@ -6,10 +6,11 @@
 //!    or nothing.
 //! 2. **An incarnation is used once**: it is on the disk before it is returned,
 //!    and larger than every one before, even if the clock went back.
-//! 3. **A damaged file stops nobody**: it is moved aside, reported, and a fresh
-//!    one begun under the same [`HostId`], which stands in a plain text file of
-//!    its own beside it. Networks and endpoints are then learnt anew from the
-//!    cluster and the kernel; nothing that runs is touched.
+//! 3. **A damaged file stops nobody**: it is moved aside (as the database left
+//!    it, which may have begun to repair it), reported, and a fresh one begun
+//!    under the same [`HostId`], which stands in a plain text file of its own
+//!    beside it. Networks and endpoints are then learnt anew from the cluster
+//!    and the kernel; nothing that runs is touched.
 //! 4. **A file of a newer version is left alone**, with an error that says so.
 //! 5. **One daemon at a time** has the directory.
 //!

@@ -3,6 +3,7 @@
 //! | rule | why |
 //! |---|---|
 //! | who may depend on whom | the engine stays a function of its input; netlink and engine meet in the model only |
+//! | only `tests/fuzz` opens the doors for fuzzing | what hostile bytes meet stays private |
 //! | no clock, no randomness in engine and model | time comes in as an argument, so that a test can say when it is |
 //! | `unsafe` only in overlay-netlink, each with its `SAFETY:` | one place to review |
 //! | a fixed top level | a newcomer reads it as a table of contents |
@@ -280,6 +281,21 @@ fn every_source_file_says_at_its_top_what_it_is() {
 }
 
 #[test]
+fn only_the_fuzzing_package_opens_the_doors_for_it() {
+    let broken = texts(|f| f.ends_with("Cargo.toml"))
+        .into_iter()
+        .filter(|(file, text)| match file.as_str() {
+            // Who has the doors, and who goes through them.
+            "crates/overlay-gossip/Cargo.toml" => !text.contains("fuzzing = []"),
+            "tests/fuzz/Cargo.toml" => false,
+            _ => text.contains("fuzzing") || text.contains("overlay-fuzz"),
+        })
+        .map(|(file, _)| file)
+        .collect();
+    none("the feature `fuzzing` is for tests/fuzz, and nothing is built on that", broken);
+}
+
+#[test]
 fn every_package_takes_the_lints_of_the_workspace() {
     let broken = texts(|f| f.ends_with("/Cargo.toml"))
         .into_iter()
@@ -300,8 +316,8 @@ fn no_test_is_switched_off_or_forgotten() {
     let manifest = std::fs::read_to_string(root().join("tests/Cargo.toml")).expect("it is there");
     for file in files() {
         let Some(path) = file.strip_prefix("tests/") else { continue };
-        // tests/sim is a package of its own, whose tests cargo finds.
-        let elsewhere = path.starts_with("src/") || path.starts_with("sim/");
+        // tests/sim and tests/fuzz are packages of their own, whose tests cargo finds.
+        let elsewhere = ["src/", "sim/", "fuzz/"].iter().any(|dir| path.starts_with(dir));
         let is_target = path.ends_with(".rs") && !elsewhere;
         if is_target && !manifest.contains(&format!("path = \"{path}\"")) {
             broken.push(format!("{file}: not named in tests/Cargo.toml"));

@@ -95,17 +95,28 @@ pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
     };
     let mut bytes = vec![version];
     bytes.extend(body.expect("encoding to memory has nothing that can fail"));
-    let len = (bytes.len() * 4).div_ceil(3);
+    let len = text_len(&bytes);
     if len > MAX_VALUE {
         return Err(TooLong { len });
     }
     Ok(STANDARD_NO_PAD.encode(bytes))
 }
 
+/// How long the value is that has these bytes.
+fn text_len(bytes: &[u8]) -> usize {
+    (bytes.len() * 4).div_ceil(3)
+}
+
 /// The record that `value` is, under `key`, written by `owner`.
 pub(crate) fn decode(owner: HostId, key: RecordKey, value: &str) -> Result<Record, DecodeError> {
     let record = decode_value(value)?;
     if fits(owner, key, &record) { Ok(record) } else { Err(DecodeError::Misplaced) }
+}
+
+/// The value that has these bytes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn text_of(bytes: &[u8]) -> String {
+    STANDARD_NO_PAD.encode(bytes)
 }
 
 /// The bytes of a value, as they are pushed.
@@ -119,7 +130,8 @@ pub(crate) fn decode_bytes(
     key: RecordKey,
     bytes: &[u8],
 ) -> Result<Record, DecodeError> {
-    if bytes.len() > MAX_VALUE {
+    // As gossip would refuse it: what a push tells must be what gossip tells.
+    if text_len(bytes) > MAX_VALUE {
         return Err(DecodeError::TooLong);
     }
     let record = read(bytes)?;
@@ -133,7 +145,7 @@ fn decode_value(value: &str) -> Result<Record, DecodeError> {
     read(&STANDARD_NO_PAD.decode(value).map_err(|_| DecodeError::NotBase64)?)
 }
 
-fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (version, body) = bytes.split_first().ok_or(DecodeError::Empty)?;
     match version {
         1 => {

@@ -59,6 +59,9 @@ use tokio::task::JoinHandle;
 mod codec;
 mod doubles;
 mod driver;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod join;
 mod keyring;
 mod limits;

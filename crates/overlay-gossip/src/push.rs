@@ -157,6 +157,16 @@ fn head(host: HostId, incarnation: u64, number: u64, since: u64) -> Vec<u8> {
     bytes
 }
 
+/// The body that says this.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn body(push: Push) -> Vec<u8> {
+    let Push { host, incarnation, number, since, changes } = push;
+    let change = |Change { version, key, value }| v1::Change { version, key, value };
+    let mut body = head(host, incarnation, number, since);
+    body.extend(encode(changes.into_iter().map(change).collect::<Vec<_>>()));
+    body
+}
+
 /// Reads a body.
 pub(crate) fn decode(body: &[u8]) -> Result<Push, BadPush> {
     if body.len() > MAX_BODY {

@@ -36,7 +36,10 @@
 //!
 //! 1. What was cut, changed, sealed with another key, or not sealed at all is
 //!    counted by kind and dropped.
-//! 2. A message is let in at most once, out of order within `WINDOW` counters.
+//! 2. A datagram is let in at most once, out of order within `WINDOW` counters.
+//!    (What the sender sends again when it is asked are datagrams of their own:
+//!    a message of the last second may come twice then, which gossip and pushes
+//!    bear.)
 //! 3. A datagram that is not authentic creates nothing but counters (see
 //!    `refusals`), a line in the log once a minute, and at most one refusal a
 //!    second and source, which is shorter than the datagram. A refusal is never

@@ -36,13 +36,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::keyring::Key;
 use crate::refusals::Why;
 use crate::seal::{NotOpened, OVERHEAD, REFUSAL, Seal, open_with, random, seal_with};
 use crate::stats::Counters;
@@ -221,14 +222,33 @@ impl Shared {
         Some((kind, body))
     }
 
-    /// The frame that carries a message as number `n` of a connection.
+    /// The next frame on `link`, which carries a message.
     fn frame(&self, link: &Link, kind: u8, body: &[u8]) -> Vec<u8> {
-        let address = address_bytes(self.advertise);
+        link.place.frame(self.seal.keys().map(|keys| keys.used()), self.advertise, kind, body)
+    }
+}
+
+/// Where a frame stands: in which connection, and as which of its frames.
+pub(crate) struct Place {
+    pub(crate) challenge: [u8; 16],
+    pub(crate) association: [u8; 16],
+    /// From 0.
+    pub(crate) number: u64,
+}
+
+impl Place {
+    /// The frame that carries a message of `sender` there, its length before it.
+    pub(crate) fn frame(
+        &self,
+        key: Option<Key>,
+        sender: SocketAddr,
+        kind: u8,
+        body: &[u8],
+    ) -> Vec<u8> {
+        let address = address_bytes(sender);
         let parts = [address.as_slice(), &[kind], body];
-        let sealed = match self.seal.keys() {
-            Some(keys) => {
-                seal_with(&keys.used(), link.association, link.sent, &link.challenge, &parts)
-            }
+        let sealed = match key {
+            Some(key) => seal_with(&key, self.association, self.number, &self.challenge, &parts),
             None => [&[0], parts.concat().as_slice()].concat(),
         };
         let len = u32::try_from(sealed.len()).expect("a body is bounded");
@@ -239,10 +259,8 @@ impl Shared {
 /// A connection that we made.
 struct Link {
     stream: TcpStream,
-    challenge: [u8; 16],
-    association: [u8; 16],
-    /// Frames so far: the number of the next.
-    sent: u64,
+    /// Of the next frame.
+    place: Place,
 }
 
 /// Sends what waits for one peer, until nothing does.
@@ -312,7 +330,7 @@ async fn send_on(
         None => link.insert(in_time(HANDSHAKE, connect(shared, to)).await?),
     };
     let frame = shared.frame(link, kind, body);
-    link.sent += 1;
+    link.place.number += 1;
     in_time(FRAME, link.stream.write_all(&frame)).await
 }
 
@@ -326,7 +344,7 @@ async fn connect(shared: &Shared, to: SocketAddr) -> io::Result<Link> {
     let mut challenge = [0; 16];
     stream.read_exact(&mut challenge).await?;
     shared.counters.add("tcp_connected", 1);
-    Ok(Link { stream, challenge, association: random(), sent: 0 })
+    Ok(Link { stream, place: Place { challenge, association: random(), number: 0 } })
 }
 
 /// True if there is more to send; false if the connection is of no more use.
@@ -355,7 +373,7 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let all = Arc::new(Semaphore::new(ACCEPTED));
     let unproven = Arc::new(Semaphore::new(UNPROVEN));
-    let places: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
+    let seats: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -371,16 +389,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let place = Place::take(&places, from.ip());
+        let seat = Seat::take(&seats, from.ip());
         let permits = (all.clone().try_acquire_owned(), unproven.clone().try_acquire_owned());
-        let (Some(place), (Ok(permit), Ok(proving))) = (place, permits) else {
+        let (Some(seat), (Ok(permit), Ok(proving))) = (seat, permits) else {
             shared.counters.add("tcp_turned_away", 1);
             continue;
         };
         shared.counters.add("tcp_accepted", 1);
         let shared = shared.clone();
         connections.spawn(async move {
-            let _held = (place, permit);
+            let _held = (seat, permit);
             let mut proving = Some(proving);
             if let Err(err) = serve(&shared, stream, from, || drop(proving.take())).await {
                 tracing::debug!(%from, %err, "gossip connection ended");
@@ -390,12 +408,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// One of the connections that an address may have.
-struct Place {
+struct Seat {
     all: Arc<Mutex<HashMap<IpAddr, usize>>>,
     ip: IpAddr,
 }
 
-impl Place {
+impl Seat {
     fn take(all: &Arc<Mutex<HashMap<IpAddr, usize>>>, ip: IpAddr) -> Option<Self> {
         let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(ip).or_default();
@@ -408,7 +426,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut counts = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.ip) {
@@ -423,7 +441,7 @@ impl Drop for Place {
 /// Takes messages from a connection until it ends or anything is wrong with it.
 async fn serve(
     shared: &Shared,
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     from: SocketAddr,
     mut proven: impl FnMut(),
 ) -> io::Result<()> {
@@ -554,6 +572,28 @@ fn parse(text: &[u8]) -> Option<(SocketAddr, u8, &[u8])> {
     let (port, rest) = rest.split_first_chunk::<2>()?;
     let (kind, body) = rest.split_first()?;
     Some((SocketAddr::new(ip, u16::from_be_bytes(*port)), *kind, body))
+}
+
+/// Serves one connection, which need not be of a network, to its end.
+#[cfg(feature = "fuzzing")]
+pub(crate) async fn serve_one(
+    seal: Arc<Seal>,
+    counters: Arc<Counters>,
+    deliver: Deliver,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    from: SocketAddr,
+) -> io::Result<()> {
+    let shared = Shared {
+        seal,
+        advertise: from,
+        source: from.ip(),
+        counters,
+        deliver,
+        peers: Mutex::default(),
+        under_way: AtomicUsize::new(0),
+        waiting: AtomicUsize::new(0),
+    };
+    serve(&shared, stream, from, || {}).await
 }
 
 #[cfg(test)]

@@ -269,19 +269,22 @@ impl FromStr for RecordKey {
             _ => Err(invalid()),
         };
         let parts: Vec<&str> = s.split('/').collect();
-        match parts.as_slice() {
-            ["host"] => Ok(Self::Host),
-            ["keys"] => Ok(Self::Keys),
-            ["net", net] => Ok(Self::Network(net.parse()?)),
-            ["ep", net, ep] => Ok(Self::Endpoint(net.parse()?, ep.parse()?)),
-            ["ring", net, fam, offset] => Ok(Self::Ring(
+        let key = match parts.as_slice() {
+            ["host"] => Self::Host,
+            ["keys"] => Self::Keys,
+            ["net", net] => Self::Network(net.parse()?),
+            ["ep", net, ep] => Self::Endpoint(net.parse()?, ep.parse()?),
+            ["ring", net, fam, offset] => Self::Ring(
                 net.parse()?,
                 family(fam)?,
                 u128::from_str_radix(offset, 16).map_err(|_| invalid())?,
-            )),
-            ["want", net, fam] => Ok(Self::Want(net.parse()?, family(fam)?)),
-            _ => Err(invalid()),
-        }
+            ),
+            ["want", net, fam] => Self::Want(net.parse()?, family(fam)?),
+            _ => return Err(invalid()),
+        };
+        // Capitals, leading zeros, a plus: two texts of one key would be two
+        // records that take each other's place.
+        if key.to_string() == s { Ok(key) } else { Err(invalid()) }
     }
 }
 

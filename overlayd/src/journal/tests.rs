@@ -161,3 +161,28 @@ fn a_full_journal_ends_within_its_limit_and_says_so() {
     assert!(done.steps > 1 && done.differ == 0, "{done:?}");
     assert!(text.ends_with("the journal was full\n"), "{text}");
 }
+
+/// What released software wrote; a journal may come from another machine. If
+/// this fails, raise [`FORMAT`].
+#[test]
+fn lines_of_format_1_stay_readable() {
+    let lines = [
+        HEAD,
+        r#"{"Records":{"hash":"0123456789abcdef"}}"#,
+        r#"{"Step":{"now":{"mono":{"secs":30,"nanos":5},"wall_ms":1800000030000},"event":"Tick","hash":"0123456789abcdef"}}"#,
+        r#"{"Step":{"now":{"mono":{"secs":3,"nanos":0},"wall_ms":1},"event":{"Cluster":{"Alive":{"host":"00000000-0000-0000-0000-000000000002","incarnation":1}}},"hash":"none: x"}}"#,
+        r#"{"Step":{"now":{"mono":{"secs":3,"nanos":0},"wall_ms":1},"event":{"Persisted":{"id":1,"result":{"Ok":null}}},"hash":""}}"#,
+        r#"{"Step":{"now":{"mono":{"secs":3,"nanos":0},"wall_ms":1},"event":{"Request":{"token":1,"fresh":2,"request":{"Detach":{"target":"c1","net":null}}}},"hash":""}}"#,
+        r#"{"Stop":{"now":{"mono":{"secs":31,"nanos":0},"wall_ms":1800000031000},"hash":"0123456789abcdef"}}"#,
+        r#""Full""#,
+    ];
+    for text in lines {
+        let line: Line = serde_json::from_str(text).unwrap_or_else(|err| panic!("{text}: {err}"));
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+    }
+    let mut out = Vec::new();
+    let done = replay_from(lines.join("\n").as_bytes(), Path::new("j"), &mut out).unwrap();
+    assert_eq!((done.steps, done.cut), (6, 0));
+}
+
+const HEAD: &str = r#"{"Head":{"format":1,"now":{"mono":{"secs":0,"nanos":0},"wall_ms":1800000000000},"config":{"host":"00000000-0000-0000-0000-000000000001","incarnation":5,"name":"a","vteps":["192.0.2.1"],"underlay_dev":"eth0","underlay_mtu":1500,"vxlan_port":4789,"gossip":"192.0.2.1:7946","version":"0","keys":{"ids":[],"used":null},"boot_id":"1","down_after":{"secs":1,"nanos":0},"down_grace":{"secs":10,"nanos":0},"stop_grace":{"secs":600,"nanos":0},"alone_after":{"secs":15,"nanos":0},"state_dir":"/var/lib/overlayd"},"restored":{"networks":[],"endpoints":[],"gone":[],"ring":[]}}}"#;

@@ -380,6 +380,55 @@ fn values_of_format_1_stay_readable() {
     frozen(&RingToken { owner: HOST, version: 9, until: u128::MAX }, json);
 }
 
+/// As above, for the values that there is one of, with their names.
+#[test]
+fn singular_values_and_tables_of_format_1_stay_readable() {
+    let dir = dir();
+    make_dir(dir.path()).unwrap();
+    let rows: [(&str, &[u8]); 5] = [
+        ("format", &[1]),
+        ("host", b"\x01\"11112222-3333-4444-5555-666677778888\""),
+        ("incarnation", b"\x017000000000000000"),
+        ("peers", b"\x01[\"192.0.2.1:7946\",\"[2001:db8::1]:7946\"]"),
+        ("left", b"\x01true"),
+    ];
+    let network_json = [&[1], &serde_json::to_vec(&network(7)).unwrap()[..]].concat();
+    let endpoint_json = [&[1], &serde_json::to_vec(&endpoint(5)).unwrap()[..]].concat();
+    let token = br#"{"owner":"11112222-3333-4444-5555-666677778888","version":9,"until":256}"#;
+    let token = [&[1], &token[..]].concat();
+    let db = Database::create(dir.path().join("state.redb")).unwrap();
+    let txn = db.begin_write().unwrap();
+    for (name, bytes) in rows {
+        let meta = TableDefinition::<&str, &[u8]>::new("meta");
+        txn.open_table(meta).unwrap().insert(name, bytes).unwrap();
+    }
+    let by_id = |table| TableDefinition::<u64, &[u8]>::new(table);
+    txn.open_table(by_id("networks")).unwrap().insert(7, &*network_json).unwrap();
+    txn.open_table(by_id("endpoints")).unwrap().insert(5, &*endpoint_json).unwrap();
+    let ring = TableDefinition::<(u64, u8, u128), &[u8]>::new("ring");
+    txn.open_table(ring).unwrap().insert((7, 6, 1 << 64), &*token).unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    let (_file, restored) = open(&dir);
+    assert_eq!((restored.host, restored.left, restored.damaged), (HOST, true, None));
+    assert!(restored.incarnation > 7_000_000_000_000_000);
+    let peers = ["192.0.2.1:7946", "[2001:db8::1]:7946"].map(|peer| peer.parse().unwrap());
+    assert_eq!(restored.peers, peers);
+    assert_eq!((restored.networks, restored.endpoints), (vec![network(7)], vec![endpoint(5)]));
+    let token = RingToken { owner: HOST, version: 9, until: 256 };
+    assert_eq!(restored.ring, [((NetworkId(7), Family::V6, 1 << 64), token)]);
+}
+
+/// What is written for them is what is read above.
+#[test]
+fn singular_values_are_written_so_for_ever() {
+    assert_eq!(value(&HOST), b"\x01\"11112222-3333-4444-5555-666677778888\"");
+    assert_eq!(value(&7_000_000_000_000_000_u64), b"\x017000000000000000");
+    assert_eq!(value(&true), b"\x01true");
+    let peers: Vec<std::net::SocketAddr> = vec!["[2001:db8::1]:7946".parse().unwrap()];
+    assert_eq!(value(&peers), b"\x01[\"[2001:db8::1]:7946\"]");
+}
+
 /// As above, for endpoints that are in no namespace.
 #[test]
 fn endpoints_of_format_2_stay_readable() {

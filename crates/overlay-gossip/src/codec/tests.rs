@@ -129,6 +129,63 @@ fn a_request_for_addresses_has_these_bytes_for_ever() {
     );
 }
 
+/// As above: the kinds again, with what they did not have there.
+#[test]
+fn every_variant_has_these_bytes_for_ever() {
+    let with_intent = |intent| {
+        let (key, Record::Host(host)) = host("a") else { unreachable!() };
+        (
+            key,
+            Record::Host(Host {
+                intent,
+                vteps: vec![],
+                gossip: "[2001:db8::1]:1".parse().unwrap(),
+                ..host
+            }),
+        )
+    };
+    frozen(
+        with_intent(HostIntent::Stopped),
+        "010011112222333344445555666677778888016100fbb5120120010db800000000000000000000000101fbdc0505302e312e3001",
+    );
+    frozen(
+        with_intent(HostIntent::Left),
+        "010011112222333344445555666677778888016100fbb5120120010db800000000000000000000000101fbdc0505302e312e3002",
+    );
+    let (key, Record::Network(network)) = network() else { unreachable!() };
+    let subnet = Subnet { cidr: "fd00::/64".parse().unwrap(), gateway: "fd00::1".parse().unwrap() };
+    let gone = Network {
+        subnets: vec![subnet],
+        internal: true,
+        flood: false,
+        labels: BTreeMap::new(),
+        deleted: true,
+        ..network
+    };
+    frozen(
+        (key, Record::Network(gone)),
+        "0101070464656d6ffb01100101fd0000000000000000000000000000004001fd000000000000000000000000000001fbaa05010000fd0068e5cf8b0100000111112222333344445555666677778888fd0168e5cf8b010000011111222233334444555566667777888801",
+    );
+    let (key, Record::Endpoint(endpoint)) = endpoint(5) else { unreachable!() };
+    let nameless = Endpoint {
+        name: None,
+        aliases: BTreeSet::new(),
+        addresses: vec!["fd00::5".parse().unwrap()],
+        labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        ..endpoint
+    };
+    frozen(
+        (key, Record::Endpoint(nameless)),
+        "01020507000002420a0009050101fd000000000000000000000000000005010161016203fd0268e5cf8b010000",
+    );
+    let what = WantWhat::Address("fd00::77".parse().unwrap());
+    let want = Want { target: OWNER, seq: 2, what };
+    frozen(
+        (RecordKey::Want(NetworkId(7), Family::V6), Record::Want(want)),
+        "010411112222333344445555666677778888020101fd000000000000000000000000000077",
+    );
+}
+
 #[track_caller]
 fn refused(value: &str, want: DecodeError) {
     assert_eq!(decode(OWNER, RecordKey::Host, value), Err(want));
@@ -200,6 +257,25 @@ fn the_largest_records_that_fit_also_decode() {
         assert_eq!(decode(OWNER, key, &value).unwrap(), record);
     }
     panic!("more labels fit than this test has thought of");
+}
+
+/// A push must not tell what gossip then refuses.
+#[test]
+fn a_record_is_too_long_for_a_push_where_it_is_for_gossip() {
+    let (key, Record::Endpoint(mut endpoint)) = endpoint(5) else { unreachable!() };
+    let bytes_with_label = |endpoint: &mut Endpoint, len: usize| {
+        endpoint.labels = BTreeMap::from([("x".to_owned(), "y".repeat(len))]);
+        let body = v1::Record::Endpoint((&*endpoint).into());
+        let body = bincode::encode_to_vec(body, bincode::config::standard()).unwrap();
+        [&[1], &body[..]].concat()
+    };
+    for len in 600..800 {
+        let bytes = bytes_with_label(&mut endpoint, len);
+        let value = STANDARD_NO_PAD.encode(&bytes);
+        let read = decode_bytes(OWNER, key, &bytes);
+        assert_eq!(read, decode(OWNER, key, &value), "{} bytes", bytes.len());
+        assert_eq!(read.is_ok(), value.len() <= MAX_VALUE, "{} bytes", bytes.len());
+    }
 }
 
 prop_compose! {

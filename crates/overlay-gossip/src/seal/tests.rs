@@ -356,6 +356,72 @@ fn every_cut_and_every_flipped_bit_is_refused() {
     assert_eq!(b.seal.open(a.at, &good, now).message, Some((GOSSIP, b"a body".to_vec())));
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|n| u8::from_str_radix(&hex[n..n + 2], 16).unwrap()).collect()
+}
+
+/// What released software sends and reads, made by another implementation of
+/// XChaCha20-Poly1305 as well. If this fails, the code is wrong, not the literal.
+#[test]
+fn a_sealed_message_has_these_bytes_for_ever() {
+    let key: Key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap();
+    let keys = Keyring::new(vec![key.clone()]).unwrap();
+    let cases: [(&[u8], &[u8], &str); 4] = [
+        (
+            &[],
+            b"\x01gossip",
+            "015f6f1c09a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a500000000000001023d2445bb13ac54b4fe3e3e9c20ba198c9660b40f820913",
+        ),
+        (
+            &[],
+            b"\x02push",
+            "015f6f1c09a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a500000000000001023e335fbb08f1c9e9d683960229f04a2f19bbfb4d0c",
+        ),
+        // What a datagram that asks has in it, and one that answers.
+        (
+            &[],
+            &[&[CHALLENGE][..], &[0xa5; 16], &[0xc0; 16]].concat(),
+            "015f6f1c09a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a50000000000000102bce68f6dc56081a06abb220e8254a3ae13236097eca2bc4b2ed49f918f6ea64e62805ce816bf13dc2d5b29ed3dc7e8d989",
+        ),
+        (
+            &[],
+            &[&[ANSWER][..], &[0xc0; 16]].concat(),
+            "015f6f1c09a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a50000000000000102bd83ea08a005e4c50fde476be731c6cb76263e7959d16288cb7d58803958470f6c",
+        ),
+    ];
+    for (extra, text, frozen) in cases {
+        let sealed = seal_with(&key, [0xa5; 16], 258, extra, &[text]);
+        assert_eq!(hex(&sealed), frozen);
+        let Ok(opened) = open_with(&keys, extra, &bytes(frozen)) else { panic!("not opened") };
+        assert_eq!((opened.association, opened.counter), ([0xa5; 16], 258));
+        assert_eq!(opened.text, text);
+    }
+}
+
+/// As above: what is said without a seal.
+#[test]
+fn a_refusal_and_a_plain_message_have_these_bytes_for_ever() {
+    let key: Key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap();
+    let b = end(2, ring(&[&key]));
+    let now = Instant::now();
+    let stranger = seal_with(&self::key(), [1; 16], 1, &[], &[b"\x01x"]);
+    let refusal = b.seal.open(addr(9), &stranger, now).send.remove(0).1;
+    assert_eq!(hex(&refusal), format!("02{}015f6f1c09", hex(&stranger[1..5])));
+    let plain = end(1, None);
+    assert_eq!(plain.seal.seal(addr(2), GOSSIP, b"x", now), [0, 1, b'x']);
+    let push = (2, b"y".to_vec());
+    assert_eq!(plain.seal.open(addr(2), &[0, 2, b'y'], now).message, Some(push));
+    // Our key is not there, but these are.
+    let a = end(1, ring(&[&key]));
+    a.seal.seal(addr(2), GOSSIP, b"x", now);
+    a.seal.open(addr(2), &bytes("025f6f1c0902deadbeef01020304"), now);
+    assert_eq!(a.count("seal_refused_by_peer"), 1);
+}
+
 proptest! {
     #[test]
     fn any_order_within_the_window_is_let_in_once_each(

@@ -53,6 +53,7 @@ impl Hand {
         Self { stream, challenge, key: keys.used(), association: random() }
     }
 
+    /// Without its length.
     fn frame(&self, number: u64, body: &[u8]) -> Vec<u8> {
         let parts = [address_bytes(SENDER), vec![1], body.to_vec()].concat();
         seal_with(&self.key, self.association, number, &self.challenge, &[&parts])
@@ -262,5 +263,45 @@ fn addresses_of_both_families_come_back() {
         for len in 0..text.len() - 2 {
             assert_eq!(parse(&text[..len]), None);
         }
+    }
+}
+
+/// What released software sends and reads, made by another implementation of
+/// XChaCha20-Poly1305 as well. If this fails, the code is wrong, not the literal.
+#[test]
+fn a_frame_has_these_bytes_for_ever() {
+    let key: Key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap();
+    let place = Place { challenge: [0xc0; 16], association: [0xa5; 16], number: 3 };
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let v6 = "[2001:db8::1]:7946".parse().unwrap();
+    let frozen = [
+        (
+            Some(key.clone()),
+            SENDER,
+            "00000039015f6f1c09a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a500000000000000032040ecd5a9a1e5c21772fd5b36819ab11517b45f3b8a5462e3d0abdf",
+        ),
+        (
+            Some(key.clone()),
+            v6,
+            "00000045015f6f1c09a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5000000000000000322a0edda16beefc0751d99224c1b1d0b884816cb083dc83739b32fc244fdad09f93868eca043bf54",
+        ),
+        (None, SENDER, "0000000d0004c00002071f0a02626f6479"),
+        (None, v6, "00000019000620010db80000000000000000000000011f0a02626f6479"),
+    ];
+    for (key, sender, frozen) in frozen {
+        let frame = place.frame(key.clone(), sender, 2, b"body");
+        assert_eq!(hex(&frame), frozen);
+        let text = match key {
+            Some(key) => {
+                let keys = Keyring::new(vec![key]).unwrap();
+                let Ok(opened) = open_with(&keys, &place.challenge, &frame[4..]) else {
+                    panic!("not opened")
+                };
+                assert_eq!((opened.association, opened.counter), ([0xa5; 16], 3));
+                opened.text
+            }
+            None => frame[5..].to_vec(),
+        };
+        assert_eq!(parse(&text), Some((sender, 2, &b"body"[..])));
     }
 }

@@ -145,6 +145,28 @@ fn the_host_is_told_when_all_that_it_wrote_is_here() {
     assert_eq!(desk.read(), ["1.ep5", "1.host"]);
 }
 
+/// Hosts of every version look for these.
+#[test]
+fn the_keys_that_frame_a_hosts_records_have_these_texts_for_ever() {
+    assert_eq!((ID, END), ("id", "end"));
+    assert_eq!(OWNER.to_string(), "11112222-3333-4444-5555-666677778888");
+    assert_eq!(OWNER.short(), "1111222233");
+}
+
+#[test]
+fn versions_of_any_size_are_only_numbers() {
+    let mut desk = Desk::new();
+    for (n, octet) in [(u64::MAX, 1), (u64::MAX - 1, 2)] {
+        let id = node(OWNER, n, octet);
+        desk.holds(&id, 0, &[junk("later", "x", n)]);
+        desk.read();
+    }
+    let learnt = desk.view.learnt();
+    desk.holds(&node(OWNER, 5, 3), 0, &[junk("later", "x", 7)]);
+    desk.read();
+    assert_ne!(desk.view.learnt(), learnt, "there is something new");
+}
+
 #[test]
 fn nothing_is_told_of_a_node_before_its_full_identity() {
     let mut desk = Desk::new();
