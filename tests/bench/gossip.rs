@@ -308,7 +308,9 @@ fn bulk() -> Result<()> {
 fn holds(host: &Host, n: usize) -> Result<()> {
     eventually_within(Duration::from_secs(30), "the tables are complete", || {
         let count = |line: &str| -> Result<usize> {
-            Ok(host.exec(line)?.lines().filter(|l| l.contains("02:aa:")).count())
+            // A MAC is first in a line of `bridge`, and behind a word in one of `ip`.
+            let is = |l: &&str| l.starts_with("02:aa:") || l.contains(" lladdr 02:aa:");
+            Ok(host.exec(line)?.lines().filter(is).count())
         };
         let fdb = count("bridge fdb show dev ovx4097")?;
         let neigh = count("ip neigh show dev ovb4097")?;

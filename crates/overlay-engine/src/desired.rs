@@ -55,7 +55,7 @@ impl Engine {
                     self.used_networks().map(|net| net.vni.bridge()).collect();
                 (!bridges.is_empty()).then_some(Object::Firewall { bridges })
             }
-            ObjectKey::Link(name) => self.want_link(name).map(Object::Link),
+            ObjectKey::Link(name) => self.want_link(name).map(|link| Object::Link(Box::new(link))),
             ObjectKey::Port(name) => self.want_port(name).map(Object::Port),
             ObjectKey::Address(dev, address) => {
                 let net = self.used_by_bridge(dev)?;

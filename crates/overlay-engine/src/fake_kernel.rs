@@ -203,7 +203,8 @@ impl FakeKernel {
             .collect();
         for key in ports {
             if let Some(Object::Link(link)) = self.objects.get(&key) {
-                let orphan = overlay_model::Link { master: None, port: None, ..link.clone() };
+                let mut orphan = link.clone();
+                (orphan.master, orphan.port) = (None, None);
                 self.set(key, Object::Link(orphan), changes);
             }
         }

@@ -325,8 +325,9 @@ impl Gossip {
     /// others are published.
     pub async fn publish(
         &self,
-        changes: Vec<(RecordKey, Option<Record>)>,
+        mut changes: Vec<(RecordKey, Option<Record>)>,
     ) -> Result<(), PublishError> {
+        changes.sort_by_key(|(key, _)| *key == RecordKey::Host);
         let mut refused = Vec::new();
         let mut left = changes.into_iter();
         loop {

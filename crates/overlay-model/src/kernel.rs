@@ -113,8 +113,8 @@ impl fmt::Display for ObjectKey {
 /// One thing in the kernel, under its [`ObjectKey`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
-    /// Under [`ObjectKey::Link`].
-    Link(Link),
+    /// Under [`ObjectKey::Link`]. Boxed: links are few, and entries many.
+    Link(Box<Link>),
     /// Under [`ObjectKey::Port`].
     Port(Port),
     /// Under [`ObjectKey::Address`]: being there is all there is to say.
@@ -451,7 +451,7 @@ pub struct LinkChange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KernelOp {
     /// Make a link with everything that it has, or make nothing.
-    AddLink(IfName, Link),
+    AddLink(IfName, Box<Link>),
     /// Change a link of ours.
     SetLink(IfName, LinkChange),
     /// Delete a link of ours, and with it all that stands on it.

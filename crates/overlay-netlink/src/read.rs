@@ -228,7 +228,7 @@ impl LinkRow {
     /// What the mirror holds of it: a link of ours, or a port of ours.
     pub(crate) fn to_object(&self, links: &Links) -> Option<(ObjectKey, Object)> {
         match self.to_link(links) {
-            Some((name, link)) => Some((ObjectKey::Link(name), Object::Link(link))),
+            Some((name, link)) => Some((ObjectKey::Link(name), Object::Link(Box::new(link)))),
             None => {
                 let (name, port) = self.to_port(links)?;
                 Some((ObjectKey::Port(name), Object::Port(port)))

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use lab::{Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan};
 use overlay_model::{
-    EndpointId, IfName, KernelChange, KernelOp, Link, LinkChange, LinkKind, MacAddr, Object,
-    ObjectKey, Port, PortFlags, Refusal, VethPeer, Vni,
+    EndpointId, IfName, KernelChange, KernelOp, LinkChange, LinkKind, MacAddr, Object, ObjectKey,
+    Port, PortFlags, Refusal, VethPeer, Vni,
 };
 use overlay_netlink::{ALTERED, Kernel, NetnsError, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
@@ -622,9 +622,10 @@ fn no_half_made_veth_stays() {
 }
 
 fn peer_of(op: &mut KernelOp) -> &mut VethPeer {
-    match op {
-        KernelOp::AddLink(_, Link { kind: LinkKind::Veth { peer: Some(peer) }, .. }) => peer,
-        other => panic!("no veth: {other}"),
+    let KernelOp::AddLink(_, link) = op else { panic!("no link: {op}") };
+    match &mut link.kind {
+        LinkKind::Veth { peer: Some(peer) } => peer,
+        other => panic!("no veth: {other:?}"),
     }
 }
 

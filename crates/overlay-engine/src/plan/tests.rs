@@ -24,7 +24,7 @@ fn bridge(n: u32) -> (ObjectKey, Object) {
         altered: BTreeSet::new(),
         kind: LinkKind::Bridge,
     };
-    (ObjectKey::Link(vni(n).bridge()), Object::Link(link))
+    (ObjectKey::Link(vni(n).bridge()), Object::Link(Box::new(link)))
 }
 
 fn vxlan(n: u32, local: &str) -> (ObjectKey, Object) {
@@ -34,9 +34,9 @@ fn vxlan(n: u32, local: &str) -> (ObjectKey, Object) {
         port: Some(PortFlags { learning: false, neigh_suppress: true }),
         altered: BTreeSet::new(),
         kind: LinkKind::Vxlan { vni: vni(n), port: 4789, local: local.parse().unwrap() },
-        ..base
+        ..*base
     };
-    (ObjectKey::Link(vni(n).vxlan()), Object::Link(link))
+    (ObjectKey::Link(vni(n).vxlan()), Object::Link(Box::new(link)))
 }
 
 fn veth(n: u32, id: u64, peer: bool) -> (ObjectKey, Object) {
@@ -56,10 +56,10 @@ fn veth(n: u32, id: u64, peer: bool) -> (ObjectKey, Object) {
         port: Some(PortFlags { learning: true, neigh_suppress: false }),
         altered: BTreeSet::new(),
         kind: LinkKind::Veth { peer },
-        ..base
+        ..*base
     };
     let id = overlay_model::EndpointId::from_bits(id);
-    (ObjectKey::Link(id.ifname()), Object::Link(link))
+    (ObjectKey::Link(id.ifname()), Object::Link(Box::new(link)))
 }
 
 /// MAC, address and destination of a remote endpoint.

@@ -40,11 +40,14 @@ fn links_print_as_the_commands_that_make_them() {
     };
     check(
         &[
-            KernelOp::AddLink(vni.bridge(), link(LinkKind::Bridge)),
-            KernelOp::AddLink(vni.vxlan(), Link { master: master.clone(), port, ..link(vxlan) }),
+            KernelOp::AddLink(vni.bridge(), link(LinkKind::Bridge).into()),
+            KernelOp::AddLink(
+                vni.vxlan(),
+                Link { master: master.clone(), port, ..link(vxlan) }.into(),
+            ),
             KernelOp::AddLink(
                 name("ove000000000005"),
-                Link { master, ..link(LinkKind::Veth { peer: Some(Box::new(peer)) }) },
+                Link { master, ..link(LinkKind::Veth { peer: Some(Box::new(peer)) }) }.into(),
             ),
             KernelOp::SetLink(
                 vni.vxlan(),

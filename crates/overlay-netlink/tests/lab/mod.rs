@@ -268,7 +268,7 @@ fn link(vni: u32, n: u32, kind: LinkKind) -> Link {
 }
 
 pub(crate) fn bridge(vni: u32) -> KernelOp {
-    KernelOp::AddLink(dev(vni).0, link(vni, 0xb0_0000 + vni, LinkKind::Bridge))
+    KernelOp::AddLink(dev(vni).0, link(vni, 0xb0_0000 + vni, LinkKind::Bridge).into())
 }
 
 pub(crate) fn vxlan(vni: u32, port: u16, local: &str) -> KernelOp {
@@ -278,7 +278,7 @@ pub(crate) fn vxlan(vni: u32, port: u16, local: &str) -> KernelOp {
         port: Some(PortFlags { learning: false, neigh_suppress: true }),
         ..link(vni, 0xc0_0000 + vni, kind)
     };
-    KernelOp::AddLink(dev(vni).1, link)
+    KernelOp::AddLink(dev(vni).1, link.into())
 }
 
 /// Endpoint `n`: `ove…n` here, `eth<n>` in the container, MAC `mac(n + 4)`.
@@ -302,7 +302,7 @@ pub(crate) fn veth(
         port: Some(PortFlags { learning: true, neigh_suppress: false }),
         ..link(vni, 0xe0_0000 + n, LinkKind::Veth { peer: Some(Box::new(peer)) })
     };
-    KernelOp::AddLink(veth_name(n), link)
+    KernelOp::AddLink(veth_name(n), link.into())
 }
 
 pub(crate) fn fdb(vni: u32, n: u32, vtep: &str) -> (ObjectKey, Object) {
