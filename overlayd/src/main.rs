@@ -50,7 +50,15 @@ fn main() -> ExitCode {
         Command::Keygen => finish(keygen()),
         Command::Teardown => finish(teardown(&resolved.settings)),
         Command::Replay { file } => finish(replay(&file)),
-        Command::Run => finish(run(resolved)),
+        Command::Run => {
+            // The allocator asks for huge pages, of which an idle daemon would fill little.
+            if let Err(err) = nix::sys::prctl::set_thp_disable(true) {
+                eprintln!(
+                    "overlayd: cannot do without huge pages: {err}; it will need more memory"
+                );
+            }
+            finish(run(resolved))
+        }
     }
 }
 

@@ -225,7 +225,9 @@ fn any_objects() -> impl Strategy<Value = Objects> {
 fn without_peers(objects: &Objects) -> Objects {
     let mut objects = objects.clone();
     for object in objects.values_mut() {
-        if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = object {
+        if let Object::Link(link) = object
+            && let LinkKind::Veth { peer } = &mut link.kind
+        {
             *peer = None;
         }
     }
