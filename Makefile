@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab demo demo-down lab-clean \
-        bench bench-first deny sim fuzz fuzz-repro fuzz-minimize
+        bench bench-first bench-gossip bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -84,11 +84,20 @@ lab-clean:
 	@tests/lab-clean.sh
 
 ## bench: all measurements that docs/performance.md shows; quiet machine, root
-bench: bench-first
+bench: bench-first bench-gossip
 
 ## bench-first: attach latency, reach of an attach, memory; release binaries
 bench-first: release
 	OVERLAY_BIN_DIR=target/release cargo bench --locked -p overlay-tests --bench first_light
+
+## bench-gossip: reach, bulk, joiner, idle cost, memory, dead hosts, loss; ONLY="reach bulk" MINUTES=10; half an hour
+bench-gossip: release
+	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(MINUTES),MINUTES=$(MINUTES)) \
+	    cargo bench --locked -p overlay-tests --bench gossip
+
+## bench-thousand: a thousand simulated hosts, or HOSTS=n; long
+bench-thousand:
+	$(if $(HOSTS),HOSTS=$(HOSTS)) cargo bench --locked -p overlay-sim --bench thousand
 
 ## deny: licences, bans, advisories (.deny.toml); installs cargo-deny when missing
 deny:

@@ -30,7 +30,7 @@
 //!    next tick; changes within about a millisecond share a datagram. Records
 //!    that come this way may overtake others of their host.
 //! 3. With a key, nobody who does not have it can read a message, write one, or
-//!    have one taken twice; what is refused is counted by kind, and a host with
+//!    have a recorded one taken in; what is refused is counted by kind, and a host with
 //!    another key is named in the log of both ends (see `seal`).
 //! 4. Nothing is sent as an IP fragment.
 //! 5. What cannot be read is counted, passed on to other hosts, and otherwise
