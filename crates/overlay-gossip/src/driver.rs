@@ -216,7 +216,7 @@ impl Driver {
 
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         // Often enough that silence is noticed within a fraction of an interval.
-        let pulse = (self.config.interval / 2).clamp(Duration::from_millis(10), ANTI_ENTROPY);
+        let pulse = (self.config.interval / 4).clamp(Duration::from_millis(10), ANTI_ENTROPY);
         let mut pulse = interval_at(Instant::now() + pulse, pulse);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut anti_entropy = interval_at(Instant::now() + ANTI_ENTROPY, ANTI_ENTROPY);

@@ -360,8 +360,8 @@ impl Gossip {
         self.live.borrow().clone()
     }
 
-    /// Every life of every other host that gossip knows, at most half an
-    /// interval old.
+    /// Every life of every other host that gossip knows, at most a quarter of
+    /// an interval old.
     pub fn peers_info(&self) -> Vec<PeerInfo> {
         self.counters.peers(tokio::time::Instant::now())
     }

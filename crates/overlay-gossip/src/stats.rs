@@ -20,6 +20,7 @@ use crate::round_trip::{RoundTrip, RoundTrips};
 /// | `unknown_key` | keys that this version does not know |
 /// | `bad_identity` | nodes whose identity is missing or does not fit their name |
 /// | `conflicts` | other hosts that use our identity |
+/// | `acks_spared` | third messages of a handshake that had nothing to say |
 /// | `own_repaired` | own records that another host had overwritten |
 /// | `events` | cluster events handed out |
 /// | `pushes_sent`, `pushes_received` | bodies of the fast path |
