@@ -78,7 +78,7 @@ fn cluster(lab: &Lab, n: usize) -> Result<Vec<Host>> {
         let join = seeds.iter().filter(|s| **s != own).cloned().collect();
         host.start_with(&DaemonOptions { join, ..DaemonOptions::default() })?;
     }
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_secs(180);
     for host in &hosts {
         eventually_within(patience, &format!("{} sees all up", host.name()), || {
             let seen = ask(host, async |c| c.hosts().await)?;
