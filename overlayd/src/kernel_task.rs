@@ -58,9 +58,7 @@ pub async fn run(
                         }
                     }
                 };
-                while let Ok(change) = changes.try_recv() {
-                    let _ = inputs.send(Input::Kernel(change));
-                }
+                pass_on(&mut changes, &inputs);
                 let _ = inputs.send(Input::Applied { plan, report });
             }
             change = changes.recv() => {
@@ -75,9 +73,7 @@ pub async fn run(
                 match read {
                     Ok(Ok(state)) => {
                         kernel.settle().await;
-                        while let Ok(change) = changes.try_recv() {
-                            let _ = inputs.send(Input::Kernel(change));
-                        }
+                        pass_on(&mut changes, &inputs);
                         let _ = inputs.send(Input::Kernel(KernelChange::Read(Box::new(state))));
                     }
                     Ok(Err(err)) => warn!("cannot read the kernel: {err}"),
@@ -85,9 +81,7 @@ pub async fn run(
                 }
             }
             _ = check.tick() => {
-                while let Ok(change) = changes.try_recv() {
-                    let _ = inputs.send(Input::Kernel(change));
-                }
+                pass_on(&mut changes, &inputs);
                 if !first {
                     if reading.is_none() {
                         let _ = inputs.send(Input::Kernel(KernelChange::Reading));
@@ -106,6 +100,13 @@ pub async fn run(
                 }
             }
         }
+    }
+}
+
+/// Passes on all that the kernel has told so far.
+fn pass_on(changes: &mut UnboundedReceiver<KernelChange>, inputs: &UnboundedSender<Input>) {
+    while let Ok(change) = changes.try_recv() {
+        let _ = inputs.send(Input::Kernel(change));
     }
 }
 

@@ -19,15 +19,14 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use overlay_api::{Client, v1};
 use overlay_tests::figures::{machine, median, ms, spread};
-use overlay_tests::shell::signal;
-use overlay_tests::{DaemonOptions, Host, Lab, Monitor, NetSpec, Tally, eventually_within};
+use overlay_tests::{
+    DaemonOptions, Host, Lab, Monitor, NetSpec, Tally, Watcher, eventually_within,
+};
 
 /// What measures and prints one table.
 type Section = fn() -> Result<()>;
@@ -576,38 +575,6 @@ fn killed() -> Result<()> {
 
 // ----- loss ----------------------------------------------------------------
 
-struct Watch {
-    child: Child,
-    out: PathBuf,
-}
-
-impl Watch {
-    fn start(host: &Host) -> Result<Self> {
-        let out = host.dir().join("events");
-        let file = std::fs::File::create(&out)?;
-        let child = host
-            .overlayctl()?
-            .args(["--json", "watch"])
-            .stdout(file)
-            .stderr(Stdio::inherit())
-            .spawn()?;
-        Ok(Self { child, out })
-    }
-
-    fn events(&self) -> Result<Vec<v1::Event>> {
-        let text = std::fs::read_to_string(&self.out)?;
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = signal(&self.child, Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
-
 fn loss() -> Result<()> {
     let minutes: u64 = match std::env::var("MINUTES") {
         Ok(text) => text.parse().context("MINUTES is a whole number")?,
@@ -617,7 +584,10 @@ fn loss() -> Result<()> {
     Lab::run(|lab| {
         let hosts = cluster(lab, 6)?;
         demo(&hosts)?;
-        let watches: Vec<Watch> = hosts.iter().map(Watch::start).collect::<Result<_>>()?;
+        let watchers: Vec<Watcher> = hosts
+            .iter()
+            .map(|host| Watcher::start(host, "events", &["--json"]))
+            .collect::<Result<_>>()?;
         lab.lose(PERCENT)?;
         let began = Instant::now();
         let mut changes = 0u32;
@@ -649,8 +619,8 @@ fn loss() -> Result<()> {
             reached.push(ms(*at, event.at));
         }
         let (mut down, mut suspect) = (Vec::new(), 0);
-        for (host, watch) in hosts.iter().zip(&watches) {
-            for event in watch.events()? {
+        for (host, watcher) in hosts.iter().zip(&watchers) {
+            for event in watcher.events()? {
                 match (event.kind.as_str(), event.state.as_deref()) {
                     ("host", Some("down")) => down.push((host.name(), event)),
                     ("host", Some("suspect")) => suspect += 1,

@@ -178,6 +178,13 @@ fn settle_strangers(host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// What is not ours is still as `before`.
+fn untouched(host: &Host, before: &str) -> Result<()> {
+    let changed = difference(before, &strangers(host)?);
+    ensure!(changed.is_none(), "what is not ours changed: {changed:?}");
+    Ok(())
+}
+
 fn strangers(host: &Host) -> Result<String> {
     Ok(host.snapshot_of(&["br-x", "vx-x"])? + &host.exec("nft list table inet other")?)
 }
@@ -315,9 +322,7 @@ fn an_entry_that_another_hand_changes_is_back_at_once() -> Result<()> {
             Ok(())
         })?;
         c1.ping(c2.ip())?;
-        let changed = difference(&before, &strangers(&a)?);
-        ensure!(changed.is_none(), "what is not ours changed: {changed:?}");
-        Ok(())
+        untouched(&a, &before)
     })
 }
 
@@ -388,9 +393,7 @@ fn a_link_that_another_hand_bends_is_bent_back_at_once() -> Result<()> {
         }
         c1.ping(c2.ip())?;
         scene.in_time()?;
-        let changed = difference(&before, &strangers(&a)?);
-        ensure!(changed.is_none(), "what is not ours changed: {changed:?}");
-        Ok(())
+        untouched(&a, &before)
     })
 }
 
@@ -461,9 +464,7 @@ fn flags_of_ports_and_tables_of_nftables_are_put_back_and_told_by_whom() -> Resu
         }
         c1.ping(c2.ip())?;
         a.at_rest()?;
-        let changed = difference(&before, &strangers(&a)?);
-        ensure!(changed.is_none(), "what is not ours changed: {changed:?}");
-        Ok(())
+        untouched(&a, &before)
     })
 }
 
@@ -560,9 +561,7 @@ fn a_device_that_another_hand_deletes_or_makes_anew_is_back_with_all_that_is_on_
             Ok(())
         })?;
         a.at_rest()?;
-        let changed = difference(&before, &strangers(&a)?);
-        ensure!(changed.is_none(), "what is not ours changed: {changed:?}");
-        Ok(())
+        untouched(&a, &before)
     })
 }
 

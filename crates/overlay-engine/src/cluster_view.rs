@@ -337,9 +337,7 @@ impl ClusterView {
 
     /// MACs that somebody has on `net`.
     pub(crate) fn macs_on(&self, net: NetworkId) -> impl Iterator<Item = MacAddr> {
-        let low = (net, MacAddr::ZERO);
-        let high = (net, MacAddr([0xff; 6]));
-        self.by_mac.range(low..=high).map(|((_, mac), _)| *mac)
+        self.macs_after(net, None)
     }
 
     /// [`ClusterView::macs_on`], those behind `after` only.
@@ -368,8 +366,7 @@ impl ClusterView {
 
     /// Addresses that somebody has on `net`.
     pub(crate) fn ips_on(&self, net: NetworkId) -> impl Iterator<Item = IpAddr> {
-        let low = (net, IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        self.by_ip.range(low..).take_while(move |((n, _), _)| *n == net).map(|((_, ip), _)| *ip)
+        self.ips_after(net, None)
     }
 
     /// Hosts that use `net`, other than this one.

@@ -926,9 +926,7 @@ impl Engine {
             .presence(changed)
             .is_some_and(|p| matches!(p.state, HostState::Up | HostState::Suspect));
         let host = self.view.host(changed).filter(|_| there && changed != self.config.host);
-        let is = host.map(|host| {
-            (host.name.clone(), host.vteps.first().map_or_else(String::new, IpAddr::to_string))
-        });
+        let is = host.map(|host| (host.name.clone(), vtep_text(host)));
         let was = self.named.get(&changed).cloned();
         if is == was {
             return;
@@ -957,8 +955,7 @@ impl Engine {
     /// Tells what has changed among the hosts of this name.
     fn tell_namesakes(&mut self, name: &Name) {
         let own = self.own_host();
-        let own_addr = own.vteps.first().map_or_else(String::new, IpAddr::to_string);
-        let ours = (own.name == *name).then_some((own.id, own_addr));
+        let ours = (own.name == *name).then(|| (own.id, vtep_text(&own)));
         let mut hosts: BTreeMap<HostId, String> = self.names.get(name).cloned().unwrap_or_default();
         hosts.extend(ours);
         // Each beside the first: so many notices as there are hosts too many.
@@ -1544,6 +1541,11 @@ const MAX_DRIFT: Duration = Duration::from_secs(24 * 3600);
 
 fn is_adrift(stamp_ms: u64, now_ms: u64) -> bool {
     u128::from(stamp_ms) > u128::from(now_ms) + MAX_DRIFT.as_millis()
+}
+
+/// The first VTEP address of a host, for people.
+fn vtep_text(host: &Host) -> String {
+    host.vteps.first().map_or_else(String::new, IpAddr::to_string)
 }
 
 fn overlaps(a: IpNet, b: IpNet) -> bool {

@@ -128,6 +128,13 @@ struct Count {
     hand: Option<Hand>,
 }
 
+impl Count {
+    /// How often it was put back within [`WINDOW`].
+    fn lately(&self, now: Duration) -> usize {
+        self.times.iter().filter(|at| is_within(**at, now)).count()
+    }
+}
+
 /// See the header.
 #[derive(Debug, Default)]
 pub(crate) struct Repairs {
@@ -206,11 +213,9 @@ impl Repairs {
 
     /// True if the next repair of `key` has to wait.
     pub(crate) fn is_fought_over(&self, key: &ObjectKey, now: Duration) -> bool {
-        self.counts.get(key).is_some_and(|count| {
-            let young = |at: &Duration| now.saturating_sub(*at) < WINDOW;
-            !count.due
-                && (count.holds > 0 || count.times.iter().filter(|at| young(at)).count() >= AT_ONCE)
-        })
+        self.counts
+            .get(key)
+            .is_some_and(|count| !count.due && (count.holds > 0 || count.lately(now) >= AT_ONCE))
     }
 
     /// True while `key` is left as it is.
@@ -252,7 +257,7 @@ impl Repairs {
         let Some(sight) = self.sights.remove(key) else { return };
         if now.saturating_sub(self.pruned) > WINDOW {
             self.pruned = now;
-            self.counts.retain(|_, count| count.holds > 0 || is_young(count, now));
+            self.counts.retain(|_, count| count.holds > 0 || is_within(count.last, now));
         }
         let count = self.counts.entry(key.clone()).or_default();
         if count.times.len() == AT_ONCE {
@@ -276,8 +281,7 @@ impl Repairs {
         let mut entries: Vec<Repair> = Vec::new();
         for key in keys {
             let Some(open) = self.open.remove(key) else { continue };
-            let young = |at: &&Duration| now.saturating_sub(**at) < WINDOW;
-            let times = self.counts.get(key).map_or(1, |c| c.times.iter().filter(young).count());
+            let times = self.counts.get(key).map_or(1, |count| count.lately(now));
             let repair = Repair {
                 object: key.to_string(),
                 found: open.found,
@@ -324,7 +328,7 @@ impl Repairs {
                     count.last = now;
                     due.push(key.clone());
                 }
-                None if now.saturating_sub(count.last) >= WINDOW => {
+                None if !is_within(count.last, now) => {
                     over.push(contest(key, count));
                     counts.remove(key);
                     return false;
@@ -343,8 +347,9 @@ impl Repairs {
     }
 }
 
-fn is_young(count: &Count, now: Duration) -> bool {
-    now.saturating_sub(count.last) < WINDOW
+/// True if `at` is in the [`WINDOW`] that ends now.
+fn is_within(at: Duration, now: Duration) -> bool {
+    now.saturating_sub(at) < WINDOW
 }
 
 fn contest(key: &ObjectKey, count: &Count) -> Contest {

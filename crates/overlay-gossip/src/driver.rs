@@ -51,7 +51,7 @@ const CATCH_UP_IDLE: u32 = 20;
 /// Who learns nothing more of a host for so many times [`CATCH_UP_EVERY`] stops
 /// asking it.
 const PURSUED_IDLE: u32 = 8;
-/// It ends in any case after this.
+/// Either ends in any case after this.
 const CATCH_UP_FOR: Duration = Duration::from_secs(10);
 /// How often everything is compared, in case that something vanished unsaid.
 const ANTI_ENTROPY: Duration = Duration::from_secs(30);
@@ -69,7 +69,7 @@ const PAUSE_FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// What the driver is asked to do.
 pub(crate) enum Command {
-    /// Write and withdraw records of ours.
+    /// Write and withdraw records of ours, in this order.
     Publish { changes: Vec<Change>, done: oneshot::Sender<()> },
     /// Talk to these, who may be peers: all that `--join` names at present.
     Contact(Vec<SocketAddr>),
@@ -142,6 +142,7 @@ impl Own {
 
 /// What is missing of a host may be more than one message holds.
 struct Pursuit {
+    until: Instant,
     learnt: u64,
     idle: u32,
 }
@@ -277,15 +278,13 @@ impl Driver {
 
     async fn publish(&mut self, changes: Vec<Change>) {
         let own = &mut self.own;
-        let mut sorted = changes;
-        sorted.sort_by_key(|(key, _)| *key == RecordKey::Host);
         let chitchat = self.chitchat.chitchat();
         let mut chitchat = chitchat.lock().await;
         let state = chitchat.self_node_state();
         let at_first = state.max_version();
         let all_ours = at_first == self.own_version;
         let mut begun = BTreeSet::new();
-        for (key, value) in sorted {
+        for (key, value) in changes {
             let before = state.max_version();
             let network = match key {
                 RecordKey::Endpoint(net, _) => Some(net),
@@ -369,8 +368,8 @@ impl Driver {
             Pushed::Gap(origin) => {
                 self.counters.add("push_gaps", 1);
                 self.ask(origin);
-                let learnt = self.view.learnt_of(origin);
-                self.pursued.entry(origin).or_insert(Pursuit { learnt, idle: 0 });
+                let (until, learnt) = (Instant::now() + CATCH_UP_FOR, self.view.learnt_of(origin));
+                self.pursued.entry(origin).or_insert(Pursuit { until, learnt, idle: 0 });
             }
             Pushed::Unknown => {
                 self.counters.add("push_unknown", 1);
@@ -432,16 +431,17 @@ impl Driver {
 
     /// Asks hosts again of which something was missing and more has come.
     fn pursue(&mut self, tick: bool) {
+        let now = Instant::now();
         let mut again = Vec::new();
         self.pursued.retain(|origin, pursuit| {
             let learnt = self.view.learnt_of(*origin);
             if learnt != pursuit.learnt {
-                *pursuit = Pursuit { learnt, idle: 0 };
+                (pursuit.learnt, pursuit.idle) = (learnt, 0);
                 again.push(*origin);
             } else if tick {
                 pursuit.idle += 1;
             }
-            pursuit.idle < PURSUED_IDLE
+            pursuit.idle < PURSUED_IDLE && now < pursuit.until
         });
         again.into_iter().for_each(|origin| self.gossip(origin));
     }

@@ -241,14 +241,13 @@ impl View {
 
     /// A figure that changes with everything learnt.
     pub(crate) fn learnt(&self) -> u64 {
-        // Versions are what others say: they may be of any size.
-        self.nodes.values().fold(0, |sum: u64, node| sum.wrapping_add(node.seen.0).wrapping_add(1))
+        learnt(self.nodes.values())
     }
 
     /// The same of the nodes that are reached there.
     pub(crate) fn learnt_of(&self, addr: SocketAddr) -> u64 {
         let there = self.nodes.iter().filter(|(id, _)| id.gossip_advertise_addr == addr);
-        there.fold(0, |sum: u64, (_, node)| sum.wrapping_add(node.seen.0).wrapping_add(1))
+        learnt(there.map(|(_, node)| node))
     }
 
     /// Compares with what was told, and tells the difference. `changed`: every
@@ -685,6 +684,12 @@ impl View {
 /// What comes before every node of this name and generation, in their order.
 fn first_of(node_id: &str, generation: u64) -> ChitchatId {
     ChitchatId::new(node_id, generation, SocketAddr::from(([0; 4], 0)))
+}
+
+/// A figure that changes with everything learnt of `nodes`.
+fn learnt<'a>(nodes: impl Iterator<Item = &'a Node>) -> u64 {
+    // Versions are what others say: they may be of any size.
+    nodes.fold(0, |sum: u64, node| sum.wrapping_add(node.seen.0).wrapping_add(1))
 }
 
 /// The host that `state` says it is of. `Ok(None)`: it has not said so yet.

@@ -85,9 +85,13 @@ impl Kernel {
 
     /// Waits until all that the kernel has told so far is in the receiver.
     pub async fn settle(&self) {
+        self.settle_after(Touched::default()).await;
+    }
+
+    /// The same of what the kernel does not tell of `touched` by itself.
+    async fn settle_after(&self, touched: Touched) {
         let (done, told) = oneshot::channel();
-        let command = Command::Settle(Touched::default(), done);
-        if self.0.watch.send(command).is_err() || told.await.is_err() {
+        if self.0.watch.send(Command::Settle(touched, done)).is_err() || told.await.is_err() {
             tracing::error!("the watch of the kernel has ended: its changes go unseen");
         }
     }
@@ -152,10 +156,7 @@ impl Kernel {
             }
             writer.entries(batch, &mut report).await;
         }
-        let (done, told) = oneshot::channel();
-        if self.0.watch.send(Command::Settle(touched, done)).is_err() || told.await.is_err() {
-            tracing::error!("the watch of the kernel has ended: its changes go unseen");
-        }
+        self.settle_after(touched).await;
         report
     }
 }
