@@ -5,7 +5,7 @@ set -euo pipefail
 
 # program:package, what each is for
 wanted=(
-    cc:build-essential          # to link; chitchat's zstd is C
+    cc:build-essential          # to link; zstd and mimalloc are C, libFuzzer is C++
     pkg-config:pkg-config
     git:git
     curl:curl
