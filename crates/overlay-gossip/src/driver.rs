@@ -97,6 +97,10 @@ pub(crate) struct Driver {
     /// Hosts of which something is missing, and what we have of them.
     pursued: BTreeMap<SocketAddr, Pursuit>,
     catch_up: Option<CatchUp>,
+    /// Whether somebody is to be asked straight for a sign of life.
+    suspects: bool,
+    /// Where among them the next turn begins.
+    turn: usize,
     /// Seeds that were found, for a newcomer to ask.
     contacts: BTreeSet<SocketAddr>,
     /// When this life of chitchat began.
@@ -156,8 +160,10 @@ struct CatchUp {
     next: usize,
 }
 
-/// So many suspects are asked at once: a whole site that is cut off need not be.
+/// So many suspects are asked at once, in turn: a whole site may be cut off.
 const SUSPECTS: usize = 16;
+/// Fewer in a cluster larger than this: a question holds a line for each host.
+const SUSPECTS_UP_TO: usize = 32;
 
 impl Driver {
     pub(crate) async fn start(
@@ -207,6 +213,8 @@ impl Driver {
             asked: BTreeMap::new(),
             pursued: BTreeMap::new(),
             catch_up: None,
+            suspects: false,
+            turn: 0,
             contacts: literal,
             born: Instant::now(),
             pause: PAUSE_AT_FIRST,
@@ -220,6 +228,9 @@ impl Driver {
         let pulse = (self.config.interval / 4).clamp(Duration::from_millis(10), ANTI_ENTROPY);
         let mut pulse = interval_at(Instant::now() + pulse, pulse);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A suspect has twenty questions to answer before it is called down.
+        let mut ask = interval_at(Instant::now() + pulse.period(), pulse.period() / 2);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut anti_entropy = interval_at(Instant::now() + ANTI_ENTROPY, ANTI_ENTROPY);
         anti_entropy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut catch_up = interval_at(Instant::now(), CATCH_UP_EVERY);
@@ -250,10 +261,9 @@ impl Driver {
                 () = look.noted() => self.read(false).await,
                 _ = pulse.tick() => {
                     self.read(false).await;
-                    for suspect in self.view.lately_silent(Instant::now()).into_iter().take(SUSPECTS) {
-                        self.gossip(suspect);
-                    }
+                    self.suspects = !self.view.lately_silent(Instant::now()).is_empty();
                 }
+                _ = ask.tick(), if self.suspects => self.ask_suspects(),
                 _ = anti_entropy.tick() => {
                     self.repair_own().await;
                     self.read(true).await;
@@ -396,6 +406,17 @@ impl Driver {
         } else {
             addrs.iter().for_each(|addr| self.gossip(*addr));
         }
+    }
+
+    fn ask_suspects(&mut self) {
+        let suspects: Vec<_> = self.view.lately_silent(Instant::now()).into_iter().collect();
+        self.suspects = !suspects.is_empty();
+        let many = SUSPECTS * SUSPECTS_UP_TO / self.view.hosts().max(SUSPECTS_UP_TO);
+        let many = many.clamp(1, SUSPECTS).min(suspects.len());
+        for i in 0..many {
+            self.gossip(suspects[self.turn.wrapping_add(i) % suspects.len()]);
+        }
+        self.turn = self.turn.wrapping_add(many);
     }
 
     /// Starts a handshake. That chitchat has died is noticed elsewhere.

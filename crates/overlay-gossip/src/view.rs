@@ -58,11 +58,18 @@ pub(crate) const ID: &str = "id";
 /// The key that is always written last: who has it has everything before it.
 pub(crate) const END: &str = "end";
 
-/// So many silent intervals make a host suspect.
-const SILENT_INTERVALS: f64 = 3.5;
+/// So many silent intervals make a host suspect, in a cluster of up to 32; the
+/// last heartbeat of the dead is on its way for three more, at worst.
+const SILENT_INTERVALS: f64 = 2.5;
 
-/// A host that is newly suspect is asked directly for so many intervals: a
-/// heartbeat that was lost on its way through others may come straight.
+/// News takes longer to get around in a large one (3.6 intervals at a thousand
+/// hosts): so many intervals for each doubling of the cluster, if that is more.
+const SILENT_INTERVALS_PER_DOUBLING: f64 = 0.5;
+
+/// A host is asked directly from this share of the silence that makes it
+/// suspect: a heartbeat that was lost on its way through others may come straight.
+const ASKED_FROM: f64 = 0.8;
+/// And for so many intervals after it became suspect.
 const ASKED_INTERVALS: u32 = 4;
 
 /// So many silent intervals end a life that has a successor.
@@ -193,11 +200,15 @@ impl View {
         self.life_of_chitchat += 1;
     }
 
-    /// How long a heartbeat may stand still. It grows beyond a hundred hosts
-    /// as news takes longer to get around (3.6 intervals at a thousand).
+    /// How many nodes are known, alive or not.
+    pub(crate) fn hosts(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How long a heartbeat may stand still.
     pub(crate) fn silent_after(&self) -> Duration {
-        let hosts = self.nodes.len().max(1) as f64;
-        self.interval.mul_f64(SILENT_INTERVALS * (hosts.log2() / 7.0).max(1.0))
+        let doublings = (self.hosts().max(1) as f64).log2();
+        self.interval.mul_f64(SILENT_INTERVALS.max(SILENT_INTERVALS_PER_DOUBLING * doublings))
     }
 
     /// Gossip addresses of the nodes that are alive, without ours.
@@ -213,12 +224,18 @@ impl View {
         })
     }
 
-    /// Where the nodes are reached that fell silent a moment ago.
+    /// Where the nodes are reached that are about to fall silent, or did a
+    /// moment ago.
     pub(crate) fn lately_silent(&self, now: Instant) -> BTreeSet<SocketAddr> {
         let asked = self.interval * ASKED_INTERVALS;
         self.peers(|node, silent_after| {
-            node.said_alive == Some(false)
-                && now.duration_since(node.pulse.moved) <= silent_after + asked
+            let silent = now.duration_since(node.pulse.moved);
+            match node.said_alive {
+                // Who was suspect is believed after the second answer only.
+                Some(false) => silent <= silent_after + asked,
+                Some(true) => silent >= silent_after.mul_f64(ASKED_FROM),
+                None => false,
+            }
         })
     }
 
@@ -487,7 +504,9 @@ impl View {
             let (met, moved) = (node.met, node.pulse.moved);
             Some(Sight { host: host_of(id, node)?, addr, met, moved })
         });
-        events.extend(self.doubles.look(sights.chain([us]), now, silent_after));
+        // A former life moves once more while its last heartbeat gets around.
+        let beside = silent_after + self.interval;
+        events.extend(self.doubles.look(sights.chain([us]), now, beside));
     }
 
     fn read_records(
