@@ -162,7 +162,7 @@ pub struct Flags {
     /// What is logged: a level, or a filter like `info,overlay_gossip=debug` [default: info]
     #[arg(long, global = true, value_name = "FILTER")]
     pub log_level: Option<String>,
-    /// A suspect host (not heard for five gossip intervals) is down after so long [default: 1s]
+    /// A suspect host (not heard for two and a half gossip intervals) is down after so long [default: 1s]
     #[arg(long, global = true, value_name = "TIME")]
     pub down_after: Option<String>,
     /// The entries of a host that is down for so long are removed [default: 10s]

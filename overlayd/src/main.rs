@@ -12,6 +12,7 @@ use clap::Parser;
 use overlay_gossip::Key;
 use overlayd::config::{Cli, Command, LogForm, Resolved, Settings};
 use overlayd::key_file::KeyFile;
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 /// Records, entries and their indices are millions of small allocations on
@@ -106,12 +107,12 @@ fn replay(file: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?)
+fn runtime(name: &str) -> anyhow::Result<Runtime> {
+    Ok(Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?)
 }
 
 fn teardown(settings: &Settings) -> anyhow::Result<()> {
-    runtime(1)?.block_on(overlayd::teardown::run(&settings.socket))
+    runtime("teardown")?.block_on(overlayd::teardown::run(&settings.socket))
 }
 
 fn run(resolved: Resolved) -> anyhow::Result<()> {
@@ -119,9 +120,12 @@ fn run(resolved: Resolved) -> anyhow::Result<()> {
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = runtime(2)?;
-    let result = runtime.block_on(overlayd::shell::run(resolved.settings));
+    // A thread each for the engine, the kernel and the API, and gossip: nearly all that
+    // happens at rest is gossip, and costs least where nothing goes from thread to thread.
+    let (runtime, gossip) = (runtime("kernel")?, runtime("gossip")?);
+    let result = runtime.block_on(overlayd::shell::run(resolved.settings, gossip.handle()));
     // A name server that does not answer must not hold the end up.
+    gossip.shutdown_timeout(std::time::Duration::from_millis(100));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     result
 }

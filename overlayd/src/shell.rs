@@ -27,6 +27,7 @@ use overlay_engine::{
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, IfName, KernelChange};
 use overlay_netlink::{Kernel, NetnsError, Underlay, UnderlayError};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -50,6 +51,10 @@ const NOTE_PEERS: Duration = Duration::from_secs(10);
 /// How long the peers at a lost address are told to forget it: there is hardly
 /// a way to tell them.
 const HASTY_FAREWELL: Duration = Duration::from_millis(50);
+
+/// What chitchat calls every cluster. The key keeps clusters apart; this stands
+/// in every question and is short.
+const CLUSTER: &str = "o";
 
 /// How often gossip is tried at an address that it cannot have yet.
 const REJOIN_EVERY: Duration = Duration::from_millis(200);
@@ -101,11 +106,12 @@ impl Clock {
     }
 }
 
-/// Runs the daemon until it is told to stop or has left the cluster.
+/// Runs the daemon until it is told to stop or has left the cluster; gossip
+/// with all its tasks on a runtime of its own.
 ///
 /// # Errors
 /// Whatever keeps it from starting: each says what to do.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     require_root()?;
     let underlay = overlay_netlink::underlay_for(settings.vtep_ip, settings.underlay_dev.as_ref())
         .await
@@ -208,15 +214,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             .cloned()
             .chain(found.peers.iter().map(ToString::to_string))
             .collect(),
-        cluster: "overlayd".to_owned(),
+        cluster: CLUSTER.to_owned(),
         interval: settings.gossip_interval,
         dead_grace: Duration::from_secs(15 * 60),
         keys: keys.as_ref().map(|keys| keys.ring.clone()),
         mtu: underlay.mtu,
     };
     let joined = gossip.clone();
-    let (gossip, news) = Gossip::start(gossip, engine.own_records())
-        .await
+    let (gossip, news) = gossip_on
+        .spawn(Gossip::start(gossip, engine.own_records()))
+        .await?
         .with_context(|| format!("cannot gossip on {listen}"))?;
 
     let (inputs, queue) = mpsc::unbounded_channel();
@@ -236,6 +243,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         state,
         settings,
         gossip: Some(gossip),
+        gossip_on: gossip_on.clone(),
         news,
         joined,
         rejoin_at: None,
@@ -346,6 +354,8 @@ struct Shell {
     settings: Settings,
     /// None while it is between two addresses.
     gossip: Option<Gossip>,
+    /// Where it runs.
+    gossip_on: Handle,
     news: mpsc::UnboundedReceiver<ClusterEvent>,
     /// With what gossip was started last, or will be.
     joined: GossipConfig,
@@ -458,7 +468,8 @@ impl Shell {
         config.join.extend(self.noted_peers.iter().map(ToString::to_string));
         let live = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
         config.join.extend(live.iter().map(ToString::to_string));
-        match Gossip::start(config, self.engine.own_records()).await {
+        let started = self.gossip_on.spawn(Gossip::start(config, self.engine.own_records()));
+        match started.await.map_err(anyhow::Error::from).and_then(|done| Ok(done?)) {
             Ok((gossip, news)) => {
                 self.end_gossip().await;
                 (self.gossip, self.news) = (Some(gossip), news);

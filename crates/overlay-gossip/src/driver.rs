@@ -97,6 +97,9 @@ pub(crate) struct Driver {
     /// Hosts of which something is missing, and what we have of them.
     pursued: BTreeMap<SocketAddr, Pursuit>,
     catch_up: Option<CatchUp>,
+    /// When the view is due for a look in any case, and when it had the last.
+    look_at: Instant,
+    looked: Instant,
     /// Whether somebody is to be asked straight for a sign of life.
     suspects: bool,
     /// Where among them the next turn begins.
@@ -213,6 +216,8 @@ impl Driver {
             asked: BTreeMap::new(),
             pursued: BTreeMap::new(),
             catch_up: None,
+            look_at: Instant::now(),
+            looked: Instant::now(),
             suspects: false,
             turn: 0,
             contacts: literal,
@@ -224,20 +229,18 @@ impl Driver {
     }
 
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        // Often enough that silence is noticed within a fraction of an interval.
-        let pulse = (self.config.interval / 4).clamp(Duration::from_millis(10), ANTI_ENTROPY);
-        let mut pulse = interval_at(Instant::now() + pulse, pulse);
-        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A suspect has twenty questions to answer before it is called down.
-        let mut ask = interval_at(Instant::now() + pulse.period(), pulse.period() / 2);
+        let mut ask = interval_at(Instant::now(), self.config.interval / 8);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut anti_entropy = interval_at(Instant::now() + ANTI_ENTROPY, ANTI_ENTROPY);
         anti_entropy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut catch_up = interval_at(Instant::now(), CATCH_UP_EVERY);
         catch_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let look = self.look.clone();
+        let tap = self.transport.tap.clone();
         let pushes = self.pushes.clone();
         loop {
+            let look_at = self.look_at;
             let push_at = self.outbox.deadline();
             let died = self.chitchat.termination_watcher();
             tokio::select! {
@@ -259,10 +262,15 @@ impl Driver {
                     }
                 },
                 () = look.noted() => self.read(false).await,
-                _ = pulse.tick() => {
-                    self.read(false).await;
-                    self.suspects = !self.view.lately_silent(Instant::now()).is_empty();
+                () = tap.heard() => {
+                    let (now, soon) = (Instant::now(), self.looked + self.view.look_every());
+                    if now >= soon {
+                        self.read(false).await;
+                    } else {
+                        self.look_at = self.look_at.min(soon);
+                    }
                 }
+                () = sleep_until(look_at) => self.read(false).await,
                 _ = ask.tick(), if self.suspects => self.ask_suspects(),
                 _ = anti_entropy.tick() => {
                     self.repair_own().await;
@@ -432,6 +440,9 @@ impl Driver {
             let changed = self.look.take();
             self.view.read(chitchat.node_states(), changed, now, suspicious)
         };
+        self.looked = now;
+        self.look_at = self.view.next_look(now);
+        self.suspects = !self.view.lately_silent(now).is_empty();
         for event in events {
             // Nobody listens any more: about to be dropped.
             let _ = self.events.send(event);

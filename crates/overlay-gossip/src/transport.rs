@@ -22,10 +22,12 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport, UdpSocket};
 use chitchat::{ChitchatEnvelope, ChitchatMessage, Serializable as _};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::stats::Counters;
@@ -44,8 +46,9 @@ impl Transport for Relay {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let inner = UdpSocket::open(loopback).await?;
         let inner_addr = inner.local_addr()?;
-        let relay = tokio::net::UdpSocket::bind(loopback).await?;
-        relay.connect(inner_addr).await?;
+        let relay = std::net::UdpSocket::bind(loopback)?;
+        relay.connect(inner_addr)?;
+        relay.set_nonblocking(true)?;
         let slots = (0..SLOTS)
             .map(|_| {
                 let socket = std::net::UdpSocket::bind(loopback)?;
@@ -77,7 +80,8 @@ struct Slot {
 struct RelaySocket {
     port: Arc<Port>,
     inner: UdpSocket,
-    relay: tokio::net::UdpSocket,
+    /// Not the runtime's: it would be woken by what is there already.
+    relay: std::net::UdpSocket,
     relay_addr: SocketAddr,
     slots: Vec<Slot>,
     next_slot: usize,
@@ -95,6 +99,22 @@ impl RelaySocket {
         if let Err(err) = slot.socket.send(body) {
             tracing::debug!(%from, %err, "gossip datagram dropped on the loopback device");
         }
+    }
+
+    /// What chitchat's socket wrote. The loopback device delivers while it is
+    /// sent, as a rule.
+    async fn come_out(&mut self) -> io::Result<usize> {
+        for patience in [0, 0, 0, 0, 1, 1, 2, 4, 8, 16, 32] {
+            match self.relay.recv(&mut self.out) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            match patience {
+                0 => tokio::task::yield_now().await,
+                ms => tokio::time::sleep(Duration::from_millis(ms)).await,
+            }
+        }
+        Err(io::Error::other("the loopback device has lost a message"))
     }
 
     /// Puts the peer's address in the place of our slot's. `None`: it came from
@@ -117,8 +137,10 @@ impl Socket for RelaySocket {
         to: SocketAddr,
         envelope: ChitchatEnvelope,
     ) -> anyhow::Result<SendOutcome> {
+        // One that came too late for its own turn must not go to somebody else.
+        while self.relay.recv(&mut self.out).is_ok() {}
         self.inner.send(self.relay_addr, envelope).await?;
-        let len = self.relay.recv(&mut self.out).await?;
+        let len = self.come_out().await?;
         let num_bytes_sent = self.port.send(to, Kind::Gossip, &self.out[..len])?;
         Ok(SendOutcome { num_bytes_sent })
     }
@@ -155,9 +177,15 @@ impl Socket for RelaySocket {
 pub(crate) struct Tap {
     /// While someone watches: to whom the last word of a handshake has left.
     told: Mutex<Option<HashSet<SocketAddr>>>,
+    heard: Notify,
 }
 
 impl Tap {
+    /// Waits until chitchat has taken in another message.
+    pub(crate) async fn heard(&self) {
+        self.heard.notified().await;
+    }
+
     /// Starts to note whom we tell.
     pub(crate) fn watch(&self) {
         *self.lock() = Some(HashSet::new());
@@ -187,6 +215,7 @@ impl Transport for Tapped {
             socket: self.transport.open(listen).await?,
             tap: self.tap.clone(),
             counters: self.counters.clone(),
+            taken: false,
         }))
     }
 }
@@ -195,6 +224,8 @@ struct TappedSocket {
     socket: Box<dyn Socket>,
     tap: Arc<Tap>,
     counters: Arc<Counters>,
+    /// Chitchat took a message from here, and has not come back for another.
+    taken: bool,
 }
 
 /// Bytes of a delta that holds nothing: the end of its stream.
@@ -248,7 +279,11 @@ impl Socket for TappedSocket {
     }
 
     async fn recv(&mut self) -> anyhow::Result<RecvOutcome> {
+        if std::mem::take(&mut self.taken) {
+            self.tap.heard.notify_one();
+        }
         let outcome = self.socket.recv().await?;
+        self.taken = true;
         self.counters.add("messages_received", 1);
         self.counters.add("bytes_received", outcome.num_bytes_received as u64);
         if matches!(outcome.envelope.message, ChitchatMessage::SynAck { .. }) {

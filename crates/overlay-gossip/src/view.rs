@@ -251,6 +251,31 @@ impl View {
             .collect()
     }
 
+    /// When silence alone makes something to tell or to ask, if nothing comes
+    /// before. In an interval at the latest: our own absence is noticed by that.
+    pub(crate) fn next_look(&self, now: Instant) -> Instant {
+        let usual = self.silent_after();
+        let silences = self.nodes.iter().filter_map(|(id, node)| {
+            let silence = self.silence_of(id, usual);
+            let asked = silence.mul_f64(ASKED_FROM);
+            match node.said_alive {
+                Some(true) if now < node.pulse.moved + asked => Some(node.pulse.moved + asked),
+                Some(true) | None => Some(node.pulse.moved + silence),
+                Some(false) => None,
+            }
+        });
+        // Silent is who is so for longer than that.
+        let moment = Duration::from_millis(1);
+        silences.map(|at| at.max(now) + moment).fold(now + self.interval, Instant::min)
+    }
+
+    /// How long it is fine not to look after a message came: heartbeats are as
+    /// old as that when they are seen, and each look is at every node.
+    pub(crate) fn look_every(&self) -> Duration {
+        let often = self.interval / 128;
+        (often * (self.hosts() / 16 + 1) as u32).min(self.interval / 4)
+    }
+
     /// Says whether a live node has records that have not come yet.
     pub(crate) fn lacks_records(&self) -> bool {
         self.nodes.values().any(|node| node.pulse.alive && !node.complete && !node.doubled)

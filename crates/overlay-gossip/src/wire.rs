@@ -21,7 +21,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use tokio::net::UdpSocket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -130,7 +131,7 @@ const NARROW: usize = 4096;
 /// Our end of the network.
 pub(crate) struct Port {
     /// The same socket as the receiving task's; sending by it never waits.
-    pub(crate) socket: std::net::UdpSocket,
+    pub(crate) socket: UdpSocket,
     pub(crate) gossip: Inbox,
     pub(crate) push: Inbox,
     seal: Arc<Seal>,
@@ -195,11 +196,11 @@ impl Incoming {
 }
 
 /// Both sockets. A port that the system chooses is one that is free for both.
-fn bind(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, TcpListener)> {
+fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let mut tries = 16;
     loop {
         tries -= 1;
-        let udp = std::net::UdpSocket::bind(listen)?;
+        let udp = UdpSocket::bind(listen)?;
         match TcpListener::bind(udp.local_addr()?) {
             Ok(tcp) => return Ok((udp, tcp)),
             Err(err)
@@ -210,7 +211,7 @@ fn bind(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, TcpListener)> {
 }
 
 /// The kernel neither fragments nor lets routers do so.
-fn never_fragment(socket: &std::net::UdpSocket) -> io::Result<()> {
+fn never_fragment(socket: &UdpSocket) -> io::Result<()> {
     if socket.local_addr()?.is_ipv4() {
         set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?;
     } else {
@@ -234,7 +235,11 @@ impl Port {
         let listen = socket.local_addr()?;
         tracing::debug!(%listen, bytes, "gossip receive buffer");
         socket.set_nonblocking(true)?;
-        let receiver = UdpSocket::from_std(socket.try_clone()?)?;
+        // Not for writing: each datagram that leaves would wake the receiver.
+        #[expect(unsafe_code)]
+        // SAFETY: a std socket is one descriptor, which it keeps until it is dropped.
+        let receiver =
+            unsafe { AsyncFd::register_with_interest(socket.try_clone()?, Interest::READABLE)? };
         let (gossip_tx, gossip) = mpsc::channel(WAITING);
         let (push_tx, push) = mpsc::channel(WAITING);
         let incoming = Arc::new(Incoming {
@@ -316,14 +321,15 @@ impl Port {
 }
 
 async fn receive(
-    socket: UdpSocket,
+    socket: AsyncFd<UdpSocket>,
     seal: Arc<Seal>,
     incoming: Arc<Incoming>,
     counters: Arc<Counters>,
 ) {
     let mut buf = vec![0; MAX_DATAGRAM];
     loop {
-        let (len, from) = match socket.recv_from(&mut buf).await {
+        let came = socket.async_io(Interest::READABLE, |socket| socket.recv_from(&mut buf)).await;
+        let (len, from) = match came {
             Ok(read) => read,
             // A peer's port is closed, memory is short: the next may do.
             Err(err) => {
@@ -334,7 +340,7 @@ async fn receive(
         };
         let verdict = seal.open(from, &buf[..len], Instant::now());
         for (to, datagram) in verdict.send {
-            if let Err(err) = socket.try_send_to(&datagram, to) {
+            if let Err(err) = socket.get_ref().send_to(&datagram, to) {
                 counters.add("send_failed", 1);
                 tracing::debug!(%to, %err, "not answered");
             }
