@@ -9,6 +9,7 @@
 //! | `driver` | the one task that owns chitchat: writes, pushes, catches up, restarts it |
 //! | `push` | the fast path: a change leaves at once |
 //! | `look` | what chitchat says it has changed |
+//! | `told` | which records stand, as far as told |
 //! | `view` | from chitchat's state to an exact stream of events; liveness |
 //! | `doubles` | two machines with one identity |
 //! | `codec` | records as text, in frozen formats; hostile bytes end here |
@@ -72,6 +73,7 @@ mod round_trip;
 mod seal;
 mod stats;
 mod tcp;
+mod told;
 mod transport;
 mod view;
 mod wire;

@@ -51,6 +51,7 @@ use crate::doubles::{Doubles, Sight};
 use crate::look::Changed;
 use crate::push::{Change, Push};
 use crate::stats::{Counters, Heard, PeerInfo};
+use crate::told::Told;
 
 /// The key of a node's full [`HostId`]; written first, never changed.
 pub(crate) const ID: &str = "id";
@@ -126,7 +127,7 @@ struct Node {
     /// The number of the last push.
     pushes: u64,
     /// What stands, as far as told.
-    told: BTreeSet<RecordKey>,
+    told: Told,
     /// The host's own record, until all else is here.
     held: Option<Box<Record>>,
     /// A reset may have removed records; look for them once all is here again.
@@ -352,8 +353,7 @@ impl View {
             .take_while(|(id, _)| *id.node_id == name && id.generation_id == incarnation)
             .find(|(_, node)| node.host == Some(host) && !node.doubled);
         // Before its own record is told, a host is not all here: order matters then.
-        let Some((id, node)) = found.filter(|(_, node)| node.told.contains(&RecordKey::Host))
-        else {
+        let Some((id, node)) = found.filter(|(_, node)| node.told.contains(RecordKey::Host)) else {
             return (events, Pushed::Unknown);
         };
         // As good as a heartbeat, once it is believed to live.
@@ -379,7 +379,7 @@ impl View {
             };
             node.ahead.insert(key, version);
             let stood =
-                if record.is_some() { !node.told.insert(key) } else { node.told.remove(&key) };
+                if record.is_some() { !node.told.insert(key) } else { node.told.remove(key) };
             if record.is_some() || stood {
                 events.push(ClusterEvent::Record { host, incarnation, key, record });
             }
@@ -399,7 +399,7 @@ impl View {
     pub(crate) fn users(&self, net: NetworkId) -> BTreeSet<SocketAddr> {
         self.nodes
             .iter()
-            .filter(|(_, node)| node.told.range(RecordKey::endpoints_on(net)).next().is_some())
+            .filter(|(_, node)| node.told.uses(net))
             .map(|(id, _)| id.gossip_advertise_addr)
             .collect()
     }
@@ -441,7 +441,7 @@ impl View {
             told_up_to: 0,
             ahead: BTreeMap::new(),
             pushes: 0,
-            told: BTreeSet::new(),
+            told: Told::default(),
             held: None,
             may_lack: false,
             complete: false,
@@ -479,7 +479,7 @@ impl View {
             if twin.pulse.alive {
                 return false;
             }
-            for key in std::mem::take(&mut twin.told) {
+            for key in std::mem::take(&mut twin.told).iter() {
                 let Some(host) = twin.host else { continue };
                 let incarnation = id.generation_id;
                 events.push(ClusterEvent::Record { host, incarnation, key, record: None });
@@ -596,7 +596,7 @@ impl View {
                 if key == RecordKey::Host {
                     node.held = None;
                 }
-                if node.told.remove(&key) {
+                if node.told.remove(key) {
                     events.push(event(key, None));
                 }
                 continue;
@@ -604,7 +604,7 @@ impl View {
             match codec::decode(host, key, &value.value) {
                 Ok(record) => {
                     self.counters.add("records_decoded", 1);
-                    if key == RecordKey::Host && !node.told.contains(&key) {
+                    if key == RecordKey::Host && !node.told.contains(key) {
                         node.held = Some(Box::new(record));
                     } else {
                         node.told.insert(key);
@@ -640,10 +640,9 @@ impl View {
                     .iter()
                     .filter(|key| !node.ahead.contains_key(key))
                     .filter(|key| state.get(&key.to_string()).is_none_or(str::is_empty))
-                    .copied()
                     .collect();
                 for key in gone {
-                    node.told.remove(&key);
+                    node.told.remove(key);
                     events.push(event(key, None));
                 }
             }
