@@ -31,10 +31,15 @@
 //! Of several claims to one MAC or address the larger move sequence wins, then
 //! the lower host (RFC 7432 section 15), then the lower endpoint. Claims are a
 //! set and the rule is a total order, so the order of messages cannot matter.
+//!
+//! **Memory.** Of a hundred thousand endpoints each is held once, as a
+//! [`Placed`], and found from four or five places. So these are maps of small
+//! keys to pointers, one for each network or host, and not one for all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_model::{
@@ -93,6 +98,60 @@ pub(crate) struct Patience {
 /// counts as heard for so long: it takes two heartbeats to be heard.
 const FIRST_HEARING: Duration = Duration::from_secs(3);
 
+/// An endpoint and the host that it is on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) host: HostId,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Placed {
+    /// Of two claims to one thing the smaller one wins.
+    fn rank(&self) -> impl Ord {
+        (std::cmp::Reverse(self.endpoint.move_seq), self.host, self.endpoint.id)
+    }
+
+    fn is(&self, host: HostId, id: EndpointId) -> bool {
+        self.host == host && self.endpoint.id == id
+    }
+
+    fn parts(&self) -> (HostId, &Endpoint) {
+        (self.host, &self.endpoint)
+    }
+}
+
+/// What a life says of its endpoints.
+#[derive(Debug, Default)]
+struct Said(BTreeMap<NetworkId, BTreeMap<EndpointId, Arc<Placed>>>);
+
+impl Said {
+    fn len(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    fn contains(&self, net: NetworkId, id: EndpointId) -> bool {
+        self.0.get(&net).is_some_and(|said| said.contains_key(&id))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Placed>> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    fn set(&mut self, placed: Arc<Placed>) {
+        let Endpoint { network, id, .. } = placed.endpoint;
+        self.0.entry(network).or_default().insert(id, placed);
+    }
+
+    fn unset(&mut self, net: NetworkId, id: EndpointId) {
+        if let Some(said) = self.0.get_mut(&net) {
+            said.remove(&id);
+            if said.is_empty() {
+                self.0.remove(&net);
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Life {
     alive: bool,
@@ -102,7 +161,7 @@ struct Life {
     since: Duration,
     host: Option<Host>,
     networks: BTreeMap<NetworkId, Network>,
-    endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
+    endpoints: Said,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
     wants: BTreeMap<(NetworkId, Family), Want>,
     keys: Option<HostKeys>,
@@ -174,7 +233,7 @@ impl HostEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shift {
     /// This endpoint's entries may differ. In `before` or `after` it is in use.
-    Endpoint { host: HostId, before: Option<Endpoint>, after: Option<Endpoint> },
+    Endpoint { host: HostId, before: Option<Arc<Placed>>, after: Option<Arc<Placed>> },
     /// A definition was heard: merge it.
     Network(Network),
     /// A ring token was heard: merge it.
@@ -189,33 +248,48 @@ pub(crate) enum Shift {
     Voice(HostId, Vec<IpAddr>),
 }
 
+/// What is in use on one network, this host's own among it.
+#[derive(Debug, Default)]
+struct Used {
+    /// Hosts without an endpoint are not in it.
+    by_host: BTreeMap<HostId, BTreeMap<EndpointId, Arc<Placed>>>,
+    by_mac: Claims<MacAddr>,
+    by_ip: Claims<IpAddr>,
+    by_name: Claims<Name>,
+}
+
+impl Used {
+    fn get(&self, host: HostId, id: EndpointId) -> Option<&Arc<Placed>> {
+        self.by_host.get(&host)?.get(&id)
+    }
+
+    fn claim(&mut self, placed: &Arc<Placed>) {
+        let Endpoint { mac, addresses, name, .. } = &placed.endpoint;
+        self.by_mac.add(mac, placed);
+        addresses.iter().for_each(|ip| self.by_ip.add(ip, placed));
+        name.iter().for_each(|name| self.by_name.add(name, placed));
+    }
+
+    fn unclaim(&mut self, placed: &Placed) {
+        let Endpoint { mac, addresses, name, .. } = &placed.endpoint;
+        self.by_mac.remove(mac, placed);
+        addresses.iter().for_each(|ip| self.by_ip.remove(ip, placed));
+        name.iter().for_each(|name| self.by_name.remove(name, placed));
+    }
+}
+
 /// Every host but this one.
 #[derive(Debug)]
 pub(crate) struct ClusterView {
     me: HostId,
     patience: Patience,
     hosts: BTreeMap<HostId, HostEntry>,
-    /// In use only, this host's own among them.
-    active: BTreeMap<NetworkId, BTreeMap<(HostId, EndpointId), Endpoint>>,
-    by_mac: BTreeMap<(NetworkId, MacAddr), Claims>,
-    by_ip: BTreeMap<(NetworkId, IpAddr), Claims>,
-    by_name: BTreeMap<(NetworkId, Name), Claims>,
-    /// How many endpoints each host has on each network, in use only.
-    users: BTreeMap<NetworkId, BTreeMap<HostId, usize>>,
+    used: BTreeMap<NetworkId, Used>,
 }
 
 impl ClusterView {
     pub(crate) fn new(me: HostId, patience: Patience) -> Self {
-        Self {
-            me,
-            patience,
-            hosts: BTreeMap::new(),
-            active: BTreeMap::new(),
-            by_mac: BTreeMap::new(),
-            by_ip: BTreeMap::new(),
-            by_name: BTreeMap::new(),
-            users: BTreeMap::new(),
-        }
+        Self { me, patience, hosts: BTreeMap::new(), used: BTreeMap::new() }
     }
 
     // ----- what is known ---------------------------------------------------
@@ -252,18 +326,10 @@ impl ClusterView {
         })
     }
 
-    pub(crate) fn endpoint(
-        &self,
-        net: NetworkId,
-        host: HostId,
-        id: EndpointId,
-    ) -> Option<&Endpoint> {
-        self.active.get(&net)?.get(&(host, id))
-    }
-
     /// Endpoints in use on `net`, this host's own among them.
     pub(crate) fn active_on(&self, net: NetworkId) -> impl Iterator<Item = (HostId, &Endpoint)> {
-        self.active.get(&net).into_iter().flatten().map(|((host, _), ep)| (*host, ep))
+        let hosts = self.used.get(&net).into_iter().flat_map(|used| used.by_host.values());
+        hosts.flat_map(BTreeMap::values).map(|placed| placed.parts())
     }
 
     /// All endpoints that other hosts say they have, in use or not.
@@ -272,8 +338,8 @@ impl ClusterView {
             let left = entry.presence.state == HostState::Left;
             let life = entry.voice().filter(|_| !left).map(|(_, life)| life);
             life.into_iter()
-                .flat_map(|life| life.endpoints.values())
-                .map(move |ep| (*id, entry.presence, ep))
+                .flat_map(|life| life.endpoints.all())
+                .map(move |placed| (*id, entry.presence, &placed.endpoint))
         })
     }
 
@@ -282,11 +348,11 @@ impl ClusterView {
     }
 
     pub(crate) fn mac_winner(&self, net: NetworkId, mac: MacAddr) -> Option<(HostId, &Endpoint)> {
-        self.winner(net, self.by_mac.get(&(net, mac))?)
+        self.used.get(&net)?.by_mac.winner(&mac).map(|placed| placed.parts())
     }
 
     pub(crate) fn ip_winner(&self, net: NetworkId, ip: IpAddr) -> Option<(HostId, &Endpoint)> {
-        self.winner(net, self.by_ip.get(&(net, ip))?)
+        self.used.get(&net)?.by_ip.winner(&ip).map(|placed| placed.parts())
     }
 
     /// Endpoints in use that have `mac`.
@@ -295,7 +361,8 @@ impl ClusterView {
         net: NetworkId,
         mac: MacAddr,
     ) -> impl Iterator<Item = (HostId, &Endpoint)> {
-        self.claims(net, self.by_mac.get(&(net, mac)))
+        let used = self.used.get(&net).into_iter();
+        used.flat_map(move |used| used.by_mac.all(&mac)).map(|placed| placed.parts())
     }
 
     /// Endpoints in use that have `ip`.
@@ -304,7 +371,8 @@ impl ClusterView {
         net: NetworkId,
         ip: IpAddr,
     ) -> impl Iterator<Item = (HostId, &Endpoint)> {
-        self.claims(net, self.by_ip.get(&(net, ip)))
+        let used = self.used.get(&net).into_iter();
+        used.flat_map(move |used| used.by_ip.all(&ip)).map(|placed| placed.parts())
     }
 
     /// Endpoints in use that are called `name`.
@@ -313,26 +381,18 @@ impl ClusterView {
         net: NetworkId,
         name: &Name,
     ) -> impl Iterator<Item = (HostId, &Endpoint)> {
-        self.claims(net, self.by_name.get(&(net, name.clone())))
-    }
-
-    fn claims(
-        &self,
-        net: NetworkId,
-        claims: Option<&Claims>,
-    ) -> impl Iterator<Item = (HostId, &Endpoint)> {
-        let all = claims.into_iter().flatten();
-        all.filter_map(move |(host, id)| Some((*host, self.endpoint(net, *host, *id)?)))
+        let used = self.used.get(&net).into_iter();
+        used.flat_map(move |used| used.by_name.all(name)).map(|placed| placed.parts())
     }
 
     /// True if `host` has an endpoint on `net`.
     pub(crate) fn is_user(&self, net: NetworkId, host: HostId) -> bool {
-        self.users.get(&net).is_some_and(|users| users.contains_key(&host))
+        self.used.get(&net).is_some_and(|used| used.by_host.contains_key(&host))
     }
 
     /// Networks that `host` uses.
     pub(crate) fn used_by(&self, host: HostId) -> impl Iterator<Item = NetworkId> {
-        self.users.iter().filter(move |(_, u)| u.contains_key(&host)).map(|(net, _)| *net)
+        self.used.iter().filter(move |(_, u)| u.by_host.contains_key(&host)).map(|(net, _)| *net)
     }
 
     /// MACs that somebody has on `net`.
@@ -346,10 +406,12 @@ impl ClusterView {
         net: NetworkId,
         after: Option<MacAddr>,
     ) -> impl Iterator<Item = MacAddr> {
-        let low =
-            after.map_or(Bound::Included((net, MacAddr::ZERO)), |mac| Bound::Excluded((net, mac)));
-        let keys = self.by_mac.range((low, Bound::Unbounded));
-        keys.take_while(move |((n, _), _)| *n == net).map(|((_, mac), _)| *mac)
+        self.used.get(&net).into_iter().flat_map(move |used| used.by_mac.keys_after(after))
+    }
+
+    /// Addresses that somebody has on `net`.
+    pub(crate) fn ips_on(&self, net: NetworkId) -> impl Iterator<Item = IpAddr> {
+        self.ips_after(net, None)
     }
 
     /// [`ClusterView::ips_on`], those behind `after` only.
@@ -358,32 +420,14 @@ impl ClusterView {
         net: NetworkId,
         after: Option<IpAddr>,
     ) -> impl Iterator<Item = IpAddr> {
-        let first = (net, IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        let low = after.map_or(Bound::Included(first), |ip| Bound::Excluded((net, ip)));
-        let keys = self.by_ip.range((low, Bound::Unbounded));
-        keys.take_while(move |((n, _), _)| *n == net).map(|((_, ip), _)| *ip)
-    }
-
-    /// Addresses that somebody has on `net`.
-    pub(crate) fn ips_on(&self, net: NetworkId) -> impl Iterator<Item = IpAddr> {
-        self.ips_after(net, None)
+        self.used.get(&net).into_iter().flat_map(move |used| used.by_ip.keys_after(after))
     }
 
     /// Hosts that use `net`, other than this one.
     pub(crate) fn users_of(&self, net: NetworkId) -> impl Iterator<Item = HostId> {
         let me = self.me;
-        self.users
-            .get(&net)
-            .into_iter()
-            .flat_map(|users| users.keys().copied())
-            .filter(move |host| *host != me)
-    }
-
-    fn winner(&self, net: NetworkId, claims: &Claims) -> Option<(HostId, &Endpoint)> {
-        claims
-            .iter()
-            .filter_map(|(host, id)| Some((*host, self.endpoint(net, *host, *id)?)))
-            .min_by_key(|(host, ep)| (std::cmp::Reverse(ep.move_seq), *host, ep.id))
+        let hosts = self.used.get(&net).into_iter().flat_map(|used| used.by_host.keys().copied());
+        hosts.filter(move |host| *host != me)
     }
 
     // ----- what changes it -------------------------------------------------
@@ -394,50 +438,27 @@ impl ClusterView {
         host: HostId,
         net: NetworkId,
         id: EndpointId,
-        after: Option<Endpoint>,
+        after: Option<Arc<Placed>>,
     ) -> Option<Shift> {
+        let used = self.used.entry(net).or_default();
         let before = match &after {
-            Some(ep) => self.active.entry(net).or_default().insert((host, id), ep.clone()),
-            None => self.active.get_mut(&net).and_then(|eps| eps.remove(&(host, id))),
+            Some(placed) => used.by_host.entry(host).or_default().insert(id, placed.clone()),
+            None => used.by_host.get_mut(&host).and_then(|endpoints| endpoints.remove(&id)),
         };
-        if before == after {
-            return None;
+        if before != after {
+            before.iter().for_each(|placed| used.unclaim(placed));
+            after.iter().for_each(|placed| used.claim(placed));
         }
-        if let Some(ep) = &before {
-            drop_claim(&mut self.by_mac, (net, ep.mac), (host, id));
-            for ip in &ep.addresses {
-                drop_claim(&mut self.by_ip, (net, *ip), (host, id));
+        if after.is_none() {
+            // Who has nothing on a network does not use it.
+            if used.by_host.get(&host).is_some_and(BTreeMap::is_empty) {
+                used.by_host.remove(&host);
             }
-            if let Some(name) = &ep.name {
-                drop_claim(&mut self.by_name, (net, name.clone()), (host, id));
-            }
-        }
-        if let Some(ep) = &after {
-            add_claim(&mut self.by_mac, (net, ep.mac), (host, id));
-            for ip in &ep.addresses {
-                add_claim(&mut self.by_ip, (net, *ip), (host, id));
-            }
-            if let Some(name) = &ep.name {
-                add_claim(&mut self.by_name, (net, name.clone()), (host, id));
+            if used.by_host.is_empty() {
+                self.used.remove(&net);
             }
         }
-        match (&before, &after) {
-            (None, Some(_)) => {
-                *self.users.entry(net).or_default().entry(host).or_default() += 1;
-            }
-            (Some(_), None) => {
-                if let Some(users) = self.users.get_mut(&net)
-                    && let Some(count) = users.get_mut(&host)
-                {
-                    *count -= 1;
-                    if *count == 0 {
-                        users.remove(&host);
-                    }
-                }
-            }
-            _ => {}
-        }
-        Some(Shift::Endpoint { host, before, after })
+        (before != after).then_some(Shift::Endpoint { host, before, after })
     }
 
     /// The failure detector hears, or no longer hears, a life of a host.
@@ -489,8 +510,8 @@ impl ClusterView {
                 }
                 life.host = Some(record);
                 // It comes when all else is here.
-                for key in std::mem::take(&mut life.unconfirmed) {
-                    life.endpoints.remove(&key);
+                for (net, id) in std::mem::take(&mut life.unconfirmed) {
+                    life.endpoints.unset(net, id);
                 }
                 // And what is in use is looked through once more.
                 self.hosts.get_mut(&host).expect("it has this life").aligned = None;
@@ -500,14 +521,15 @@ impl ClusterView {
                 if ep.id != id || ep.network != net {
                     return Vec::new();
                 }
+                let placed = Arc::new(Placed { host, endpoint: ep });
                 life.unconfirmed.remove(&(net, id));
-                life.endpoints.insert((net, id), ep.clone());
+                life.endpoints.set(placed.clone());
                 if speaks(self) && self.hosts[&host].presence.in_use {
-                    shifts.extend(self.set_active(host, net, id, Some(ep)));
+                    shifts.extend(self.set_active(host, net, id, Some(placed)));
                 }
             }
             (RecordKey::Endpoint(net, id), None) => {
-                life.endpoints.remove(&(net, id));
+                life.endpoints.unset(net, id);
                 if speaks(self) {
                     shifts.extend(self.set_active(host, net, id, None));
                 }
@@ -548,7 +570,8 @@ impl ClusterView {
     /// heard, for as long as a newcomer would.
     pub(crate) fn begin_anew(&mut self, now: Duration) {
         for life in self.hosts.values_mut().flat_map(|entry| entry.lives.values_mut()) {
-            life.unconfirmed = life.endpoints.keys().copied().collect();
+            let told = life.endpoints.all().map(|placed| &placed.endpoint);
+            life.unconfirmed = told.map(|ep| (ep.network, ep.id)).collect();
             life.wants.clear();
             if life.alive {
                 (life.alive, life.judged, life.since) = (false, false, now);
@@ -686,23 +709,19 @@ impl ClusterView {
             Some((_, life)) if entry.presence.in_use => Some(&life.endpoints),
             _ => None,
         };
-        let mut changes: Vec<(NetworkId, EndpointId, Option<Endpoint>)> = Vec::new();
-        for (net, users) in &self.users {
-            if !users.contains_key(&host) {
-                continue;
-            }
-            let low = (host, EndpointId::from_bits(0));
-            let high = (host, EndpointId::from_bits(u64::MAX));
-            let active = self.active.get(net).into_iter().flat_map(|e| e.range(low..=high));
-            for ((_, id), _) in active {
-                if said.is_none_or(|said| !said.contains_key(&(*net, *id))) {
+        let mut changes: Vec<(NetworkId, EndpointId, Option<Arc<Placed>>)> = Vec::new();
+        for (net, used) in &self.used {
+            for id in used.by_host.get(&host).into_iter().flat_map(BTreeMap::keys) {
+                if said.is_none_or(|said| !said.contains(*net, *id)) {
                     changes.push((*net, *id, None));
                 }
             }
         }
-        for ((net, id), ep) in said.into_iter().flatten() {
-            if self.endpoint(*net, host, *id) != Some(ep) {
-                changes.push((*net, *id, Some(ep.clone())));
+        for placed in said.into_iter().flat_map(Said::all) {
+            let Endpoint { network, id, .. } = placed.endpoint;
+            let active = self.used.get(&network).and_then(|used| used.get(host, id));
+            if active != Some(placed) {
+                changes.push((network, id, Some(placed.clone())));
             }
         }
         changes
@@ -712,23 +731,76 @@ impl ClusterView {
     }
 }
 
-/// Who claims something: almost always one endpoint, so a list that is as small
-/// as it can be.
-type Claims = Vec<(HostId, EndpointId)>;
+/// Who has each of certain things.
+///
+/// Almost always it is one endpoint, so the winner stands by itself, and those
+/// who lose against it are elsewhere.
+#[derive(Debug)]
+struct Claims<K> {
+    winners: BTreeMap<K, Arc<Placed>>,
+    /// In no order; no list is empty.
+    others: BTreeMap<K, Vec<Arc<Placed>>>,
+}
 
-fn add_claim<K: Ord>(claims: &mut BTreeMap<K, Claims>, key: K, claim: (HostId, EndpointId)) {
-    let list = claims.entry(key).or_insert_with(|| Vec::with_capacity(1));
-    if !list.contains(&claim) {
-        list.push(claim);
+impl<K> Default for Claims<K> {
+    fn default() -> Self {
+        Self { winners: BTreeMap::new(), others: BTreeMap::new() }
     }
 }
 
-fn drop_claim<K: Ord>(claims: &mut BTreeMap<K, Claims>, key: K, claim: (HostId, EndpointId)) {
-    if let Some(list) = claims.get_mut(&key) {
-        list.retain(|other| *other != claim);
-        if list.is_empty() {
-            claims.remove(&key);
+impl<K: Ord + Clone> Claims<K> {
+    fn winner(&self, key: &K) -> Option<&Arc<Placed>> {
+        self.winners.get(key)
+    }
+
+    /// The winner first.
+    fn all(&self, key: &K) -> impl Iterator<Item = &Arc<Placed>> + use<'_, K> {
+        self.winners.get(key).into_iter().chain(self.others.get(key).into_iter().flatten())
+    }
+
+    fn add(&mut self, key: &K, placed: &Arc<Placed>) {
+        let Some(winner) = self.winners.get_mut(key) else {
+            self.winners.insert(key.clone(), placed.clone());
+            return;
+        };
+        // It may say the same address twice.
+        let endpoint = &placed.endpoint;
+        let known = self.others.get(key).into_iter().flatten().chain([&*winner]);
+        if known.into_iter().any(|other| other.is(placed.host, endpoint.id)) {
+            return;
         }
+        let wins = placed.rank() < winner.rank();
+        let loser = if wins { std::mem::replace(winner, placed.clone()) } else { placed.clone() };
+        self.others.entry(key.clone()).or_default().push(loser);
+    }
+
+    fn remove(&mut self, key: &K, placed: &Placed) {
+        let is_it = |other: &Placed| other.is(placed.host, placed.endpoint.id);
+        let Some(winner) = self.winners.get_mut(key) else { return };
+        let won = is_it(winner);
+        let Some(others) = self.others.get_mut(key) else {
+            if won {
+                self.winners.remove(key);
+            }
+            return;
+        };
+        if won {
+            let ranks = others.iter().enumerate().min_by_key(|(_, other)| other.rank());
+            let next = ranks.map(|(at, _)| at).expect("no list is empty");
+            *winner = others.swap_remove(next);
+        } else {
+            others.retain(|other| !is_it(other));
+        }
+        if others.is_empty() {
+            self.others.remove(key);
+        }
+    }
+}
+
+impl<K: Ord + Copy> Claims<K> {
+    fn keys_after(&self, after: Option<K>) -> impl Iterator<Item = K> + use<'_, K> {
+        let low = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.winners.range((low, Bound::Unbounded)).map(|(key, _)| *key)
     }
 }
 

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_model::{
@@ -22,7 +23,7 @@ use overlay_model::{
     Network, NetworkId, Object, ObjectKey, Port, Record, RecordKey, Refusal, Want, WantWhat, mtu,
 };
 
-use crate::cluster_view::HostState;
+use crate::cluster_view::{HostState, Placed};
 use crate::desired::{endpoint_of, gateways};
 use crate::engine::{After, Engine, check_routes};
 use crate::event::{
@@ -645,7 +646,8 @@ impl Engine {
             self.touch(key);
         }
         let used = self.view.is_user(net, me);
-        if let Some(shift) = self.view.set_active(me, net, id, endpoint) {
+        let placed = endpoint.map(|endpoint| Arc::new(Placed { host: me, endpoint }));
+        if let Some(shift) = self.view.set_active(me, net, id, placed) {
             self.on_shift(shift);
         }
         if used != self.view.is_user(net, me) {

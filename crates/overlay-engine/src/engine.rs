@@ -847,10 +847,11 @@ impl Engine {
     fn tell_elsewhere(&mut self, shifts: &[Shift]) {
         for shift in shifts {
             let (host, ep, there) = match shift {
-                Shift::Endpoint { host, before: None, after: Some(ep) } => (*host, ep, true),
-                Shift::Endpoint { host, before: Some(ep), after: None } => (*host, ep, false),
+                Shift::Endpoint { host, before: None, after: Some(now) } => (*host, now, true),
+                Shift::Endpoint { host, before: Some(was), after: None } => (*host, was, false),
                 _ => continue,
             };
+            let ep = &ep.endpoint;
             let net = self.networks.get(ep.network);
             let notice = Notice::Elsewhere {
                 id: ep.id,
@@ -867,13 +868,13 @@ impl Engine {
     pub(crate) fn on_shift(&mut self, shift: Shift) {
         match shift {
             Shift::Endpoint { host, before, after } => {
-                for ep in before.iter().chain(&after) {
-                    self.touch_endpoint(host, ep);
+                for placed in before.iter().chain(&after) {
+                    self.touch_endpoint(host, &placed.endpoint);
                 }
                 if host != self.config.host
-                    && let Some(ep) = after
+                    && let Some(placed) = after
                 {
-                    self.look_for_conflict(&ep);
+                    self.look_for_conflict(&placed.endpoint);
                 }
             }
             Shift::Network(network) => self.merge_network(network),
