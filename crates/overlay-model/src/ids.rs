@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -320,9 +321,11 @@ impl From<MacAddr> for String {
 
 /// A name that can stand in DNS: one label, lower case, 1 to 63 of
 /// `a-z 0-9 -`, no hyphen at either end (RFC 1123 section 2.1).
+///
+/// Clones share the text: an endpoint is found by its name, too.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// The text is no DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -354,7 +357,7 @@ impl Name {
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(invalid("it is not a DNS label"));
         }
-        Ok(Self(text.to_ascii_lowercase()))
+        Ok(Self(text.to_ascii_lowercase().into()))
     }
 
     /// The label.
@@ -387,7 +390,7 @@ impl TryFrom<String> for Name {
 }
 impl From<Name> for String {
     fn from(name: Name) -> String {
-        name.0
+        name.as_str().to_owned()
     }
 }
 
