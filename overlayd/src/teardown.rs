@@ -25,8 +25,7 @@ pub async fn run(socket: &Path) -> anyhow::Result<()> {
     }
     let (kernel, _changes) = Kernel::open().await.context("cannot talk to the kernel")?;
     let state = kernel.dump().await.context("cannot read the kernel")?;
-    let deltas =
-        state.objects.keys().map(|key| Delta { key: key.clone(), want: None, retired: true });
+    let deltas = state.objects.keys().map(|key| Delta { key, want: None, retired: true });
     let ops = plan(deltas, &state.objects, Completeness::Complete);
     for op in &ops {
         println!("{op}");

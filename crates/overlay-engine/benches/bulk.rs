@@ -18,8 +18,8 @@ use overlay_engine::{
     Request, Restored, StateChange, StaticEndpoint, Table, Where,
 };
 use overlay_model::{
-    ClusterEvent, Foreign, HostId, IfName, KernelChange, KernelState, MacAddr, Name, Network,
-    Record, RecordKey, Vni,
+    ClusterEvent, Foreign, HostId, IfName, KernelChange, MacAddr, Name, Network, Record, RecordKey,
+    Vni,
 };
 
 fn host(i: u8) -> HostId {
@@ -77,8 +77,7 @@ impl Node {
             disk: Vec::new(),
             replies: Vec::new(),
         };
-        let objects = node.kernel.objects().clone();
-        let state = KernelState { objects, ..KernelState::default() };
+        let state = node.kernel.read();
         node.run(Event::Kernel(KernelChange::Snapshot(Box::new(state))));
         node.run(Event::Tick);
         node
@@ -263,7 +262,7 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
     figures.push(("b: fdb", b.lap().0));
     b.ask(Request::Endpoints { net: None, local: false });
     figures.push(("b: endpoints", b.lap().0));
-    let state = KernelState { objects: b.kernel.objects().clone(), ..KernelState::default() };
+    let state = b.kernel.read();
     b.run(Event::Kernel(KernelChange::Reading));
     b.run(Event::Kernel(KernelChange::Read(Box::new(state))));
     let operations = b.kernel.operations;

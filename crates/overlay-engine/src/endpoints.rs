@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use overlay_model::{
     Device, Endpoint, EndpointId, Family, Foreign, HostId, IfName, MacAddr, Name, NetnsRef,
-    Network, NetworkId, Object, ObjectKey, Port, Record, RecordKey, Refusal, Want, WantWhat, mtu,
+    Network, NetworkId, ObjectKey, Port, Record, RecordKey, Refusal, Want, WantWhat, mtu,
 };
 
 use crate::cluster_view::{HostState, Placed};
@@ -350,10 +350,7 @@ impl Engine {
     /// What the kernel has of `device` as a port that a former life of ours
     /// did not give back.
     fn lent(&self, ifname: &IfName, device: &Device) -> Option<&Port> {
-        match self.kernel.mirror().get(&ObjectKey::Port(ifname.clone())) {
-            Some(Object::Port(port)) if port.index == device.index => Some(port),
-            _ => None,
-        }
+        self.kernel.mirror().port(ifname).filter(|port| port.index == device.index)
     }
 
     fn taken(&self, what: &str, host: HostId, ep: &Endpoint) -> Refused {
@@ -720,7 +717,7 @@ impl Engine {
     /// Another port of that name would not do.
     fn is_as_wanted(&self, port: &ObjectKey) -> bool {
         match port {
-            ObjectKey::Port(_) => self.kernel.mirror().get(port) == self.want(port).as_ref(),
+            ObjectKey::Port(_) => self.kernel.mirror().get(port) == self.want(port),
             _ => true,
         }
     }

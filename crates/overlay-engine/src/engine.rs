@@ -22,7 +22,7 @@ use crate::event::{
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
-use crate::reconcile::{Cause, Observed, Reconciler, keys_on};
+use crate::reconcile::{Cause, Observed, Reconciler};
 use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
 
@@ -1242,7 +1242,7 @@ impl Engine {
     /// Every key that is wanted or there.
     pub(crate) fn all_keys(&self) -> BTreeSet<ObjectKey> {
         let wanted = self.used_networks().flat_map(|net| self.wanted_keys(net));
-        wanted.chain(self.kernel.mirror().keys().cloned()).collect()
+        wanted.chain(self.kernel.mirror().keys()).collect()
     }
 
     /// Plans for `keys`.
@@ -1442,7 +1442,7 @@ impl Engine {
         let mut keys: Vec<ObjectKey> =
             self.networks.programmed(vni).map(|net| self.wanted_keys(net)).unwrap_or_default();
         for link in [vni.bridge(), vni.vxlan()] {
-            keys.extend(keys_on(self.kernel.mirror(), &link));
+            keys.extend(self.kernel.mirror().keys_on(&link));
             keys.push(ObjectKey::Link(link));
         }
         keys.push(ObjectKey::Firewall);

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use overlay_model::{
-    ApplyReport, IfName, KernelChange, KernelOp, LinkKind, Object, ObjectKey, OpFailure, Refusal,
+    ApplyReport, IfName, KernelChange, KernelOp, KernelState, LinkKind, Object, ObjectKey,
+    OpFailure, Refusal,
 };
 
 /// What it holds, ours and foreign.
@@ -40,6 +41,12 @@ impl FakeKernel {
     /// What it holds.
     pub fn objects(&self) -> &BTreeMap<ObjectKey, Object> {
         &self.objects
+    }
+
+    /// What reading it yields.
+    pub fn read(&self) -> KernelState {
+        let objects = self.objects.clone().into_iter().collect();
+        KernelState { objects, ..KernelState::default() }
     }
 
     /// Performs all operations, and says what changed and what was refused.

@@ -24,9 +24,9 @@
 //! A link that is replaced takes what stands on it along; the mirror hears so
 //! and the next round puts it back. There is no I/O here and no error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use overlay_model::{IfName, KernelOp, Link, LinkChange, LinkKind, Object, ObjectKey};
+use overlay_model::{IfName, KernelOp, Link, LinkChange, LinkKind, Object, ObjectKey, Objects};
 
 /// May the planner take what nobody wants for stale?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct Delta {
 /// then what removes them, in the reverse order.
 pub fn plan(
     deltas: impl IntoIterator<Item = Delta>,
-    have: &BTreeMap<ObjectKey, Object>,
+    have: &Objects,
     completeness: Completeness,
 ) -> Vec<KernelOp> {
     let mut deltas: Vec<Delta> = deltas.into_iter().collect();
@@ -75,19 +75,19 @@ pub fn plan(
                     if let ObjectKey::Link(name) | ObjectKey::Port(name) = &key {
                         removed.insert(name.clone());
                     }
-                    remove.push((key, now.clone()));
+                    remove.push((key, now));
                 }
             }
             (Some(Object::Link(want)), now) => {
                 let ObjectKey::Link(name) = &key else { continue };
                 match now {
-                    Some(Object::Link(now)) if must_replace(&want, now) => {
+                    Some(Object::Link(now)) if must_replace(&want, &now) => {
                         make.push(KernelOp::DelLink(name.clone()));
                         make.push(KernelOp::AddLink(name.clone(), want));
                         made.insert(name.clone());
                     }
                     Some(Object::Link(now)) => {
-                        if let Some(change) = difference(&want, now) {
+                        if let Some(change) = difference(&want, &now) {
                             if change.master.is_some() {
                                 made.insert(name.clone());
                             }
@@ -103,35 +103,29 @@ pub fn plan(
             (Some(want), now) => {
                 // An entry on a device that is not there waits for the device:
                 // when it appears, its keys are planned again.
-                let stands = |dev: &IfName| {
-                    made.contains(dev) || have.contains_key(&ObjectKey::Link(dev.clone()))
-                };
+                let stands = |dev: &IfName| made.contains(dev) || have.link(dev).is_some();
                 // Where another hand has put the port on another bridge, the
                 // entry would be written there.
                 let is_port = |dev: &IfName| {
-                    let link = have.get(&ObjectKey::Link(dev.clone()));
+                    let link = have.link(dev);
                     made.contains(dev)
-                        || matches!(link, Some(Object::Link(link))
-                            if link.master.as_ref() == key.stands_on())
+                        || link.is_some_and(|link| link.master.as_ref() == key.stands_on())
                 };
-                let lent = |dev: &IfName| {
-                    let port = have.get(&ObjectKey::Port(dev.clone()));
-                    matches!(port, Some(Object::Port(port)) if port.bridge.is_some())
-                };
+                let lent = |dev: &IfName| have.port(dev).is_some_and(|port| port.bridge.is_some());
                 let based = key.stands_on().is_none_or(stands)
                     && match &want {
                         Object::BridgeFdb { port, .. } => is_port(port) || lent(port),
                         Object::Port(port) => port.bridge.as_ref().is_none_or(stands),
                         _ => true,
                     };
-                if based && now != Some(&want) {
+                if based && now.as_ref() != Some(&want) {
                     if let (ObjectKey::Port(name), Object::Port(want)) = (&key, &want) {
                         // Another run's, or another device's: given back first.
                         if let Some(Object::Port(now)) = now
                             && (now.endpoint, now.index, now.was_up)
                                 != (want.endpoint, want.index, want.was_up)
                         {
-                            make.push(KernelOp::Del(key.clone(), Object::Port(now.clone())));
+                            make.push(KernelOp::Del(key.clone(), Object::Port(now)));
                         }
                         made.insert(name.clone());
                     }

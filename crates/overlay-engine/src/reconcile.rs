@@ -9,14 +9,11 @@
 //! the kernel tells meanwhile, and while the dump was read, is newer than what
 //! was read: those keys are passed over.
 
-use std::collections::btree_map::IntoIter;
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter::Peekable;
-use std::ops::Bound;
 use std::time::Duration;
 
 use overlay_model::{
-    Hand, IfName, KernelOp, KernelState, LinkKind, Object, ObjectKey, OpFailure, Refusal,
+    Hand, IfName, KernelOp, KernelState, LinkKind, Object, ObjectKey, Objects, OpFailure, Refusal,
 };
 
 use crate::event::PlanId;
@@ -55,7 +52,7 @@ pub(crate) struct Failure {
 pub(crate) struct Reconciler {
     /// What time it is in this step.
     pub(crate) now: Duration,
-    mirror: BTreeMap<ObjectKey, Object>,
+    mirror: Objects,
     /// The first dump has come: before it nothing can be planned.
     seen_kernel: bool,
     dirty: BTreeMap<ObjectKey, (Cause, Duration)>,
@@ -88,7 +85,7 @@ struct InFlight {
 #[derive(Debug)]
 struct Check {
     /// What was read and is not yet compared.
-    left: Peekable<IntoIter<ObjectKey, Object>>,
+    left: Objects,
     /// What was told since it was read.
     since: BTreeSet<ObjectKey>,
     /// Everything up to this key has been compared.
@@ -136,7 +133,7 @@ pub(crate) struct Observed {
 }
 
 impl Reconciler {
-    pub(crate) fn mirror(&self) -> &BTreeMap<ObjectKey, Object> {
+    pub(crate) fn mirror(&self) -> &Objects {
         &self.mirror
     }
 
@@ -227,7 +224,7 @@ impl Reconciler {
             Some(since) => since,
             None => return Observed::default(),
         };
-        let left = state.objects.into_iter().peekable();
+        let left = state.objects;
         self.checks += 1;
         self.check = Some(Check { left, since, cursor: None, told, wanted: None });
         if self.seen_kernel {
@@ -257,22 +254,23 @@ impl Reconciler {
         let mut observed = Observed { read: true, ..Observed::default() };
         let Some(mut check) = self.check.take() else { return observed };
         let mut pairs: Vec<(ObjectKey, Option<Object>)> = Vec::new();
-        let from = check.cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut mirror = self.mirror.range((from, Bound::Unbounded)).map(|(key, _)| key).peekable();
+        let mut ours = self.mirror.after(check.cursor.as_ref()).map(|(key, _)| key).peekable();
         loop {
-            let (ours, theirs) = (mirror.peek().copied(), check.left.peek().map(|(key, _)| key));
-            let Some(next) = ours.into_iter().chain(theirs).min() else {
+            let theirs = check.left.keys().next();
+            let Some(next) = ours.peek().into_iter().chain(&theirs).min().cloned() else {
                 check.wanted = Some(WantedCursor::default());
                 break;
             };
             if pairs.len() >= most && next.stands_on().is_some() {
                 break;
             }
-            let (next, there) = (next.clone(), theirs == Some(next));
-            mirror.next_if(|key| **key == next);
-            let object = if there { check.left.next().map(|(_, object)| object) } else { None };
+            ours.next_if_eq(&next);
+            let there = theirs.as_ref() == Some(&next);
+            let object =
+                if there { check.left.pop_first().map(|(_, object)| object) } else { None };
             pairs.push((next, object));
         }
+        drop(ours);
         check.cursor = pairs.last().map(|(key, _)| key.clone()).or(check.cursor);
         for (key, object) in pairs {
             if !is_newer(&check.since, &key, object.as_ref()) {
@@ -301,8 +299,8 @@ impl Reconciler {
     fn observe_one(&mut self, key: ObjectKey, object: Option<Object>, observed: &mut Observed) {
         let before = match object {
             Some(object) => {
-                let before = self.mirror.insert(key.clone(), object);
-                if before.as_ref() == self.mirror.get(&key) {
+                let before = self.mirror.insert(key.clone(), object.clone());
+                if before.as_ref() == Some(&object) {
                     return;
                 }
                 if let (ObjectKey::Link(name), None) | (ObjectKey::Port(name), _) = (&key, &before)
@@ -311,7 +309,7 @@ impl Reconciler {
                 }
                 // A port that comes to a bridge has no entries there.
                 if let (ObjectKey::Link(name), Some(Object::Link(was))) = (&key, &before)
-                    && let Some(Object::Link(is)) = self.mirror.get(&key)
+                    && let Object::Link(is) = &object
                     && is.master.is_some()
                     && was.master != is.master
                 {
@@ -333,7 +331,7 @@ impl Reconciler {
                     // the bridge, whose going the kernel tells of by itself.
                     let bare = matches!(&before, Object::Link(l) if matches!(l.kind, LinkKind::Veth { .. }));
                     if !bare {
-                        for key in keys_on(&self.mirror, name) {
+                        for key in self.mirror.keys_on(name) {
                             let was = self.mirror.remove(&key);
                             observed.changed.push((key, was, true));
                         }
@@ -355,11 +353,11 @@ impl Reconciler {
         hand: Option<&Hand>,
         read: bool,
     ) -> bool {
-        if let (ObjectKey::Link(name) | ObjectKey::Port(name), None) = (key, self.mirror.get(key)) {
+        let now = self.mirror.get(key);
+        if let (ObjectKey::Link(name) | ObjectKey::Port(name), None) = (key, &now) {
             self.repairs.fell_with(name);
         }
-        let now = self.mirror.get(key);
-        if fell || self.is_our_doing(key, [was.as_ref(), now]) {
+        if fell || self.is_our_doing(key, [was.as_ref(), now.as_ref()]) {
             return false;
         }
         let at = self.now;
@@ -471,13 +469,12 @@ impl Reconciler {
     fn waits_for_device(&self, failure: &OpFailure) -> bool {
         let KernelOp::Put(key, object) = &failure.op else { return false };
         let Some(dev) = key.stands_on() else { return false };
-        let is_gone = !self.mirror.contains_key(&ObjectKey::Link(dev.clone()));
+        let is_gone = self.mirror.link(dev).is_none();
         let is_no_port = match object {
             Object::BridgeFdb { port, .. } => {
-                let link = self.mirror.get(&ObjectKey::Link(port.clone()));
-                let lent = self.mirror.get(&ObjectKey::Port(port.clone()));
-                !matches!(link, Some(Object::Link(link)) if link.master.as_ref() == Some(dev))
-                    && !matches!(lent, Some(Object::Port(lent)) if lent.bridge.as_ref() == Some(dev))
+                let link = self.mirror.link(port).and_then(|link| link.master.as_ref());
+                let lent = self.mirror.port(port).and_then(|lent| lent.bridge.as_ref());
+                link != Some(dev) && lent != Some(dev)
             }
             _ => false,
         };
@@ -528,9 +525,4 @@ fn is_newer(since: &BTreeSet<ObjectKey>, key: &ObjectKey, object: Option<&Object
         && (since.contains(key)
             || key.stands_on().is_some_and(link)
             || matches!(object, Some(Object::BridgeFdb { port, .. }) if link(port)))
-}
-
-/// Everything in `objects` that stands on the link `name`.
-pub(crate) fn keys_on(objects: &BTreeMap<ObjectKey, Object>, name: &IfName) -> Vec<ObjectKey> {
-    objects.keys().filter(|key| key.stands_on() == Some(name)).cloned().collect()
 }

@@ -505,10 +505,7 @@ fn foreign_changes_are_no_business_of_ours() {
     let now = w.now();
     // The kernel crate tells only of what is ours; a snapshot with foreign
     // devices in it plans nothing.
-    let mut state = overlay_model::KernelState {
-        objects: w.kernel(0).objects().clone(),
-        ..overlay_model::KernelState::default()
-    };
+    let mut state = w.kernel(0).read();
     state.foreign.squatters.insert(vni(9).bridge());
     let event = Event::Kernel(KernelChange::Snapshot(Box::new(state)));
     let effects = w.engine(0).step(event, now);
@@ -1203,16 +1200,15 @@ fn a_full_check_goes_in_slices_and_what_is_told_meanwhile_is_newer() {
     let now = w.now();
     w.engine(0).step(Event::Kernel(KernelChange::Reading), now);
     // Read before, told after: deleted and put back; nothing of it may be undone.
-    let mut read = before.clone();
-    read.remove(&fdb(5000));
+    let mut state = w.kernel(0).read();
+    state.objects.remove(&fdb(5000));
     w.meddle(0, fdb(5000), None);
     // Not told at all: the check finds it.
     let unseen = fdb(5500);
     w.kernel(0).meddle(unseen.clone(), None);
-    read.remove(&unseen);
+    state.objects.remove(&unseen);
     w.applied(0);
 
-    let state = overlay_model::KernelState { objects: read, ..Default::default() };
     w.engine(0).step(Event::Kernel(KernelChange::Read(Box::new(state))), now);
     let mut slices = 0;
     while w.engine(0).next_deadline() == Some(now.mono) {
@@ -1235,12 +1231,11 @@ fn a_full_check_goes_in_slices_and_what_is_told_meanwhile_is_newer() {
 #[test]
 fn a_reading_that_a_snapshot_overtook_counts_for_nothing() {
     let mut w = pair();
-    let before = w.kernel(0).objects().clone();
+    let state = w.kernel(0).read();
     let now = w.now();
     w.engine(0).step(Event::Kernel(KernelChange::Reading), now);
-    let state = || overlay_model::KernelState { objects: before.clone(), ..Default::default() };
     w.engine(0).step(Event::Kernel(KernelChange::Overrun), now);
-    w.engine(0).step(Event::Kernel(KernelChange::Snapshot(Box::new(state()))), now);
+    w.engine(0).step(Event::Kernel(KernelChange::Snapshot(Box::new(state))), now);
     let empty = KernelChange::Read(Box::default());
     w.engine(0).step(Event::Kernel(empty), now);
     w.applied(0);

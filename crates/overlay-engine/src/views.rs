@@ -483,10 +483,7 @@ impl Engine {
                 if let Object::BridgeFdb { port, .. } = &want {
                     needs.push(port);
                 }
-                let lacks = needs.into_iter().find(|dev| {
-                    let link = ObjectKey::Link((*dev).clone());
-                    !self.kernel.mirror().contains_key(&link)
-                });
+                let lacks = needs.into_iter().find(|dev| self.kernel.mirror().link(dev).is_none());
                 match lacks {
                     _ if self.kernel.repairs.is_held(&key) => {
                         say(&key, "is fought over, and left alone for a while".into(), None);
@@ -595,7 +592,7 @@ impl Engine {
     pub(crate) fn entry_views(&self, tables: &[Table], net: Option<&Network>) -> Vec<EntryView> {
         let wanted = self.used_networks().flat_map(|net| self.wanted_keys(net));
         let mut keys: BTreeSet<ObjectKey> = wanted.collect();
-        keys.extend(self.kernel.mirror().keys().cloned());
+        keys.extend(self.kernel.mirror().keys());
         keys.into_iter()
             .filter_map(|key| {
                 let (table, dev, text) = table_of(&key)?;
@@ -605,7 +602,7 @@ impl Engine {
                     return None;
                 }
                 let desired = self.want(&key).map(|o| value_of(&key, &o));
-                let kernel = self.kernel.mirror().get(&key).map(|o| value_of(&key, o));
+                let kernel = self.kernel.mirror().get(&key).map(|o| value_of(&key, &o));
                 if desired.is_none() && kernel.is_none() {
                     return None;
                 }

@@ -1,7 +1,7 @@
 //! What a kernel holds, and how it is changed.
 //!
 //! Everything that we ever write is an [`Object`] under an [`ObjectKey`]; a
-//! [`KernelState`] is a map of them. The planner compares two such maps and
+//! [`KernelState`] has a map of them ([`Objects`]). The planner compares two such maps and
 //! says [`KernelOp`]s; `overlay-netlink` reads the one and performs the other.
 //! Neither knows the other.
 //!
@@ -17,6 +17,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{EndpointId, IfName, MacAddr, NetworkId, Vni};
+
+mod objects;
+
+pub use objects::Objects;
 
 /// What `ifalias` of every link of ours begins with; the [`NetworkId`] follows.
 pub const ALIAS_PREFIX: &str = "overlayd:";
@@ -315,29 +319,9 @@ pub struct NetnsRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelState {
     /// What is ours.
-    #[serde(with = "as_list")]
-    pub objects: BTreeMap<ObjectKey, Object>,
+    pub objects: Objects,
     /// What is not, as far as we must keep out of its way.
     pub foreign: Foreign,
-}
-
-/// A map whose keys are no text, as a list of pairs: JSON has no other form.
-mod as_list {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::{Object, ObjectKey};
-
-    type Objects = BTreeMap<ObjectKey, Object>;
-
-    pub(super) fn serialize<S: Serializer>(map: &Objects, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(map)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Objects, D::Error> {
-        Ok(Vec::<(ObjectKey, Object)>::deserialize(from)?.into_iter().collect())
-    }
 }
 
 /// What is not ours in a kernel, as far as we must keep out of its way.

@@ -26,8 +26,8 @@ pub use ids::{
 };
 pub use kernel::{
     ApplyReport, Device, Foreign, ForeignVxlan, Hand, KernelChange, KernelOp, KernelState, Link,
-    LinkChange, LinkKind, NetnsRef, Object, ObjectKey, OpFailure, Port, PortFlags, Refusal,
-    Setting, VethPeer,
+    LinkChange, LinkKind, NetnsRef, Object, ObjectKey, Objects, OpFailure, Port, PortFlags,
+    Refusal, Setting, VethPeer,
 };
 pub use records::{
     Endpoint, Family, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken, Stamp,

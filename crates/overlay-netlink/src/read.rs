@@ -3,7 +3,7 @@
 //! A dump and a notification go through the same functions, so that the two
 //! cannot disagree about what an entry is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -21,7 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
 use overlay_model::{
     Device, EndpointId, Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr,
-    NetworkId, Object, ObjectKey, Port, PortFlags, Setting, Vni,
+    NetworkId, Object, ObjectKey, Objects, Port, PortFlags, Setting, Vni,
 };
 
 use crate::error::{KernelError, NlError};
@@ -546,7 +546,7 @@ pub(crate) async fn routes(conn: &mut Conn) -> Result<Vec<RouteRow>, KernelError
 /// with.
 pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), KernelError> {
     let links = links(conn).await?;
-    let mut objects = BTreeMap::new();
+    let mut objects = Objects::new();
     objects.extend(links.values().filter_map(|row| row.to_object(&links)));
     for message in addresses(conn).await? {
         if let Some(key) = address(&message, &links) {
@@ -556,12 +556,15 @@ pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), Kerne
     for (table, family) in [("FDB", AddressFamily::Bridge), ("neighbour", AddressFamily::Unspec)] {
         let mut request = NeighbourMessage::default();
         request.header.family = family;
-        for row in conn.dump(table, RouteNetlinkMessage::GetNeighbour(request)).await? {
-            let RouteNetlinkMessage::NewNeighbour(message) = row else { continue };
-            if let Some((key, Some(object))) = neighbour(&message, &links) {
-                objects.insert(key, object);
+        let take = |entries: &mut Objects, row| {
+            if let RouteNetlinkMessage::NewNeighbour(message) = row
+                && let Some((key, Some(object))) = neighbour(&message, &links)
+            {
+                entries.insert(key, object);
             }
-        }
+        };
+        let request = RouteNetlinkMessage::GetNeighbour(request);
+        objects.append(conn.gather(table, request, take).await?);
     }
     if let Some(object) = firewall::read().await {
         objects.insert(ObjectKey::Firewall, object);

@@ -169,22 +169,33 @@ impl Conn {
         if answered { Ok(found) } else { Err(NlError::Closed) }
     }
 
-    /// Reads a whole table, again if it changed meanwhile.
+    /// Reads a whole table.
     pub(crate) async fn dump(
         &mut self,
         table: &'static str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        self.gather(table, message, Vec::push).await
+    }
+
+    /// Reads a whole table, again and from nothing if it changed meanwhile.
+    /// `take` takes in each row as it comes: as a message it is large.
+    pub(crate) async fn gather<T: Default>(
+        &mut self,
+        table: &'static str,
+        message: RouteNetlinkMessage,
+        take: impl Fn(&mut T, RouteNetlinkMessage),
+    ) -> Result<T, KernelError> {
         let failed = |err| KernelError::Read { table, err };
         for _ in 0..DUMP_TRIES {
             let mut replies = self.request(message.clone(), NLM_F_DUMP).map_err(failed)?;
-            let mut rows = Vec::new();
+            let mut rows = T::default();
             let mut stable = true;
             let mut complete = false;
             while let Some(reply) = replies.next().await {
                 stable &= reply.header.flags & NLM_F_DUMP_INTR == 0;
                 match reply.payload {
-                    NetlinkPayload::InnerMessage(row) => rows.push(row),
+                    NetlinkPayload::InnerMessage(row) => take(&mut rows, row),
                     NetlinkPayload::Done(done) if done.code == 0 => complete = true,
                     NetlinkPayload::Done(done) => {
                         let errno = Errno::from_raw(-done.code);

@@ -161,17 +161,17 @@ fn a_moved_endpoint_is_replaced_in_place() {
         .await;
         let objects = host.kernel.dump().await.unwrap().objects;
         let vxlan_fdb = objects.get(&ObjectKey::VxlanFdb(name("ovx7"), mac(6)));
-        assert_eq!(vxlan_fdb, Some(&Object::VxlanFdb { dst: "192.0.2.3".parse().unwrap() }));
+        assert_eq!(vxlan_fdb, Some(Object::VxlanFdb { dst: "192.0.2.3".parse().unwrap() }));
         let neigh = objects.get(&ObjectKey::Neigh(name("ovb7"), "10.9.0.6".parse().unwrap()));
-        assert_eq!(neigh, Some(&Object::Neigh { mac: mac(9) }));
+        assert_eq!(neigh, Some(Object::Neigh { mac: mac(9) }));
         let (key, here) = local_fdb(7, 1, 7);
-        assert_eq!(objects.get(&key), Some(&here));
+        assert_eq!(objects.get(&key), Some(here));
         host.mirror_equals_dump().await;
 
         // And away again.
         let there = Object::BridgeFdb { port: name("ovx7"), extern_learn: true };
         host.apply(vec![put((key.clone(), there.clone()))]).await;
-        assert_eq!(host.kernel.dump().await.unwrap().objects.get(&key), Some(&there));
+        assert_eq!(host.kernel.dump().await.unwrap().objects.get(&key), Some(there));
         host.mirror_equals_dump().await;
     });
 }
@@ -200,7 +200,7 @@ fn a_changed_link_is_told_whole() {
         ])
         .await;
         let state = host.kernel.dump().await.unwrap();
-        let Object::Link(link) = &state.objects[&ObjectKey::Link(name("ovx7"))] else { panic!() };
+        let link = state.objects.link(&name("ovx7")).unwrap();
         assert_eq!(
             (link.mtu, link.mac, link.up, link.port, link.master.clone()),
             (1400, mac(0x77), false, Some(flags), Some(name("ovb7")))
@@ -251,8 +251,8 @@ fn a_device_of_somebody_else_is_lent_and_given_back() {
             host.apply(ops.clone()).await;
             host.apply(ops).await;
             let dump = host.kernel.dump().await.unwrap();
-            assert_eq!(dump.objects.get(&port.0), Some(&port.1));
-            assert_eq!(dump.objects.get(&entry.0), Some(&entry.1));
+            assert_eq!(dump.objects.get(&port.0).as_ref(), Some(&port.1));
+            assert_eq!(dump.objects.get(&entry.0).as_ref(), Some(&entry.1));
             assert!(dump.foreign.devices.contains_key(&name("tap0")), "it is not ours");
             host.mirror_equals_dump().await;
             let flags = run("bridge -d link show dev tap0");
@@ -357,7 +357,7 @@ fn a_bridge_keeps_its_mtu_when_its_last_port_leaves() {
         host.apply(vec![bridge(7), vxlan(7, 4789, "192.0.2.1")]).await;
         host.apply(vec![KernelOp::DelLink(name("ovx7"))]).await;
         let state = host.kernel.dump().await.unwrap();
-        let Object::Link(link) = &state.objects[&ObjectKey::Link(name("ovb7"))] else { panic!() };
+        let link = state.objects.link(&name("ovb7")).unwrap();
         assert_eq!(link.mtu, lab::MTU);
         host.mirror_equals_dump().await;
     });
@@ -1249,7 +1249,8 @@ fn a_vxlan_device_takes_another_address_of_its_family_and_keeps_its_entries() {
         assert_eq!(op.to_string(), "ip link set ovx7 type vxlan local 192.0.2.77");
         assert_eq!(kernel.apply(vec![op]).await.failed, []);
         let after = kernel.dump().await.unwrap().objects;
-        let differ: Vec<_> = after.iter().filter(|(key, o)| before.get(*key) != Some(*o)).collect();
+        let differ: Vec<_> =
+            after.iter().filter(|(key, o)| before.get(key).as_ref() != Some(o)).collect();
         let [(ObjectKey::Link(link), Object::Link(now))] = differ.as_slice() else {
             panic!("{differ:?}")
         };

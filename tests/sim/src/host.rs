@@ -13,8 +13,8 @@ use overlay_engine::{
 };
 use overlay_gossip::{Gossip, GossipConfig, PeerInfo};
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, HostId, IfName, KernelChange, KernelState, Name, Network,
-    NetworkId, RingToken,
+    ClusterEvent, EndpointId, Family, HostId, IfName, KernelChange, Name, Network, NetworkId,
+    RingToken,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -142,8 +142,7 @@ impl Daemon {
         });
         let records = engine.own_records();
         let (gossip, news) = Gossip::start_simulated(gossip, records, transport, pushes).await?;
-        let objects = lock(machine).kernel.objects().clone();
-        let state = KernelState { objects, ..KernelState::default() };
+        let state = lock(machine).kernel.read();
         let (inputs, queue) = mpsc::unbounded_channel();
         let mut shell = Shell {
             machine: Arc::clone(machine),

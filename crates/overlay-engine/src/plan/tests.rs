@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use expect_test::{Expect, expect};
 use overlay_model::{MacAddr, NetnsRef, NetworkId, PortFlags, VethPeer, Vni};
@@ -8,6 +8,11 @@ use super::*;
 use crate::fake_kernel::FakeKernel;
 
 type Objects = BTreeMap<ObjectKey, Object>;
+
+/// The planner, of maps.
+fn plan(deltas: Vec<Delta>, have: &Objects, completeness: Completeness) -> Vec<KernelOp> {
+    super::plan(deltas, &have.clone().into_iter().collect(), completeness)
+}
 
 fn vni(n: u32) -> Vni {
     Vni::new(n).unwrap()

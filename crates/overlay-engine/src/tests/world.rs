@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, Foreign, HostId, IfName, KernelChange, KernelState, MacAddr,
-    Name, NetnsRef, Network, NetworkId, Object, ObjectKey, Record, RecordKey, Refusal, RingToken,
-    Vni,
+    ClusterEvent, EndpointId, Family, Foreign, HostId, IfName, KernelChange, MacAddr, Name,
+    NetnsRef, Network, NetworkId, Object, ObjectKey, Record, RecordKey, Refusal, RingToken, Vni,
 };
 
 use crate::engine::{Config, Engine, Restored};
@@ -376,8 +375,7 @@ impl World {
     /// A full check, while which another hand deletes something.
     pub(crate) fn is_checked(&mut self, i: usize, doomed: Option<ObjectKey>) {
         self.step(i, Event::Kernel(KernelChange::Reading));
-        let objects = self.nodes[i].kernel.objects().clone();
-        let state = KernelState { objects, ..KernelState::default() };
+        let state = self.nodes[i].kernel.read();
         if let Some(key) = doomed {
             self.meddle(i, key, None);
         }
@@ -638,8 +636,7 @@ impl World {
         let records = self.nodes[i].engine.own_records();
         self.nodes[i].records =
             records.into_iter().map(|(key, record)| (key, Some(record))).collect();
-        let objects = self.nodes[i].kernel.objects().clone();
-        let state = KernelState { objects, ..KernelState::default() };
+        let state = self.nodes[i].kernel.read();
         self.step(i, Event::Kernel(KernelChange::Snapshot(Box::new(state))));
         self.be_heard(i);
     }

@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use overlay_model::kernel::is_ours;
 use overlay_model::{
     ApplyReport, EndpointId, IfName, KernelChange, KernelOp, Link, LinkKind, MacAddr, NetnsRef,
-    NetworkId, Object, ObjectKey, PortFlags, VethPeer, Vni,
+    NetworkId, Object, ObjectKey, Objects, PortFlags, VethPeer, Vni,
 };
 use overlay_netlink::{Kernel, netns_of};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -134,7 +134,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) async fn open() -> Self {
         let (kernel, changes) = Kernel::open().await.unwrap();
-        let mirror = kernel.dump().await.unwrap().objects;
+        let mirror = kernel.dump().await.unwrap().objects.iter().collect();
         Self { kernel, changes, mirror, told: Vec::new() }
     }
 
@@ -172,7 +172,7 @@ impl Host {
                         self.mirror.retain(|key, _| key.stands_on() != Some(name));
                     }
                 }
-                KernelChange::Snapshot(state) => self.mirror.clone_from(&state.objects),
+                KernelChange::Snapshot(state) => self.mirror = state.objects.iter().collect(),
                 KernelChange::Overrun => {}
                 KernelChange::Reading | KernelChange::Read(_) => {
                     panic!("the watch reads nothing beside what it tells: {change:?}")
@@ -205,7 +205,7 @@ impl Host {
         let caller = std::panic::Location::caller();
         async move {
             self.drain();
-            let dump = self.kernel.dump().await.unwrap().objects;
+            let dump: BTreeMap<_, _> = self.kernel.dump().await.unwrap().objects.iter().collect();
             let missing: Vec<_> =
                 dump.iter().filter(|(key, object)| self.mirror.get(key) != Some(object)).collect();
             let surplus: Vec<_> =
@@ -219,8 +219,8 @@ impl Host {
 }
 
 /// What a kernel holds after `ops`, if they do what they say.
-pub(crate) fn after(ops: &[KernelOp]) -> BTreeMap<ObjectKey, Object> {
-    let mut objects = BTreeMap::new();
+pub(crate) fn after(ops: &[KernelOp]) -> Objects {
+    let mut objects = Objects::new();
     for op in ops {
         match op.clone() {
             KernelOp::AddLink(name, mut link) => {
