@@ -17,12 +17,12 @@ use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
 use crate::event::{
     Attach, CreateNetwork, Effect, ErrorKind, Event, Import, LocalEndpoint, Notice, Now, Place,
-    PlanId, Refused, Reply, Request, StateChange, Token, Where,
+    Refused, Reply, Request, StateChange, Token, Where,
 };
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
-use crate::reconcile::{Cause, Observed, Reconciler};
+use crate::reconcile::{Cause, Observed, Reconciler, Round};
 use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
 
@@ -171,7 +171,8 @@ pub struct Engine {
     stamp: (u64, u32),
     persisting: BTreeMap<u64, After>,
     last_persist: u64,
-    replies: Vec<(PlanId, Token, Result<Reply, Refused>)>,
+    /// Those that wait for a round of the kernel.
+    replies: Vec<(Round, Token, Result<Reply, Refused>)>,
     changes: Vec<(RecordKey, Option<Record>)>,
     effects: Vec<Effect>,
 }
@@ -1275,7 +1276,6 @@ impl Engine {
             }
             self.begin_repairs(&dirty, &ops);
             if ops.is_empty() {
-                self.kernel.skip();
                 continue;
             }
             let plan = self.kernel.begin(&ops);
@@ -1286,11 +1286,11 @@ impl Engine {
             self.applied_revision = self.revision;
         }
         let done = self.kernel.done();
-        for (plan, token, result) in std::mem::take(&mut self.replies) {
-            if plan <= done {
+        for (round, token, result) in std::mem::take(&mut self.replies) {
+            if round <= done {
                 self.reply(token, result);
             } else {
-                self.replies.push((plan, token, result));
+                self.replies.push((round, token, result));
             }
         }
     }
@@ -1344,17 +1344,23 @@ impl Engine {
                 _ => Found::Deleted,
             };
             let with = match op {
-                KernelOp::AddLink(name, _) => ops
-                    .iter()
-                    .filter(|op| match op {
+                KernelOp::AddLink(name, _) => {
+                    let along = |key: &ObjectKey, object: &Object| {
+                        key.stands_on() == Some(name)
+                            || matches!(object, Object::BridgeFdb { port, .. } if port == name)
+                    };
+                    let now = ops.iter().filter(|op| match op {
                         KernelOp::Put(key, object) => {
-                            key.stands_on() == Some(name)
-                                || matches!(object, Object::BridgeFdb { port, .. } if port == name)
+                            along(key, object) && !repairing.contains_key(key)
                         }
                         _ => false,
-                    })
-                    .filter(|op| !repairing.contains_key(&op.key()))
-                    .count(),
+                    });
+                    let next = self
+                        .kernel
+                        .left()
+                        .filter(|key| self.want(key).is_some_and(|object| along(key, &object)));
+                    now.count() + next.count()
+                }
                 _ => 0,
             };
             self.kernel.repairs.begin(key, found, op.to_string(), with, self.now.mono);

@@ -3,6 +3,10 @@
 //! Keys wait here until the planner takes them. One plan is in flight at a
 //! time; what is refused is tried again with back-off, and seen in `status`.
 //!
+//! **A round** is all that waits at one time. It is planned [`PLAN`] keys at a
+//! time, in order, and only then what came meanwhile: operations take as much
+//! memory as all the rest of an entry, and 100,000 endpoints are 300,000.
+//!
 //! **The full check goes in slices.** What a dump has read is compared with the
 //! mirror a few hundred keys at a time, a slice each [`crate::Event::Tick`], so
 //! that a change in the middle of it waits for one slice and not for all. What
@@ -22,6 +26,9 @@ use crate::repairs::{Repairs, Sight};
 /// First and longest time between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
+/// Keys that are planned at once.
+pub(crate) const PLAN: usize = 16 * 1024;
+
 /// Keys of a slice: half a millisecond, on a busy machine two.
 const SLICE: usize = 256;
 
@@ -35,6 +42,9 @@ pub(crate) enum Cause {
     /// What is wanted changed by an event of this run.
     Touched,
 }
+
+/// Counts the rounds.
+pub(crate) type Round = u64;
 
 /// An object that the kernel refused.
 #[derive(Debug, Clone)]
@@ -56,6 +66,9 @@ pub(crate) struct Reconciler {
     /// The first dump has come: before it nothing can be planned.
     seen_kernel: bool,
     dirty: BTreeMap<ObjectKey, (Cause, Duration)>,
+    /// What is left to be planned of this round.
+    left: BTreeMap<ObjectKey, (Cause, Duration)>,
+    round: Round,
     in_flight: Option<InFlight>,
     last_plan: PlanId,
     failures: BTreeMap<ObjectKey, Failure>,
@@ -143,7 +156,9 @@ impl Reconciler {
 
     /// How many keys wait or are under way.
     pub(crate) fn pending(&self) -> usize {
-        self.dirty.len() + self.in_flight.as_ref().map_or(0, |plan| plan.keys.len())
+        self.dirty.len()
+            + self.left.len()
+            + self.in_flight.as_ref().map_or(0, |plan| plan.keys.len())
     }
 
     /// Keys that are under way, and since when.
@@ -153,29 +168,31 @@ impl Reconciler {
 
     /// Keys that wait for the plan under way, and since when.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (&ObjectKey, Duration)> {
-        self.dirty.iter().map(|(key, (_, since))| (key, *since))
+        self.left.iter().chain(&self.dirty).map(|(key, (_, since))| (key, *since))
     }
 
     /// True if nothing waits and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.dirty.is_empty() && self.in_flight.is_none()
+        self.dirty.is_empty() && self.is_between_rounds()
     }
 
-    /// The plan that will have carried out everything that waits now.
-    pub(crate) fn settled_by(&self) -> PlanId {
-        if self.is_idle() {
-            self.last_plan
-        } else {
-            self.last_plan + u64::from(!self.dirty.is_empty())
-        }
+    fn is_between_rounds(&self) -> bool {
+        self.left.is_empty() && self.in_flight.is_none()
     }
 
-    /// The last plan that was carried out.
-    pub(crate) fn done(&self) -> PlanId {
-        match &self.in_flight {
-            Some(InFlight { plan, .. }) => plan - 1,
-            None => self.last_plan,
-        }
+    /// The round that will have carried out everything that waits now.
+    pub(crate) fn settled_by(&self) -> Round {
+        self.round + u64::from(!self.dirty.is_empty())
+    }
+
+    /// The last round that was carried out.
+    pub(crate) fn done(&self) -> Round {
+        self.round - u64::from(!self.is_between_rounds())
+    }
+
+    /// What will be planned in this round after the plan under way.
+    pub(crate) fn left(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.left.keys()
     }
 
     /// `key` is to be planned.
@@ -384,11 +401,15 @@ impl Reconciler {
     /// Takes what can be planned now: nothing while a plan is in flight or the
     /// kernel has not been read.
     pub(crate) fn take(&mut self) -> Option<BTreeMap<ObjectKey, Cause>> {
-        if self.in_flight.is_some() || !self.seen_kernel || self.dirty.is_empty() {
+        if self.in_flight.is_some() || !self.seen_kernel || self.is_idle() {
             return None;
         }
-        let dirty = std::mem::take(&mut self.dirty);
-        Some(dirty.into_iter().map(|(key, (cause, _))| (key, cause)).collect())
+        if self.left.is_empty() {
+            self.left = std::mem::take(&mut self.dirty);
+            self.round += 1;
+        }
+        let first = std::iter::from_fn(|| self.left.pop_first()).take(PLAN);
+        Some(first.map(|(key, (cause, _))| (key, cause)).collect())
     }
 
     /// A plan begins.
@@ -406,11 +427,6 @@ impl Reconciler {
         let remade = ops.iter().filter_map(remade).collect();
         self.in_flight = Some(InFlight { plan: self.last_plan, since: self.now, keys, remade });
         self.last_plan
-    }
-
-    /// There was nothing to do: what waited for this plan need not wait.
-    pub(crate) fn skip(&mut self) {
-        self.last_plan += 1;
     }
 
     /// A plan was carried out. Failures are noted with the time of the next
@@ -492,8 +508,7 @@ impl Reconciler {
         let due: Vec<ObjectKey> = self
             .failures
             .iter()
-            .filter(|(key, f)| f.next_try <= now && !self.dirty.contains_key(key))
-            .filter(|(key, _)| !self.is_in_flight(key))
+            .filter(|(key, f)| f.next_try <= now && !self.is_coming(key))
             .map(|(key, _)| key.clone())
             .collect();
         for key in due {
@@ -501,14 +516,17 @@ impl Reconciler {
         }
     }
 
-    fn is_in_flight(&self, key: &ObjectKey) -> bool {
-        self.in_flight.as_ref().is_some_and(|plan| plan.keys.binary_search(key).is_ok())
+    /// It waits, or is under way.
+    fn is_coming(&self, key: &ObjectKey) -> bool {
+        self.dirty.contains_key(key)
+            || self.left.contains_key(key)
+            || self.in_flight.as_ref().is_some_and(|plan| plan.keys.binary_search(key).is_ok())
     }
 
     /// When [`Reconciler::tick`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        let waits = |key: &ObjectKey| !self.dirty.contains_key(key) && !self.is_in_flight(key);
-        let failures = self.failures.iter().filter(|(k, _)| waits(k)).map(|(_, f)| f.next_try);
+        let failures = self.failures.iter().filter(|(key, _)| !self.is_coming(key));
+        let failures = failures.map(|(_, failure)| failure.next_try);
         let slice = self.check.is_some().then_some(self.now);
         failures.chain(slice).chain(self.repairs.next_deadline()).min()
     }
@@ -526,3 +544,6 @@ fn is_newer(since: &BTreeSet<ObjectKey>, key: &ObjectKey, object: Option<&Object
             || key.stands_on().is_some_and(link)
             || matches!(object, Some(Object::BridgeFdb { port, .. }) if link(port)))
 }
+
+#[cfg(test)]
+mod tests;
