@@ -4,8 +4,9 @@
 //! time; what is refused is tried again with back-off, and seen in `status`.
 //!
 //! **A round** is all that waits at one time. It is planned [`PLAN`] keys at a
-//! time, in order, and only then what came meanwhile: operations take as much
-//! memory as all the rest of an entry, and 100,000 endpoints are 300,000.
+//! time, in order: operations take as much memory as all the rest of an entry,
+//! and 100,000 endpoints are 300,000. As many of what came meanwhile go along,
+//! or what the kernel tells of a part would gather until the end of the round.
 //!
 //! **The full check goes in slices.** What a dump has read is compared with the
 //! mirror a few hundred keys at a time, a slice each [`crate::Event::Tick`], so
@@ -187,7 +188,11 @@ impl Reconciler {
 
     /// The last round that was carried out.
     pub(crate) fn done(&self) -> Round {
-        self.round - u64::from(!self.is_between_rounds())
+        match self.is_idle() {
+            // What was to wait for the next one has gone along with this one.
+            true => Round::MAX,
+            false => self.round - u64::from(!self.is_between_rounds()),
+        }
     }
 
     /// What will be planned in this round after the plan under way.
@@ -408,8 +413,14 @@ impl Reconciler {
             self.left = std::mem::take(&mut self.dirty);
             self.round += 1;
         }
-        let first = std::iter::from_fn(|| self.left.pop_first()).take(PLAN);
-        Some(first.map(|(key, (cause, _))| (key, cause)).collect())
+        let mut part: BTreeMap<ObjectKey, Cause> = BTreeMap::new();
+        for waiting in [&mut self.left, &mut self.dirty] {
+            for (key, (cause, _)) in std::iter::from_fn(|| waiting.pop_first()).take(PLAN) {
+                let noted = part.entry(key).or_insert(cause);
+                *noted = cause.max(*noted);
+            }
+        }
+        Some(part)
     }
 
     /// A plan begins.
