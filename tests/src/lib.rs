@@ -47,7 +47,7 @@ pub mod watcher;
 
 pub use capture::{Capture, Frame};
 pub use container::Container;
-pub use host::{CtlOutput, DaemonOptions, Host, NetSpec};
+pub use host::{CtlOutput, DaemonOptions, Host, NetSpec, Vtep};
 pub use kernel::{Fdb, FdbEntry, Link, Neigh};
 pub use lab::{Lab, Underlay};
 pub use monitor::Monitor;

@@ -562,6 +562,11 @@ impl Engine {
             if let Err(small) = overlay_model::mtu::fits(net.mtu, self.config.underlay_mtu, &vtep) {
                 list.push(format!("network {}: {small} ({})", net.name, self.config.underlay_dev));
             }
+            for host in self.view.users_of(net.id).filter_map(|id| self.view.host(id)) {
+                if let Err(small) = overlay_model::mtu::fits(net.mtu, host.underlay_mtu, &vtep) {
+                    list.push(format!("network {} on host {}: {small}", net.name, host.name));
+                }
+            }
         }
         for (id, presence, _, host) in self.view.hosts() {
             // Who has left, or is another now, leaves its record behind.
