@@ -123,6 +123,13 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
         None => None,
     };
+    if !settings.outer.checksum && underlay.addr.is_ipv6() {
+        bail!(
+            "vxlan-checksum=false needs IPv4 VTEPs: this one is {}, and over IPv6 the other hosts \
+             drop packets without a checksum (RFC 8200 section 8.1); leave it true",
+            underlay.addr
+        );
+    }
     let advertise = settings.gossip_advertise(underlay.addr);
     let listen = settings.gossip_listen(underlay.addr, has_address);
     if keys.is_none() && !settings.insecure && !listen.ip().is_loopback() {
@@ -156,6 +163,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         underlay_dev: underlay.dev.clone(),
         underlay_mtu: underlay.mtu,
         vxlan_port: settings.vxlan_port,
+        outer: settings.outer,
         gossip: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         keys: keys.as_ref().map(|keys| keys.ring.ids()).unwrap_or_default(),

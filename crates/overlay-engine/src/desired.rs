@@ -122,6 +122,7 @@ impl Engine {
                 vni: net.vni,
                 port: self.config.vxlan_port,
                 local: self.config.vtep(),
+                outer: self.config.outer,
             },
             ..bridge
         })

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
 use overlay_model::{
     ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent, HostKeys, IfName,
-    KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Record,
-    RecordKey, RingToken, Stamp, Subnet, Vni,
+    KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Outer,
+    Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift};
@@ -56,6 +56,9 @@ pub struct Config {
     pub underlay_mtu: u16,
     /// UDP port for VXLAN.
     pub vxlan_port: u16,
+    /// What stands in the outer headers of its VXLAN packets.
+    #[serde(default, skip_serializing_if = "Outer::is_default")]
+    pub outer: Outer,
     /// Where it receives gossip.
     pub gossip: SocketAddr,
     /// Version of the software.

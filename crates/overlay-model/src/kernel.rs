@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, IfName, MacAddr, NetworkId, Vni};
+use crate::{EndpointId, IfName, MacAddr, NetworkId, Outer, Vni};
 
 /// What `ifalias` of every link of ours begins with; the [`NetworkId`] follows.
 pub const ALIAS_PREFIX: &str = "overlayd:";
@@ -264,7 +264,7 @@ pub struct PortFlags {
 pub enum LinkKind {
     /// A bridge: `addrgenmode none`, multicast snooping off.
     Bridge,
-    /// A VXLAN device: `nolearning`, `addrgenmode none`, TTL fixed by default.
+    /// A VXLAN device: `nolearning`, `addrgenmode none`.
     Vxlan {
         /// Network identifier.
         vni: Vni,
@@ -272,6 +272,9 @@ pub enum LinkKind {
         port: u16,
         /// The VTEP's own address; another of its family may take its place.
         local: IpAddr,
+        /// The outer headers; some of it may be changed ([`Outer::can_become`]).
+        #[serde(default, skip_serializing_if = "Outer::is_default")]
+        outer: Outer,
     },
     /// The host's end of a container's veth pair, `addrgenmode none`.
     ///
@@ -438,6 +441,9 @@ pub struct LinkChange {
     pub up: Option<bool>,
     /// The VTEP's own address, of a VXLAN device; of the family that it had.
     pub local: Option<IpAddr>,
+    /// The outer headers of a VXLAN device, as far as it can become so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Outer>,
     /// The bridge to become a port of.
     pub master: Option<IfName>,
     /// Bridge port flags, set after the master.
@@ -549,8 +555,8 @@ fn fmt_add_link(f: &mut fmt::Formatter<'_>, name: &IfName, link: &Link) -> fmt::
     }
     match &link.kind {
         LinkKind::Bridge => f.write_str(" type bridge mcast_snooping 0")?,
-        LinkKind::Vxlan { vni, port, local } => {
-            write!(f, " type vxlan id {vni} dstport {port} local {local} nolearning")?;
+        LinkKind::Vxlan { vni, port, local, outer } => {
+            write!(f, " type vxlan id {vni} dstport {port} local {local} nolearning{outer}")?;
         }
         LinkKind::Veth { peer } => {
             f.write_str(" type veth")?;
@@ -591,7 +597,7 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
-    let LinkChange { mtu, mac, up, local, master, port, restore } = change;
+    let LinkChange { mtu, mac, up, local, outer, master, port, restore } = change;
     let mut commands = Vec::new();
     let mut text = String::new();
     if let Some(mac) = mac {
@@ -606,8 +612,14 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     if let Some(up) = up {
         text += if *up { " up" } else { " down" };
     }
+    if local.is_some() || outer.is_some() {
+        text += " type vxlan";
+    }
     if let Some(local) = local {
-        text += &format!(" type vxlan local {local}");
+        text += &format!(" local {local}");
+    }
+    if let Some(Outer { df, ttl, dscp, .. }) = outer {
+        text += &format!(" df {df} ttl {ttl} tos {:#04x}", dscp.tos());
     }
     // One command each, as far as `ip` does not take two kinds in one.
     if !text.is_empty() {

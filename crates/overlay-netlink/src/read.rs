@@ -11,7 +11,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
     InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage, Prop,
+    LinkInfo, LinkMessage, Prop, VxlanDf,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
@@ -19,9 +19,10 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
+use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
     Device, EndpointId, Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr,
-    NetworkId, Object, ObjectKey, Port, PortFlags, Setting, Vni,
+    NetworkId, Object, ObjectKey, Outer, Port, PortFlags, Setting, Vni,
 };
 
 use crate::error::{KernelError, NlError};
@@ -72,6 +73,7 @@ pub(crate) struct VxlanRow {
     pub(crate) vni: u32,
     pub(crate) port: u16,
     pub(crate) local: Option<IpAddr>,
+    pub(crate) outer: Outer,
     pub(crate) external: bool,
     pub(crate) vnifilter: bool,
 }
@@ -176,6 +178,7 @@ impl LinkRow {
                 vni: Vni::new(vxlan.vni).ok()?,
                 port: vxlan.port,
                 local: vxlan.local.unwrap_or(IpAddr::from([0; 4])),
+                outer: vxlan.outer,
             },
             RowKind::Other => return None,
         };
@@ -256,6 +259,23 @@ fn vxlan_of(data: &[InfoVxlan]) -> VxlanRow {
             InfoVxlan::Local6(local) => row.local = Some((*local).into()),
             InfoVxlan::CollectMetadata(on) => row.external = *on,
             InfoVxlan::Vnifilter(on) => row.vnifilter = *on,
+            InfoVxlan::UDPCsum(on) => row.outer.checksum = *on,
+            InfoVxlan::PortRange((0, 0)) => {}
+            InfoVxlan::PortRange((first, last)) => {
+                row.outer.source_ports = Some(SourcePorts { first: *first, last: *last });
+            }
+            InfoVxlan::Df(df) => {
+                row.outer.df = match df {
+                    VxlanDf::Set => Df::Set,
+                    VxlanDf::Inherit => Df::Inherit,
+                    _ => Df::Unset,
+                }
+            }
+            InfoVxlan::TtlInherit(on) if *on != 0 => row.outer.ttl = Ttl::Inherit,
+            InfoVxlan::Ttl(hops) if *hops > 0 && row.outer.ttl != Ttl::Inherit => {
+                row.outer.ttl = Ttl::Hops(*hops);
+            }
+            InfoVxlan::Tos(tos) => row.outer.dscp = Dscp::of_tos(*tos),
             _ => {}
         }
     }

@@ -11,10 +11,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lab::{Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan};
+use lab::{
+    Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan, vxlan_with,
+};
+use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
     EndpointId, IfName, KernelChange, KernelOp, LinkChange, LinkKind, MacAddr, Object, ObjectKey,
-    Port, PortFlags, Refusal, VethPeer, Vni,
+    Outer, Port, PortFlags, Refusal, VethPeer, Vni,
 };
 use overlay_netlink::{ALTERED, Kernel, NetnsError, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
@@ -205,6 +208,51 @@ fn a_changed_link_is_told_whole() {
             (link.mtu, link.mac, link.up, link.port, link.master.clone()),
             (1400, mac(0x77), false, Some(flags), Some(name("ovb7")))
         );
+        host.mirror_equals_dump().await;
+    });
+}
+
+#[test]
+fn outer_headers_are_made_read_and_changed_as_far_as_the_kernel_does() {
+    lab(async {
+        let mut host = Host::open().await;
+        let made = Outer {
+            checksum: false,
+            source_ports: Some(SourcePorts { first: 50000, last: 50999 }),
+            df: Df::Set,
+            ttl: Ttl::Hops(9),
+            dscp: Dscp::Set(46),
+        };
+        host.apply(vec![bridge(7), vxlan_with(7, 4789, "192.0.2.1", made)]).await;
+        let shown = run("ip -d link show ovx7");
+        for word in ["srcport 50000 50999 ", "df set ", "ttl 9 ", "tos 0xb8 ", "noudpcsum "] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+        let outer = async |host: &Host| {
+            let state = host.kernel.dump().await.unwrap();
+            let Object::Link(link) = &state.objects[&ObjectKey::Link(name("ovx7"))] else {
+                panic!("no link")
+            };
+            let LinkKind::Vxlan { outer, .. } = link.kind else { panic!("{link:?}") };
+            outer
+        };
+        assert_eq!(outer(&host).await, made);
+
+        let changed = Outer { df: Df::Inherit, ttl: Ttl::Auto, dscp: Dscp::Inherit, ..made };
+        let change = LinkChange { outer: Some(changed), ..LinkChange::default() };
+        host.apply(vec![KernelOp::SetLink(name("ovx7"), change)]).await;
+        assert_eq!(outer(&host).await, changed);
+        host.mirror_equals_dump().await;
+        // One that is there and cannot become so is refused, and stays.
+        let report = host.try_apply(vec![vxlan_with(7, 4789, "192.0.2.1", Outer::default())]).await;
+        let refused: Vec<_> = report.failed.iter().map(|failure| failure.refusal).collect();
+        assert_eq!(refused, [Refusal::Taken], "{report:?}");
+        assert_eq!(outer(&host).await, changed);
+
+        let made = Outer { ttl: Ttl::Inherit, ..Outer::default() };
+        host.apply(vec![KernelOp::DelLink(name("ovx7"))]).await;
+        host.apply(vec![vxlan_with(7, 4789, "192.0.2.1", made)]).await;
+        assert_eq!(outer(&host).await, made);
         host.mirror_equals_dump().await;
     });
 }

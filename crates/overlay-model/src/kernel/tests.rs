@@ -29,7 +29,12 @@ fn links_print_as_the_commands_that_make_them() {
     let vni = Vni::new(4097).unwrap();
     let master = Some(vni.bridge());
     let port = Some(PortFlags { learning: false, neigh_suppress: true });
-    let vxlan = LinkKind::Vxlan { vni, port: 4789, local: "192.0.2.1".parse().unwrap() };
+    let vxlan = LinkKind::Vxlan {
+        vni,
+        port: 4789,
+        local: "192.0.2.1".parse().unwrap(),
+        outer: Outer::default(),
+    };
     let peer = VethPeer {
         netns: NetnsRef { path: "/run/netns/web".into(), cookie: 1 },
         ifname: name("eth0"),
