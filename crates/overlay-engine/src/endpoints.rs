@@ -418,6 +418,12 @@ impl Engine {
         self.serve_imports();
     }
 
+    /// Says whether an answer of `host` is waited for.
+    pub(crate) fn is_asked(&self, host: HostId) -> bool {
+        self.waiting.iter().filter_map(|w| w.asking.as_ref()).any(|asked| asked.target == host)
+            || self.imports_ask(host)
+    }
+
     /// When [`Engine::serve_waiting`] gives an owner up.
     pub(crate) fn waiting_deadline(&self) -> Option<Duration> {
         self.waiting.iter().filter_map(|w| w.asking.as_ref().map(|a| a.until)).min()

@@ -800,6 +800,18 @@ impl Engine {
 
     fn on_cluster(&mut self, event: ClusterEvent) {
         let now = self.now.mono;
+        // Attaches wait for ranges, and for hosts that can be asked; of what comes, nearly all
+        // is endpoints and ranges of others.
+        let waited_for = match &event {
+            ClusterEvent::Record { host, key, record, .. } => match (key, record.as_deref()) {
+                (RecordKey::Endpoint(..) | RecordKey::Want(..) | RecordKey::Keys, _) => false,
+                (RecordKey::Ring(..), Some(Record::Ring(token))) => {
+                    token.owner == self.config.host || self.is_asked(*host)
+                }
+                _ => true,
+            },
+            _ => true,
+        };
         let shifts = match event {
             ClusterEvent::Alive { host, incarnation } => {
                 self.unless_me(host, |v| v.set_alive(host, incarnation, true, now))
@@ -833,7 +845,9 @@ impl Engine {
         for shift in shifts {
             self.on_shift(shift);
         }
-        self.serve_waiting();
+        if waited_for {
+            self.serve_waiting();
+        }
     }
 
     /// What others say of this host is old or forged: only it speaks for itself.
