@@ -14,6 +14,7 @@
 //! (see `statics.rs` for many of these at once).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -105,6 +106,25 @@ enum Missing {
     Unowned(Refused),
     /// One of these owners might give what is asked.
     Ask { family: Family, what: WantWhat, owners: Vec<HostId>, otherwise: Refused },
+}
+
+/// The other owners in the order in which `me` asks them: at random, who has
+/// more the sooner (weighted rendezvous hashing). An owner halves what it has for
+/// everyone who asks; if all asked the largest, hosts that come at the same time
+/// would wait for each other.
+fn in_turn(me: HostId, owners: Vec<(HostId, u128)>) -> Vec<HostId> {
+    let mut list: Vec<(f64, HostId)> = owners
+        .into_iter()
+        .filter(|(host, _)| *host != me)
+        .map(|(host, addresses)| {
+            let mut hasher = DefaultHasher::new();
+            (me, host).hash(&mut hasher);
+            let chance = (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64;
+            (-chance.max(f64::MIN_POSITIVE).ln() / addresses as f64, host)
+        })
+        .collect();
+    list.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    list.into_iter().map(|(_, host)| host).collect()
 }
 
 impl Engine {
@@ -521,8 +541,7 @@ impl Engine {
         if owners.is_empty() {
             return Missing::Unowned(self.no_owner(net));
         }
-        let others: Vec<HostId> =
-            owners.iter().map(|(host, _)| *host).filter(|h| *h != self.config.host).collect();
+        let others = in_turn(self.config.host, owners);
         let cut_off: Vec<String> =
             others.iter().filter(|h| !up(h)).map(|h| self.host_name(*h)).collect();
         let known = self.view.active_on(net.id).count();
