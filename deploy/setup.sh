@@ -13,6 +13,7 @@ wanted=(
     nft:nftables
     nsenter:util-linux
     ping:iputils-ping
+    ethtool:ethtool
     tcpdump:tcpdump
     tshark:tshark
     iperf3:iperf3

@@ -56,6 +56,7 @@ const KEYS: &[Key] = &[
     with("vxlan-df", Some("unset"), ""),
     with("vxlan-ttl", Some("auto"), ""),
     with("vxlan-dscp", Some("0"), ""),
+    with("vxlan-tx-checksum", Some("auto"), ""),
     with("state-dir", Some("/var/lib/overlayd"), ""),
     with("socket", Some("/run/overlayd/overlayd.sock"), ""),
     with("log", Some("text"), ""),
@@ -168,6 +169,10 @@ pub struct Flags {
     /// Traffic class (DSCP) of VXLAN packets: inherit or 0 to 63 [default: 0]
     #[arg(long, global = true, value_name = "DSCP")]
     pub vxlan_dscp: Option<String>,
+    /// Whether the network card writes checksums of what VXLAN carries: on, off, or auto, which is
+    /// off where the card's driver or the kernel is known to get them wrong [default: auto]
+    #[arg(long, global = true, value_name = "WHO")]
+    pub vxlan_tx_checksum: Option<String>,
     /// Where identity, networks and endpoints are kept [default: /var/lib/overlayd]
     #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<String>,
@@ -226,6 +231,7 @@ impl Flags {
             "vxlan-df" => one(&self.vxlan_df),
             "vxlan-ttl" => one(&self.vxlan_ttl),
             "vxlan-dscp" => one(&self.vxlan_dscp),
+            "vxlan-tx-checksum" => one(&self.vxlan_tx_checksum),
             "state-dir" => one(&self.state_dir),
             "socket" => one(&self.socket),
             "log" => one(&self.log),
@@ -267,6 +273,9 @@ pub struct Settings {
     pub vxlan_port: u16,
     /// What stands in the outer headers of VXLAN packets.
     pub outer: Outer,
+    /// Whether the network card writes the checksums of what VXLAN carries; off
+    /// where that is known to go wrong, if it is not said.
+    pub tx_checksum: Option<bool>,
     /// Where state is kept.
     pub state_dir: PathBuf,
     /// Where the local API is served.
@@ -693,6 +702,12 @@ impl Values {
         let key_file = self.value("key-file", absolute);
         let insecure = self.value("insecure", flag);
         let outer = self.outer();
+        let tx_checksum = self.value("vxlan-tx-checksum", |text| match text {
+            "auto" => Ok(None),
+            "on" => Ok(Some(true)),
+            "off" => Ok(Some(false)),
+            _ => Err(format!("`{text}` is none of auto, on, off")),
+        });
         let state_dir = self.value("state-dir", absolute);
         let socket = self.value("socket", socket);
         let log = self.value("log", |text| match text {
@@ -763,6 +778,7 @@ impl Values {
             insecure: insecure?,
             vxlan_port: vxlan_port?,
             outer: outer?,
+            tx_checksum: tx_checksum?,
             state_dir: state_dir?,
             socket: socket?,
             log: log?,

@@ -202,7 +202,16 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
     }
 
-    let (kernel, changes) = Kernel::open().await.context("cannot talk to the kernel")?;
+    let wrong = overlay_netlink::broken_tx_checksum(&underlay.dev);
+    if let (None, Some(why)) = (settings.tx_checksum, &wrong) {
+        warn!(
+            "checksums of what VXLAN carries are written by the kernel, not by the network card: \
+             {why}; vxlan-tx-checksum=on trusts the card, off says that this is meant"
+        );
+    }
+    let tx_checksum = settings.tx_checksum.or(wrong.map(|_| false));
+    let (kernel, changes) =
+        Kernel::open_with(tx_checksum).await.context("cannot talk to the kernel")?;
     let mut engine = Recorded::new(
         config,
         restored,

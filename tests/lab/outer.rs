@@ -132,6 +132,38 @@ fn a_daemon_that_is_told_otherwise_changes_its_devices_when_it_starts() -> Resul
     })
 }
 
+/// Whether the network card is to write the checksums of what `ovx4097` of a host carries.
+fn offloads(host: &Host) -> Result<bool> {
+    let shown = host.exec("ethtool -k ovx4097")?;
+    Ok(shown.contains("tx-checksum-ip-generic: on"))
+}
+
+#[test]
+fn the_kernel_writes_checksums_where_the_network_card_is_not_trusted() -> Result<()> {
+    Lab::run(|lab| {
+        let (hosts, containers) = pair(lab, &["--vxlan-tx-checksum=off"])?;
+        let [a, b] = &hosts;
+        ensure!(!offloads(a)? && offloads(b)?, "a was told, b was not");
+        // Another hand: told of and put back.
+        a.exec("ethtool -K ovx4097 tx-checksum-ip-generic on")?;
+        eventually("it is off again", || Ok(ensure!(!offloads(a)?)))?;
+        // A device made anew has it by default.
+        a.exec("ip link del ovx4097")?;
+        eventually("the device is back and as told", || Ok(ensure!(!offloads(a)?)))?;
+        containers[0].ping(containers[1].ip())?;
+        a.at_rest()?;
+
+        // What was off stays off where nothing is said of it: somebody may have meant it.
+        a.stop()?;
+        a.start_with(&options(&[]))?;
+        a.at_rest()?;
+        ensure!(!offloads(a)?, "it was changed");
+        a.stop()?;
+        a.start_with(&options(&["--vxlan-tx-checksum=on"]))?;
+        eventually("it is on", || Ok(ensure!(offloads(a)?)))
+    })
+}
+
 #[test]
 fn without_a_checksum_over_ipv6_no_daemon_starts() -> Result<()> {
     Lab::run(|lab| {

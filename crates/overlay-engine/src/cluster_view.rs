@@ -32,6 +32,7 @@
 //! the lower host (RFC 7432 section 15), then the lower endpoint. Claims are a
 //! set and the rule is a total order, so the order of messages cannot matter.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
@@ -627,8 +628,8 @@ impl ClusterView {
             aligned: None,
             deadline: None,
         });
-        if !entry.lives.contains_key(&incarnation) {
-            entry.lives.insert(incarnation, Life { since: now, ..Life::default() });
+        if let Entry::Vacant(none) = entry.lives.entry(incarnation) {
+            none.insert(Life { since: now, ..Life::default() });
             self.note_deadline(host);
         }
         let entry = self.hosts.get_mut(&host).expect("it is there or was made above");

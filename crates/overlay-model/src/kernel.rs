@@ -182,6 +182,9 @@ pub enum Setting {
     Stp,
     /// Of a VXLAN device: a packet with a false sender would move an entry.
     Learning,
+    /// Of a VXLAN device: who writes the checksums of what it carries is not
+    /// who the operator, or what is known of the network card, says.
+    TxChecksum,
     /// Of a bridge port: frames to unknown stations would stay.
     Flood,
     /// Of a bridge port: frames to groups would stay.
@@ -205,6 +208,7 @@ impl Setting {
             Self::VlanFiltering => "type bridge vlan_filtering 0",
             Self::Stp => "type bridge stp_state 0",
             Self::Learning => "type vxlan nolearning",
+            Self::TxChecksum => "(tx-checksum-ip-generic, by ethtool -K)",
             Self::Flood => "flood on",
             Self::McastFlood => "mcast_flood on",
             Self::BcastFlood => "bcast_flood on",
@@ -221,7 +225,8 @@ impl Setting {
             | Self::McastSnooping
             | Self::VlanFiltering
             | Self::Stp
-            | Self::Learning => false,
+            | Self::Learning
+            | Self::TxChecksum => false,
             Self::Flood
             | Self::McastFlood
             | Self::BcastFlood

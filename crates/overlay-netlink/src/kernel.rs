@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::entries::BATCH;
 use crate::error::{Failure, KernelError, NlError};
+use crate::offload::Offload;
 use crate::watch::{self, Command, OwnNft, Touched};
 use crate::wire::Conn;
 use crate::{firewall, holder, netns, read};
@@ -58,8 +59,24 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`] if a socket cannot be opened or the links cannot be read.
     pub async fn open() -> Result<(Self, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
+        Self::open_with(None).await
+    }
+
+    /// [`Kernel::open`]; besides, the network card shall or shall not write the
+    /// checksums of what VXLAN devices carry. `None`: as it is.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`].
+    pub async fn open_with(
+        tx_checksum: Option<bool>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
+        let offload = Arc::new(Offload::new(tx_checksum).map_err(KernelError::Open)?);
         let own_netns = Arc::new(netns::own().map_err(KernelError::Open)?);
-        let conn = || Conn::open().map_err(KernelError::Open);
+        let conn = || {
+            let mut conn = Conn::open().map_err(KernelError::Open)?;
+            conn.offload = Some(Arc::clone(&offload));
+            Ok(conn)
+        };
         let indices = Indices::default();
         let own_nft = Arc::new(OwnNft::default());
         let writing = conn()?;

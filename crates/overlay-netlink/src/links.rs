@@ -94,6 +94,9 @@ impl Writer {
         match results.iter().filter_map(|result| result.as_ref().err()).find(|e| !no_ipv6(e)) {
             None => {
                 self.remember(name, index);
+                if matches!(link.kind, LinkKind::Vxlan { .. }) {
+                    self.offload(name)?;
+                }
                 Ok(())
             }
             Some(err) => {
@@ -174,7 +177,7 @@ impl Writer {
             restore: row.altered.clone(),
         };
         self.remember(name, row.index);
-        self.set_row(row.index, &change).await
+        self.set_row(name, row.index, &change).await
     }
 
     /// Changes a link of ours.
@@ -190,10 +193,15 @@ impl Writer {
             return Err(stranger(name));
         }
         self.remember(name, row.index);
-        self.set_row(row.index, change).await
+        self.set_row(name, row.index, change).await
     }
 
-    async fn set_row(&mut self, index: u32, wanted: &LinkChange) -> Result<(), Failure> {
+    async fn set_row(
+        &mut self,
+        name: &IfName,
+        index: u32,
+        wanted: &LinkChange,
+    ) -> Result<(), Failure> {
         let LinkChange { mtu, mac, up, local, outer, master, port, restore } = wanted;
         let mut requests = Vec::new();
         if let Some(mac) = mac {
@@ -215,12 +223,24 @@ impl Writer {
             requests.push(change(at(index).controller(master)));
         }
         requests.extend(port.map(|port| port_request(index, port)));
-        requests.extend(restore.iter().map(|setting| restore_request(index, *setting)));
+        requests.extend(restore.iter().filter_map(|setting| restore_request(index, *setting)));
         requests.extend(up.map(|up| change(if up { at(index).up() } else { at(index).down() })));
         for result in self.conn.send(requests, Ack::Each).await {
             result?;
         }
+        if restore.contains(&Setting::TxChecksum) {
+            self.offload(name)?;
+        }
         Ok(())
+    }
+
+    /// Who writes checksums, as the kernel was opened for.
+    fn offload(&self, name: &IfName) -> Result<(), Failure> {
+        let Some(offload) = &self.conn.offload else { return Ok(()) };
+        offload.set(name).map_err(|err| {
+            let text = format!("cannot set tx-checksum-ip-generic of {name}: {err}");
+            Failure::new(Refusal::Other, text)
+        })
     }
 
     /// Deletes a link of ours, if it is there.
@@ -373,13 +393,15 @@ pub(crate) fn joining(index: u32, link: &Link, master: Option<u32>) -> Vec<Reque
 }
 
 /// Makes a setting what we make it.
-fn restore_request(index: u32, setting: Setting) -> Request {
+fn restore_request(index: u32, setting: Setting) -> Option<Request> {
     let bridge =
         || LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge).index(index);
     let vxlan =
         || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index);
     let port = || LinkBridgePort::new(index);
-    match setting {
+    Some(match setting {
+        // Not by netlink.
+        Setting::TxChecksum => return None,
         Setting::AddrGenMode => no_link_local(index),
         Setting::McastSnooping => change(bridge().mcast_snooping(false)),
         Setting::VlanFiltering => change(bridge().vlan_filtering(false)),
@@ -391,7 +413,7 @@ fn restore_request(index: u32, setting: Setting) -> Request {
         Setting::Isolated => change(port().isolated(false)),
         Setting::Hairpin => change(port().hairpin(false)),
         Setting::Locked => change(port().locked(false)),
-    }
+    })
 }
 
 pub(crate) fn port_request(index: u32, port: PortFlags) -> Request {

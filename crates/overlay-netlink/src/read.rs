@@ -491,7 +491,7 @@ pub(crate) async fn links(conn: &mut Conn) -> Result<Links, KernelError> {
     Ok(rows
         .iter()
         .filter_map(|row| match row {
-            RouteNetlinkMessage::NewLink(message) => LinkRow::parse(message),
+            RouteNetlinkMessage::NewLink(message) => judged(conn, message),
             _ => None,
         })
         .map(|row| (row.index, row))
@@ -505,14 +505,16 @@ pub(crate) async fn link_by_name(
 ) -> Result<Option<LinkRow>, NlError> {
     let mut message = link_request();
     message.attributes.push(LinkAttribute::IfName(name.to_string()));
-    link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)
+    let answer = conn.get(RouteNetlinkMessage::GetLink(message)).await;
+    link_row(conn, answer)
 }
 
 /// One link by index, as it is now.
 pub(crate) async fn link_by_index(conn: &mut Conn, index: u32) -> Result<Option<LinkRow>, NlError> {
     let mut message = link_request();
     message.header.index = index;
-    link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)
+    let answer = conn.get(RouteNetlinkMessage::GetLink(message)).await;
+    link_row(conn, answer)
 }
 
 /// Statistics would be half of each answer.
@@ -522,11 +524,21 @@ fn link_request() -> LinkMessage {
     message
 }
 
+/// A row with what the message does not say.
+pub(crate) fn judged(conn: &Conn, message: &LinkMessage) -> Option<LinkRow> {
+    let mut row = LinkRow::parse(message)?;
+    if let Some(offload) = &conn.offload {
+        offload.note(&mut row);
+    }
+    Some(row)
+}
+
 fn link_row(
+    conn: &Conn,
     answer: Result<Option<RouteNetlinkMessage>, NlError>,
 ) -> Result<Option<LinkRow>, NlError> {
     match answer {
-        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(LinkRow::parse(&message)),
+        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(judged(conn, &message)),
         Ok(_) => Ok(None),
         Err(err) if err.is(nix::errno::Errno::ENODEV) => Ok(None),
         Err(err) => Err(err),

@@ -377,7 +377,7 @@ impl Watch {
     fn link_changed(&mut self, message: &LinkMessage, port: u32) {
         match message.header.interface_family {
             AddressFamily::Unspec => {
-                if let Some(row) = LinkRow::parse(message) {
+                if let Some(row) = read::judged(&self.conn, message) {
                     let hand = self.hand_on(message.header.index, port);
                     self.see(row, hand);
                 }

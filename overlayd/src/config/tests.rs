@@ -114,6 +114,7 @@ fn told_nothing_everything_has_its_default() {
         vxlan-df = "unset"                                  # default
         vxlan-ttl = "auto"                                  # default
         vxlan-dscp = "0"                                    # default
+        vxlan-tx-checksum = "auto"                          # default
         state-dir = "/var/lib/overlayd"                     # default
         socket = "/run/overlayd/overlayd.sock"              # default
         log = "text"                                        # default
@@ -172,6 +173,7 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         vxlan-df = "unset"                                  # default
         vxlan-ttl = "auto"                                  # default
         vxlan-dscp = "0"                                    # default
+        vxlan-tx-checksum = "auto"                          # default
         state-dir = '/srv/o"v'                              # /etc/overlayd/overlayd.toml line 4
         socket = "/run/overlayd/overlayd.sock"              # default
         log = "json"                                        # OVERLAYD_LOG
@@ -206,6 +208,7 @@ fn every_setting_can_stand_in_the_file() {
             vxlan-df = "set"
             vxlan-ttl = 7
             vxlan-dscp = "inherit"
+            vxlan-tx-checksum = "off"
             state-dir = "/s"
             socket = "/r/s.sock"
             log = "json"
@@ -240,6 +243,7 @@ fn every_setting_can_stand_in_the_file() {
                 ttl: Ttl::Hops(7),
                 dscp: Dscp::Inherit,
             },
+            tx_checksum: Some(false),
             state_dir: "/s".into(),
             socket: "/r/s.sock".into(),
             log: LogForm::Json,
@@ -315,7 +319,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
     );
 }
 
@@ -572,6 +576,7 @@ fn outer_headers_that_cannot_be_are_refused_with_what_can() {
     bad_flags("--vxlan-df never", expect!["--vxlan-df: `never` is none of unset, set, inherit"]);
     bad_flags("--vxlan-ttl 0", expect!["--vxlan-ttl: `0` is none of auto, inherit, 1 to 255"]);
     bad_flags("--vxlan-dscp 64", expect!["--vxlan-dscp: `64` is none of inherit, 0 to 63"]);
+    bad_flags("--vxlan-tx-checksum yes", expect!["--vxlan-tx-checksum: `yes` is none of auto, on, off"]);
     bad_flags("--vxlan-checksum=no", expect!["--vxlan-checksum: `no` is neither true nor false"]);
     bad_file(
         "vxlan-df = 1\nvxlan-ttl = true",
