@@ -576,7 +576,10 @@ fn outer_headers_that_cannot_be_are_refused_with_what_can() {
     bad_flags("--vxlan-df never", expect!["--vxlan-df: `never` is none of unset, set, inherit"]);
     bad_flags("--vxlan-ttl 0", expect!["--vxlan-ttl: `0` is none of auto, inherit, 1 to 255"]);
     bad_flags("--vxlan-dscp 64", expect!["--vxlan-dscp: `64` is none of inherit, 0 to 63"]);
-    bad_flags("--vxlan-tx-checksum yes", expect!["--vxlan-tx-checksum: `yes` is none of auto, on, off"]);
+    bad_flags(
+        "--vxlan-tx-checksum yes",
+        expect!["--vxlan-tx-checksum: `yes` is none of auto, on, off"],
+    );
     bad_flags("--vxlan-checksum=no", expect!["--vxlan-checksum: `no` is neither true nor false"]);
     bad_file(
         "vxlan-df = 1\nvxlan-ttl = true",
