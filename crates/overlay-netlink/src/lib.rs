@@ -33,6 +33,7 @@
 //! | `tables` | notifications of nftables |
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `holder` | who holds a VNI |
+//! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's address: [`underlay_for`] |
 //! | `follow` | the VTEP's address, as it changes: [`follow_underlay`] |
@@ -49,6 +50,7 @@ mod holder;
 mod kernel;
 mod links;
 mod netns;
+mod passage;
 mod ports;
 mod read;
 mod tables;
@@ -62,4 +64,5 @@ pub use firewall::ALTERED;
 pub use follow::follow_underlay;
 pub use kernel::Kernel;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
+pub use passage::{Blocked, blocked};
 pub use underlay::{Underlay, UnderlayError, underlay_for};
