@@ -335,7 +335,7 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
         refused: strangers.map(refused_from).collect(),
         refused_forgotten: gossip.refusals.forgotten,
         counters,
-        warnings: view.warnings,
+        warnings: view.warnings.into_iter().chain(gossip.warnings.iter().cloned()).collect(),
     }
 }
 
@@ -512,6 +512,8 @@ pub struct Heard {
     pub peers: Vec<PeerInfo>,
     /// What was refused, by address. Likewise.
     pub refusals: Refusals,
+    /// What others on this host do that our traffic suffers from. Likewise.
+    pub warnings: Vec<String>,
 }
 
 /// A host with what gossip knows of the life of it that speaks.

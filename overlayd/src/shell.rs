@@ -40,6 +40,7 @@ use crate::kernel_task::{self, Work};
 use crate::key_file::KeyFile;
 use crate::keys::{KeyRequest, Keys};
 use crate::state::{StateChange, StateFile};
+use crate::surroundings::Surroundings;
 use crate::{control_socket, convert};
 
 /// How long the cluster is given to hear that this host stops or leaves.
@@ -248,8 +249,16 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     let (ending, ended) = watch::channel(false);
     tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
     let events = Hub::new(found.incarnation);
-    let server = control_socket::serve(listener, inputs.clone(), events.clone(), wait_for(ended));
+    let surroundings = Surroundings::default();
+    let server = control_socket::serve(
+        listener,
+        inputs.clone(),
+        events.clone(),
+        surroundings.clone(),
+        wait_for(ended),
+    );
     let server = tokio::spawn(server);
+    tokio::spawn(surroundings.clone().keep_looking());
 
     let follow =
         overlay_netlink::follow_underlay(settings.vtep_ip, settings.underlay_dev.clone(), underlay)
@@ -271,6 +280,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         work,
         inputs,
         events: events.clone(),
+        surroundings,
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
@@ -386,6 +396,7 @@ struct Shell {
     work: mpsc::UnboundedSender<Work>,
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
+    surroundings: Surroundings,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -655,7 +666,11 @@ impl Shell {
                 let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
                 let peers = shown.map(Gossip::peers_info).unwrap_or_default();
                 let refusals = shown.map(Gossip::refusals).unwrap_or_default();
-                let heard = convert::Heard { counters, peers, refusals };
+                let warnings = match reply {
+                    Reply::Status(_) => self.surroundings.warnings(),
+                    _ => Vec::new(),
+                };
+                let heard = convert::Heard { counters, peers, refusals, warnings };
                 convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(
                         v1::ErrorCode::Internal,

@@ -161,7 +161,7 @@ impl Host {
             format!("ip -n {netns} link set dev eth0 addrgenmode none"),
             format!("ip -n {ul} link set dev {port} addrgenmode none"),
             format!("ip -n {ul} link set dev {port} master br0 up"),
-            format!("ip -n {netns} addr add 192.0.2.{n}/24 dev eth0"),
+            format!("ip -n {netns} addr add 192.0.2.{n}/24 brd + dev eth0"),
             format!("ip -n {netns} addr add 2001:db8::{n:x}/64 dev eth0 nodad"),
             format!("ip -n {netns} link set dev eth0 up"),
             format!("ip -n {netns} route add default via 192.0.2.254"),

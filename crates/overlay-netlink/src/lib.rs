@@ -34,6 +34,7 @@
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `holder` | who holds a VNI |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
+//! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's address: [`underlay_for`] |
 //! | `follow` | the VTEP's address, as it changes: [`follow_underlay`] |
@@ -51,6 +52,7 @@ mod kernel;
 mod links;
 mod netns;
 mod offload;
+mod passage;
 mod ports;
 mod read;
 mod tables;
@@ -65,4 +67,5 @@ pub use follow::follow_underlay;
 pub use kernel::Kernel;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
+pub use passage::{Blocked, blocked};
 pub use underlay::{Underlay, UnderlayError, underlay_for};
