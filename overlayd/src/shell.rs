@@ -638,7 +638,11 @@ impl Shell {
                 let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
                 let peers = shown.map(Gossip::peers_info).unwrap_or_default();
                 let refusals = shown.map(Gossip::refusals).unwrap_or_default();
-                let heard = convert::Heard { counters, peers, refusals };
+                let dropped = match reply {
+                    Reply::Status(_) => self.kernel.dropped(),
+                    _ => Vec::new(),
+                };
+                let heard = convert::Heard { counters, peers, refusals, dropped };
                 convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(
                         v1::ErrorCode::Internal,
