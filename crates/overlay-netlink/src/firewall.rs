@@ -16,7 +16,8 @@
 //! VXLAN packets of our networks are taken from the other hosts alone; nothing
 //! from a container gets to VXLAN or gossip, of this host or of another one. The
 //! fragment rule: of IPv6 the host's own rules see fragments, and the first one
-//! may be too short to have the VNI.
+//! may be too short to have the VNI. What most packets match is asked first: no
+//! container can send from a VTEP's address, so that may come before the ports.
 //!
 //! `bridge overlayd`, for frames that come in by a port of ours ([`Guard`]):
 //!
@@ -204,19 +205,19 @@ table inet {NFT_TABLE} {{
     iifname \"ovb*\" meta l4proto {{ tcp, udp }} th dport {gossip} counter name gossip_from_containers drop
   }}
   chain vxlan {{
-    iifname \"ovb*\" counter name vxlan_from_containers drop
     ip saddr @vteps4 accept
     ip6 saddr @vteps6 accept
+    iifname \"ovb*\" counter name vxlan_from_containers drop
     @th,96,24 @vnis counter name vxlan_from_strangers drop
     exthdr frag exists @th,96,24 0x0-0xffffff accept
     exthdr frag exists counter name vxlan_from_strangers drop
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    iifname . oifname @same_bridge accept
     iifname \"ovb*\" goto routed
   }}
   chain routed {{
-    iifname . oifname @same_bridge accept
     oifname \"ovb*\" counter name between_networks drop
     udp dport {vxlan} ip daddr @vteps4 counter name vxlan_from_containers drop
     udp dport {vxlan} ip6 daddr @vteps6 counter name vxlan_from_containers drop
