@@ -642,7 +642,7 @@ fn what_the_rules_have_dropped_has_a_line_for_each_port_and_is_no_reason_for_att
     });
     let shown: Vec<&str> = text.lines().filter(|l| !l.contains(":  ")).collect();
     expect![[r#"
-        ok: the kernel holds revision 42, 2 hosts up
+        ok: the kernel holds revision 42, 3 hosts up
         endpoints: 5, 2 of them on this host
         dropped frames, by what was false of them:
           this host: 12 vxlan-from-strangers
