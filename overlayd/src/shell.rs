@@ -670,7 +670,11 @@ impl Shell {
                     Reply::Status(_) => self.surroundings.warnings(),
                     _ => Vec::new(),
                 };
-                let heard = convert::Heard { counters, peers, refusals, warnings };
+                let dropped = match reply {
+                    Reply::Status(_) => self.kernel.dropped(),
+                    _ => Vec::new(),
+                };
+                let heard = convert::Heard { counters, peers, refusals, warnings, dropped };
                 convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(
                         v1::ErrorCode::Internal,

@@ -233,6 +233,17 @@ impl ClusterView {
         })
     }
 
+    /// What every host says of itself that may send to us: of all its lives, as
+    /// one that moves sends before its new life speaks for it.
+    pub(crate) fn at_large(&self) -> impl Iterator<Item = &Host> {
+        let there = |entry: &&HostEntry| match entry.presence.state {
+            HostState::Up | HostState::Suspect | HostState::Stopped => true,
+            HostState::Down | HostState::Left => entry.presence.in_use,
+        };
+        let lives = self.hosts.values().filter(there).flat_map(|entry| entry.lives.values());
+        lives.filter_map(|life| life.host.as_ref())
+    }
+
     pub(crate) fn host(&self, id: HostId) -> Option<&Host> {
         self.hosts.get(&id)?.voice()?.1.host.as_ref()
     }

@@ -666,7 +666,8 @@ impl Engine {
         let me = self.config.host;
         let Some(local) = self.local.get(&id).map(|l| &l.local) else { return };
         let net = local.endpoint.network;
-        if let Some(key) = local.port_key() {
+        let guard = local.port().map(ObjectKey::Guard);
+        for key in local.port_key().into_iter().chain(guard) {
             self.touch(key);
         }
         let used = self.view.is_user(net, me);
@@ -696,7 +697,8 @@ impl Engine {
                 continue;
             };
             let port = self.local[&id].local.port_key();
-            let needed: Vec<ObjectKey> = port.iter().cloned().chain(needed(net)).collect();
+            let guard = self.local[&id].local.port().map(ObjectKey::Guard);
+            let needed: Vec<ObjectKey> = needed(net).chain(guard).chain(port.clone()).collect();
             let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
             if let Some(failure) = failed {
                 let kind = match failure.refusal {
@@ -962,8 +964,10 @@ pub(crate) fn gone_text(place: &Place) -> &'static str {
 /// What must be in the kernel of a network for an endpoint to be of use.
 pub(crate) fn needed(net: &Network) -> impl Iterator<Item = ObjectKey> {
     let bridge = net.vni.bridge();
-    [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan()), ObjectKey::Firewall]
+    let links = [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan())];
+    [ObjectKey::Firewall, ObjectKey::PortRules]
         .into_iter()
+        .chain(links)
         .chain(gateways(net).map(move |g| ObjectKey::Address(bridge.clone(), g)))
 }
 

@@ -833,7 +833,10 @@ impl Engine {
                 });
                 match key {
                     RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
-                    RecordKey::Host => self.look_for_namesakes(host),
+                    RecordKey::Host => {
+                        self.look_for_namesakes(host);
+                        self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+                    }
                     _ => {}
                 }
                 if vtep != self.vtep_of(host) {
@@ -882,6 +885,10 @@ impl Engine {
     }
 
     pub(crate) fn on_shift(&mut self, shift: Shift) {
+        if let Shift::Voice(..) | Shift::Host(_) | Shift::InUse(..) = shift {
+            // Who may send to us.
+            self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+        }
         match shift {
             Shift::Endpoint { host, before, after } => {
                 for ep in before.iter().chain(&after) {
@@ -1230,6 +1237,27 @@ impl Engine {
     fn take_note(&mut self, observed: Observed, hand: Option<&Hand>) {
         let Observed { changed, links, checked, read, first } = observed;
         for (key, was, fell) in changed {
+            match &key {
+                ObjectKey::Guard(name) if was.is_none() => {
+                    let port = match endpoint_of(name) {
+                        Some(_) => ObjectKey::Link(name.clone()),
+                        None => ObjectKey::Port(name.clone()),
+                    };
+                    self.kernel.touch(port, Cause::Check);
+                }
+                // What it may say goes when it has gone.
+                ObjectKey::Link(name) | ObjectKey::Port(name) if vni_of(name).is_none() => {
+                    self.kernel.touch(ObjectKey::Guard(name.clone()), Cause::Check);
+                }
+                // What was refused for want of them is tried again.
+                ObjectKey::PortRules if was.is_none() => {
+                    let ports = self.local.values().filter_map(|l| l.local.port());
+                    for guard in ports.map(ObjectKey::Guard).collect::<Vec<_>>() {
+                        self.kernel.touch(guard, Cause::Check);
+                    }
+                }
+                _ => {}
+            }
             let suspect = !first && self.kernel.suspect(&key, was, fell, hand, read);
             self.kernel.touch(key, if suspect { Cause::Seen } else { Cause::Check });
         }
@@ -1268,7 +1296,29 @@ impl Engine {
             retired: self.ever_wanted.contains(&key),
             key,
         });
-        plan(deltas, self.kernel.mirror(), self.completeness)
+        let mut ops = plan(deltas, self.kernel.mirror(), self.completeness);
+        // No port before what holds it: it is planned again when that is there.
+        let comes: BTreeSet<IfName> = ops
+            .iter()
+            .filter_map(|op| match op {
+                KernelOp::Put(ObjectKey::Guard(name), _) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        ops.retain(|op| {
+            let name = match op {
+                KernelOp::AddLink(name, link)
+                    if matches!(link.kind, overlay_model::LinkKind::Veth { .. }) =>
+                {
+                    name
+                }
+                KernelOp::Put(ObjectKey::Port(name), _) => name,
+                _ => return true,
+            };
+            let guard = ObjectKey::Guard(name.clone());
+            comes.contains(name) || self.kernel.mirror().contains_key(&guard)
+        });
+        ops
     }
 
     fn reconcile(&mut self) {
@@ -1461,7 +1511,7 @@ impl Engine {
             keys.extend(keys_on(self.kernel.mirror(), &link));
             keys.push(ObjectKey::Link(link));
         }
-        keys.push(ObjectKey::Firewall);
+        keys.extend([ObjectKey::Firewall, ObjectKey::PortRules]);
         for key in keys {
             self.touch(key);
         }

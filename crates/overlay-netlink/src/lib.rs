@@ -31,6 +31,7 @@
 //! | `watch` | notifications, lost ones made good |
 //! | `hand` | whose hand a notification tells of |
 //! | `tables` | notifications of nftables |
+//! | `nft` | elements of sets, and reading, without the program |
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `holder` | who holds a VNI |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
@@ -51,6 +52,7 @@ mod holder;
 mod kernel;
 mod links;
 mod netns;
+mod nft;
 mod offload;
 mod passage;
 mod ports;
@@ -62,7 +64,7 @@ mod watch;
 mod wire;
 
 pub use error::{KernelError, NlError};
-pub use firewall::ALTERED;
+pub use firewall::Dropped;
 pub use follow::follow_underlay;
 pub use kernel::Kernel;
 pub use netns::{NetnsError, netns_of, peer_ifnames};

@@ -27,6 +27,7 @@ use overlay_model::{
 
 use crate::error::{KernelError, NlError};
 use crate::firewall;
+use crate::nft::Nft;
 use crate::wire::Conn;
 
 /// `NUD_NOARP` and `NUD_PERMANENT` of `linux/neighbour.h`. The crate's enum has
@@ -576,7 +577,10 @@ pub(crate) async fn routes(conn: &mut Conn) -> Result<Vec<RouteRow>, KernelError
 
 /// Everything that is ours, what is foreign, and the links that both were read
 /// with.
-pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), KernelError> {
+pub(crate) async fn state(
+    conn: &mut Conn,
+    nft: &mut Nft,
+) -> Result<(KernelState, Links), KernelError> {
     let links = links(conn).await?;
     let mut objects = BTreeMap::new();
     objects.extend(links.values().filter_map(|row| row.to_object(&links)));
@@ -595,9 +599,7 @@ pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), Kerne
             }
         }
     }
-    if let Some(object) = firewall::read().await {
-        objects.insert(ObjectKey::Firewall, object);
-    }
+    objects.extend(firewall::objects(nft));
     let foreign = foreign(conn, &links).await?;
     Ok((KernelState { objects, foreign }, links))
 }
