@@ -13,6 +13,7 @@ wanted=(
     nft:nftables
     nsenter:util-linux
     ping:iputils-ping
+    ethtool:ethtool
     tcpdump:tcpdump
     tshark:tshark
     iperf3:iperf3
@@ -21,7 +22,15 @@ wanted=(
     stdbuf:coreutils
     sysctl:procps
     faketime:faketime           # one lab: clocks that jump
+    iptables-legacy:iptables    # one lab, as all below: the rules of Docker
+    dbus-daemon:dbus-daemon
+    networkctl:systemd
 )
+
+# Programs that would take this machine's network over if they were installed: they are
+# unpacked here, where only labs look, and only if they are not there anyhow.
+fetched=/var/cache/overlayd-labs
+strangers=(NetworkManager:network-manager firewalld:firewalld)
 
 # Debian keeps administrators' programs where a user's PATH may not look.
 PATH=$PATH:/usr/sbin:/sbin
@@ -31,24 +40,54 @@ for pair in "${wanted[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 
-if [ "${#missing[@]}" -gt 0 ]; then
+unfetched=()
+for pair in "${strangers[@]}"; do
+    command -v "${pair%%:*}" >/dev/null || [ -e "$fetched/usr/sbin/${pair%%:*}" ] ||
+        unfetched+=("${pair#*:}")
+done
+
+# Unpacks packages, and what of their dependencies is not installed in any version.
+fetch() {
+    local debs=$fetched/debs deb name
+    "${as_root[@]}" mkdir -p "$debs/partial"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends --download-only \
+        -o Dir::Cache::archives="$debs" "$@" >/dev/null
+    for deb in "$debs"/*.deb; do
+        name=$(dpkg-deb -f "$deb" Package)
+        if [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" != installed ]; then
+            "${as_root[@]}" dpkg-deb -x "$deb" "$fetched"
+        fi
+    done
+    "${as_root[@]}" rm -rf "$debs"
+}
+
+if [ "${#missing[@]}" -gt 0 ] || [ "${#unfetched[@]}" -gt 0 ]; then
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || {
-            echo "setup: ${missing[*]} must be installed: run this as root, or install sudo" >&2
+            echo "setup: ${missing[*]} ${unfetched[*]} must be installed: run this as root, or" \
+                "install sudo" >&2
             exit 1
         }
         as_root=(sudo)
     fi
     command -v apt-get >/dev/null || {
-        echo "setup: this is no Debian; install these by your own means: ${missing[*]}" >&2
+        echo "setup: this is no Debian; install these by your own means: ${missing[*]}" \
+            "${unfetched[*]}" >&2
         exit 1
     }
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+fi
+if [ "${#missing[@]}" -gt 0 ]; then
     echo "setup: installing ${missing[*]}"
     # tshark asks whether others than root may capture; no is the default.
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if [ "${#unfetched[@]}" -gt 0 ]; then
+    echo "setup: unpacking ${unfetched[*]} into $fetched, for labs"
+    fetch "${unfetched[@]}"
 fi
 
 command -v cargo >/dev/null || {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use overlay_model::{IfName, Name};
+use overlay_model::{IfName, Name, Outer};
 
 /// Read if `--config` names no other and it exists.
 pub const DEFAULT_FILE: &str = "/etc/overlayd/overlayd.toml";
@@ -51,6 +51,12 @@ const KEYS: &[Key] = &[
     with("key-file", None, "no key: gossip on the loopback device only, unless insecure"),
     with("insecure", Some("false"), ""),
     with("vxlan-port", Some("4789"), ""),
+    with("vxlan-checksum", Some("true"), ""),
+    with("vxlan-source-ports", None, "the range of net.ipv4.ip_local_port_range"),
+    with("vxlan-df", Some("unset"), ""),
+    with("vxlan-ttl", Some("auto"), ""),
+    with("vxlan-dscp", Some("0"), ""),
+    with("vxlan-tx-checksum", Some("auto"), ""),
     with("state-dir", Some("/var/lib/overlayd"), ""),
     with("socket", Some("/run/overlayd/overlayd.sock"), ""),
     with("log", Some("text"), ""),
@@ -147,6 +153,26 @@ pub struct Flags {
     /// UDP port of VXLAN [default: 4789]
     #[arg(long, global = true, value_name = "PORT")]
     pub vxlan_port: Option<String>,
+    /// A UDP checksum over VXLAN packets; false only between IPv4 VTEPs [default: true]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub vxlan_checksum: Option<String>,
+    /// UDP source ports of VXLAN, by flow, like 49152-65535 [default: net.ipv4.ip_local_port_range]
+    #[arg(long, global = true, value_name = "FIRST-LAST")]
+    pub vxlan_source_ports: Option<String>,
+    /// Whether routers may fragment VXLAN packets: unset (they may), set or inherit [default: unset]
+    #[arg(long, global = true, value_name = "DF")]
+    pub vxlan_df: Option<String>,
+    /// Hops of VXLAN packets: auto (as the host's own), inherit or a number [default: auto]
+    #[arg(long, global = true, value_name = "TTL")]
+    pub vxlan_ttl: Option<String>,
+    /// Traffic class (DSCP) of VXLAN packets: inherit or 0 to 63 [default: 0]
+    #[arg(long, global = true, value_name = "DSCP")]
+    pub vxlan_dscp: Option<String>,
+    /// Whether the network card writes checksums of what VXLAN carries: on, off, or auto, which is
+    /// off where the card's driver or the kernel is known to get them wrong [default: auto]
+    #[arg(long, global = true, value_name = "WHO")]
+    pub vxlan_tx_checksum: Option<String>,
     /// Where identity, networks and endpoints are kept [default: /var/lib/overlayd]
     #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<String>,
@@ -200,6 +226,12 @@ impl Flags {
             "key-file" => one(&self.key_file),
             "insecure" => one(&self.insecure),
             "vxlan-port" => one(&self.vxlan_port),
+            "vxlan-checksum" => one(&self.vxlan_checksum),
+            "vxlan-source-ports" => one(&self.vxlan_source_ports),
+            "vxlan-df" => one(&self.vxlan_df),
+            "vxlan-ttl" => one(&self.vxlan_ttl),
+            "vxlan-dscp" => one(&self.vxlan_dscp),
+            "vxlan-tx-checksum" => one(&self.vxlan_tx_checksum),
             "state-dir" => one(&self.state_dir),
             "socket" => one(&self.socket),
             "log" => one(&self.log),
@@ -239,6 +271,11 @@ pub struct Settings {
     pub insecure: bool,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
+    /// What stands in the outer headers of VXLAN packets.
+    pub outer: Outer,
+    /// Whether the network card writes the checksums of what VXLAN carries; off
+    /// where that is known to go wrong, if it is not said.
+    pub tx_checksum: Option<bool>,
     /// Where state is kept.
     pub state_dir: PathBuf,
     /// Where the local API is served.
@@ -466,8 +503,11 @@ impl Resolved {
                 Some(texts) => {
                     let text = texts.first().map(String::as_str).unwrap_or_default();
                     let number = text.bytes().all(|b| b.is_ascii_digit()) && key.ends_with("-port");
-                    let shown =
-                        if number || *key == "insecure" { text.to_owned() } else { quote(text) };
+                    let shown = if number || matches!(*key, "insecure" | "vxlan-checksum") {
+                        text.to_owned()
+                    } else {
+                        quote(text)
+                    };
                     format!("{key} = {shown}")
                 }
                 None => format!("# {key}: {}", unset(key)),
@@ -597,13 +637,16 @@ fn texts(key: &str, value: toml::Value) -> Result<Vec<String>, &'static str> {
     let wanted = match key {
         "join" => "a list of texts, like [\"host:7946\"]",
         _ if key.ends_with("-port") => "a number",
-        "insecure" => "true or false",
+        "insecure" | "vxlan-checksum" => "true or false",
+        "vxlan-ttl" | "vxlan-dscp" => "a number or a text in quotes",
         _ => "a text in quotes",
     };
     match value {
         toml::Value::String(text) => Ok(split(key, &text)),
-        toml::Value::Boolean(flag) if key == "insecure" => Ok(vec![flag.to_string()]),
-        toml::Value::Integer(number) if key.ends_with("-port") => Ok(vec![number.to_string()]),
+        toml::Value::Boolean(flag) if wanted == "true or false" => Ok(vec![flag.to_string()]),
+        toml::Value::Integer(number) if wanted.starts_with("a number") => {
+            Ok(vec![number.to_string()])
+        }
         toml::Value::Array(items) if key == "join" => items
             .into_iter()
             .map(|item| match item {
@@ -657,8 +700,13 @@ impl Values {
             self.value("underlay-dev", |text| IfName::new(text).map_err(|err| err.to_string()));
         let gossip_bind = self.value("gossip-bind", bind);
         let key_file = self.value("key-file", absolute);
-        let insecure = self.value("insecure", |text| {
-            text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
+        let insecure = self.value("insecure", flag);
+        let outer = self.outer();
+        let tx_checksum = self.value("vxlan-tx-checksum", |text| match text {
+            "auto" => Ok(None),
+            "on" => Ok(Some(true)),
+            "off" => Ok(Some(false)),
+            _ => Err(format!("`{text}` is none of auto, on, off")),
         });
         let state_dir = self.value("state-dir", absolute);
         let socket = self.value("socket", socket);
@@ -729,6 +777,8 @@ impl Values {
             key_file,
             insecure: insecure?,
             vxlan_port: vxlan_port?,
+            outer: outer?,
+            tx_checksum: tx_checksum?,
             state_dir: state_dir?,
             socket: socket?,
             log: log?,
@@ -741,6 +791,18 @@ impl Values {
             journal,
             journal_limit: journal_limit?,
         })
+    }
+
+    /// What stands in the outer headers of VXLAN packets.
+    fn outer(&mut self) -> Option<Outer> {
+        let checksum = self.value("vxlan-checksum", flag);
+        let unsaid = !self.found.contains_key("vxlan-source-ports");
+        let source_ports = self.value("vxlan-source-ports", str::parse);
+        let df = self.value("vxlan-df", str::parse);
+        let ttl = self.value("vxlan-ttl", str::parse);
+        let dscp = self.value("vxlan-dscp", str::parse);
+        let source_ports = if unsaid { None } else { Some(source_ports?) };
+        Some(Outer { checksum: checksum?, source_ports, df: df?, ttl: ttl?, dscp: dscp? })
     }
 
     /// Reads the value of `key`, if it has one; notes the problem, if not.
@@ -818,6 +880,10 @@ fn port(text: &str) -> Result<u16, String> {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(format!("`{text}` is not a port; use a number from 1 to 65535")),
     }
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

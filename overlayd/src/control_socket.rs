@@ -29,6 +29,7 @@ use crate::convert::{self, invalid};
 use crate::events::{Hub, MAX_WATCHERS};
 use crate::keys::KeyRequest;
 use crate::shell::Input;
+use crate::surroundings::Surroundings;
 
 /// Longest body that is read, bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -96,6 +97,7 @@ type Answer = Result<Vec<u8>, v1::Error>;
 struct Door {
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
+    surroundings: Surroundings,
 }
 
 impl Door {
@@ -188,9 +190,10 @@ pub async fn serve(
     listener: UnixListener,
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
+    surroundings: Surroundings,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let door = Door { inputs, events };
+    let door = Door { inputs, events, surroundings };
     let router = Router::new()
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{net}", get(network).delete(remove_network))
@@ -205,10 +208,7 @@ pub async fn serve(
             "/v1/hosts",
             get(|State(door): State<Door>| async move { ok(door.ask(Request::Hosts).await) }),
         )
-        .route(
-            "/v1/status",
-            get(|State(door): State<Door>| async move { ok(door.ask(Request::Status).await) }),
-        )
+        .route("/v1/status", get(status))
         .route(
             "/v1/plan",
             get(|State(door): State<Door>| async move { ok(door.ask(Request::Plan).await) }),
@@ -244,6 +244,11 @@ async fn wrong_method(method: Method, uri: Uri) -> Answered {
 async fn openapi() -> Answered {
     ok(serde_json::to_vec(&overlay_api::openapi::document())
         .map_err(|err| v1::Error::new(v1::ErrorCode::Internal, err.to_string())))
+}
+
+async fn status(State(door): State<Door>) -> Answered {
+    door.surroundings.look().await;
+    ok(door.ask(Request::Status).await)
 }
 
 async fn networks(State(door): State<Door>) -> Answered {

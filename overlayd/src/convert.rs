@@ -276,7 +276,14 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
     let strangers = gossip.refusals.sources.iter().filter(|from| !hosts.contains(&from.addr));
     let mut counters = view.counters;
     counters.extend(gossip.counters.iter().map(|(name, n)| (name.clone(), *n)));
+    let dropped = gossip.dropped.iter().map(|d| v1::Dropped {
+        port: d.port.as_ref().map(ToString::to_string),
+        kind: d.kind.clone(),
+        packets: d.packets,
+        bytes: d.bytes,
+    });
     v1::Status {
+        dropped: dropped.collect(),
         host: host(view.host),
         uptime_ms: ms(view.uptime),
         hosts: view.hosts.into_iter().map(|(state, n)| (state.to_owned(), n)).collect(),
@@ -335,7 +342,7 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
         refused: strangers.map(refused_from).collect(),
         refused_forgotten: gossip.refusals.forgotten,
         counters,
-        warnings: view.warnings,
+        warnings: view.warnings.into_iter().chain(gossip.warnings.iter().cloned()).collect(),
     }
 }
 
@@ -512,6 +519,10 @@ pub struct Heard {
     pub peers: Vec<PeerInfo>,
     /// What was refused, by address. Likewise.
     pub refusals: Refusals,
+    /// What others on this host do that our traffic suffers from. Likewise.
+    pub warnings: Vec<String>,
+    /// What the kernel has dropped by our rules. For the status only.
+    pub dropped: Vec<overlay_netlink::Dropped>,
 }
 
 /// A host with what gossip knows of the life of it that speaks.

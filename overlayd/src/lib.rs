@@ -11,6 +11,7 @@
 //! | [`convert`] | between the API's words and the engine's |
 //! | [`events`] | what happened, for `overlayctl watch` |
 //! | [`journal`] | every event on disk, and `overlayd replay` |
+//! | [`surroundings`] | what others on this host do that our traffic suffers from |
 //! | [`teardown`] | `overlayd teardown` |
 
 pub mod config;
@@ -23,4 +24,5 @@ pub mod key_file;
 pub mod keys;
 pub mod shell;
 pub mod state;
+pub mod surroundings;
 pub mod teardown;

@@ -40,6 +40,7 @@ use crate::kernel_task::{self, Work};
 use crate::key_file::KeyFile;
 use crate::keys::{KeyRequest, Keys};
 use crate::state::{StateChange, StateFile};
+use crate::surroundings::Surroundings;
 use crate::{control_socket, convert};
 
 /// How long the cluster is given to hear that this host stops or leaves.
@@ -123,6 +124,13 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
         None => None,
     };
+    if !settings.outer.checksum && underlay.addr.is_ipv6() {
+        bail!(
+            "vxlan-checksum=false needs IPv4 VTEPs: this one is {}, and over IPv6 the other hosts \
+             drop packets without a checksum (RFC 8200 section 8.1); leave it true",
+            underlay.addr
+        );
+    }
     let advertise = settings.gossip_advertise(underlay.addr);
     let listen = settings.gossip_listen(underlay.addr, has_address);
     if keys.is_none() && !settings.insecure && !listen.ip().is_loopback() {
@@ -156,6 +164,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         underlay_dev: underlay.dev.clone(),
         underlay_mtu: underlay.mtu,
         vxlan_port: settings.vxlan_port,
+        outer: settings.outer,
         gossip: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         keys: keys.as_ref().map(|keys| keys.ring.ids()).unwrap_or_default(),
@@ -194,7 +203,16 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
     }
 
-    let (kernel, changes) = Kernel::open().await.context("cannot talk to the kernel")?;
+    let wrong = overlay_netlink::broken_tx_checksum(&underlay.dev);
+    if let (None, Some(why)) = (settings.tx_checksum, &wrong) {
+        warn!(
+            "checksums of what VXLAN carries are written by the kernel, not by the network card: \
+             {why}; vxlan-tx-checksum=on trusts the card, off says that this is meant"
+        );
+    }
+    let tx_checksum = settings.tx_checksum.or(wrong.map(|_| false));
+    let (kernel, changes) =
+        Kernel::open_with(tx_checksum).await.context("cannot talk to the kernel")?;
     let mut engine = Recorded::new(
         config,
         restored,
@@ -231,8 +249,16 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     let (ending, ended) = watch::channel(false);
     tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
     let events = Hub::new(found.incarnation);
-    let server = control_socket::serve(listener, inputs.clone(), events.clone(), wait_for(ended));
+    let surroundings = Surroundings::default();
+    let server = control_socket::serve(
+        listener,
+        inputs.clone(),
+        events.clone(),
+        surroundings.clone(),
+        wait_for(ended),
+    );
     let server = tokio::spawn(server);
+    tokio::spawn(surroundings.clone().keep_looking());
 
     let follow =
         overlay_netlink::follow_underlay(settings.vtep_ip, settings.underlay_dev.clone(), underlay)
@@ -254,6 +280,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         work,
         inputs,
         events: events.clone(),
+        surroundings,
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
@@ -369,6 +396,7 @@ struct Shell {
     work: mpsc::UnboundedSender<Work>,
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
+    surroundings: Surroundings,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -638,7 +666,15 @@ impl Shell {
                 let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
                 let peers = shown.map(Gossip::peers_info).unwrap_or_default();
                 let refusals = shown.map(Gossip::refusals).unwrap_or_default();
-                let heard = convert::Heard { counters, peers, refusals };
+                let warnings = match reply {
+                    Reply::Status(_) => self.surroundings.warnings(),
+                    _ => Vec::new(),
+                };
+                let dropped = match reply {
+                    Reply::Status(_) => self.kernel.dropped(),
+                    _ => Vec::new(),
+                };
+                let heard = convert::Heard { counters, peers, refusals, warnings, dropped };
                 convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(
                         v1::ErrorCode::Internal,

@@ -8,12 +8,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use overlay_tests::{Container, DaemonOptions, Host, Lab, NetSpec, eventually, eventually_within};
+use overlay_tests::{
+    Container, DaemonOptions, Host, Lab, NetSpec, Vtep, eventually, eventually_within,
+};
 
 const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
 
 fn three(lab: &Lab) -> Result<([Host; 3], [Container; 3])> {
-    let options = DaemonOptions { by_device: true, ..DaemonOptions::default() };
+    let options = DaemonOptions { vtep: Vtep::Device("eth0"), ..DaemonOptions::default() };
     let hosts = lab.hosts_with(["a", "b", "c"], &options)?;
     hosts[0].net_create("demo", DEMO)?;
     let mut containers = Vec::new();

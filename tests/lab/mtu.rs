@@ -10,7 +10,7 @@
 
 use anyhow::{Result, bail, ensure};
 use overlay_tests::kernel::difference;
-use overlay_tests::{Container, DaemonOptions, Host, Lab, NetSpec, Underlay};
+use overlay_tests::{Container, DaemonOptions, Host, Lab, NetSpec, Underlay, Vtep};
 
 const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
 
@@ -58,7 +58,7 @@ fn on_an_underlay_of_9000_a_network_of_8950_has_its_edge_there() -> Result<()> {
 #[test]
 fn between_ipv6_vteps_the_envelope_is_20_bytes_larger() -> Result<()> {
     Lab::run(|lab| {
-        let options = DaemonOptions { vtep_ipv6: true, ..DaemonOptions::default() };
+        let options = DaemonOptions { vtep: Vtep::V6, ..DaemonOptions::default() };
         let [a, b] = lab.hosts_with(["a", "b"], &options)?;
         let (c1, c2) = pair(&a, &b, 1430)?;
         the_edge_is_at(1430, &c1, &c2)?;

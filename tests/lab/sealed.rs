@@ -324,10 +324,9 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 fn two_thousand_records_cross_sealed_and_in_whole_packets() -> Result<()> {
     let (_, bytes) = two_thousand_records(false, 700)?;
     ensure!(!contains(&bytes, MARK), "the name of a network can be read on the underlay");
-    ensure!(!contains(&bytes, "overlayd"), "the name of the cluster can be read on the underlay");
     // That this would be seen, a cluster shows that is not sealed.
     let (_, bytes) = two_thousand_records(true, 20)?;
-    ensure!(contains(&bytes, MARK) && contains(&bytes, "overlayd"), "nothing to be read at all");
+    ensure!(contains(&bytes, MARK), "nothing to be read at all");
     Ok(())
 }
 

@@ -433,7 +433,7 @@ fn flags_of_ports_and_tables_of_nftables_are_put_back_and_told_by_whom() -> Resu
             "nft flush table inet overlayd",
             "nft delete table inet overlayd",
             "nft delete rule inet overlayd forward handle $(nft -a list chain inet overlayd forward | \
-             sed -n 's/.*drop # handle //p')",
+             sed -n 's/.*goto routed # handle //p')",
             "nft add rule inet overlayd forward ip saddr 10.9.0.66 counter drop",
             "nft 'add chain inet overlayd mine { type filter hook input priority 0; }'",
         ]

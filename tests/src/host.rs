@@ -58,14 +58,12 @@ pub struct DaemonOptions {
     pub alone_after: Option<&'static str>,
     /// `--log-level`; `OVERLAY_LOG` or `info` when left out.
     pub log_level: Option<&'static str>,
-    /// The VTEP is the IPv6 address of the host.
-    pub vtep_ipv6: bool,
+    /// What it is told of its VTEP.
+    pub vtep: Vtep,
     /// `--insecure`, and no key; without it, the key of the lab.
     pub insecure: bool,
     /// `--key-file`, another one than the lab's.
     pub key_file: Option<PathBuf>,
-    /// `--underlay-dev eth0` instead of addresses: they may change.
-    pub by_device: bool,
     /// `--name`; the host's when left out.
     pub name: Option<&'static str>,
     /// `NOTIFY_SOCKET`, as systemd gives it; none when left out.
@@ -74,6 +72,20 @@ pub struct DaemonOptions {
     pub env: Vec<(&'static str, String)>,
     /// Anything else.
     pub extra: Vec<String>,
+}
+
+/// How a daemon learns which address other hosts reach it at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Vtep {
+    /// `--vtep-ip`, the host's IPv4 address.
+    #[default]
+    V4,
+    /// `--vtep-ip`, the host's IPv6 address.
+    V6,
+    /// `--underlay-dev`: addresses may change.
+    Device(&'static str),
+    /// By itself, from the default route.
+    Found,
 }
 
 /// What `overlayctl net create` is told.
@@ -149,7 +161,7 @@ impl Host {
             format!("ip -n {netns} link set dev eth0 addrgenmode none"),
             format!("ip -n {ul} link set dev {port} addrgenmode none"),
             format!("ip -n {ul} link set dev {port} master br0 up"),
-            format!("ip -n {netns} addr add 192.0.2.{n}/24 dev eth0"),
+            format!("ip -n {netns} addr add 192.0.2.{n}/24 brd + dev eth0"),
             format!("ip -n {netns} addr add 2001:db8::{n:x}/64 dev eth0 nodad"),
             format!("ip -n {netns} link set dev eth0 up"),
             format!("ip -n {netns} route add default via 192.0.2.254"),
@@ -192,7 +204,7 @@ impl Host {
 
     /// Where VXLAN packets for it go to.
     pub fn vtep(&self) -> IpAddr {
-        if self.state().options.vtep_ipv6 {
+        if self.state().options.vtep == Vtep::V6 {
             self.address_v6().into()
         } else {
             self.address().into()
@@ -247,13 +259,15 @@ impl Host {
     pub fn daemon_args(&self, options: &DaemonOptions) -> Vec<String> {
         let mut args: Vec<String> =
             vec!["--name".into(), options.name.unwrap_or(&self.0.name).to_owned()];
-        if options.by_device {
-            args.extend(["--underlay-dev".into(), "eth0".into()]);
-        } else {
-            let v6 = options.vtep_ipv6;
-            let vtep: IpAddr = if v6 { self.address_v6().into() } else { self.address().into() };
-            args.extend(["--advertise".into(), self.address().to_string()]);
-            args.extend(["--vtep-ip".into(), vtep.to_string()]);
+        let addresses = |vtep: IpAddr| {
+            let advertise = self.address().to_string();
+            ["--advertise".into(), advertise, "--vtep-ip".into(), vtep.to_string()]
+        };
+        match options.vtep {
+            Vtep::V4 => args.extend(addresses(self.address().into())),
+            Vtep::V6 => args.extend(addresses(self.address_v6().into())),
+            Vtep::Device(dev) => args.extend(["--underlay-dev".into(), dev.to_owned()]),
+            Vtep::Found => {}
         }
         args.extend([
             "--state-dir".into(),

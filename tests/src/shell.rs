@@ -85,7 +85,7 @@ fn finish(command: &mut Command) -> Result<String> {
     checked(command, &output)
 }
 
-fn checked(command: &Command, output: &Output) -> Result<String> {
+pub(crate) fn checked(command: &Command, output: &Output) -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!(

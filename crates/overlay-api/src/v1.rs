@@ -462,6 +462,9 @@ pub struct Status {
     /// remembered, of hosts and others.
     #[serde(default)]
     pub refused_forgotten: u64,
+    /// What the rules in the kernel have dropped, by port and kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<Dropped>,
     /// Counters since the start, by name.
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know, one line each.
@@ -478,6 +481,24 @@ pub struct PendingObject {
     /// For how long, milliseconds, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
+}
+
+/// Frames of a container that were not its own, or packets that had no
+/// business here: dropped by the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Dropped {
+    /// The host's side of the port that they came in by; left out for what was
+    /// dropped on the host's own doorstep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// Of a port `mac`, `arp`, `nd`, `ipv4`, `ipv6` (whose source was not its
+    /// own) or `ethertype`; else `vxlan-from-strangers`,
+    /// `vxlan-from-containers`, `gossip-from-containers`, `between-networks`.
+    pub kind: String,
+    /// How many.
+    pub packets: u64,
+    /// How many bytes of them.
+    pub bytes: u64,
 }
 
 /// Something that another hand had changed, and that was put back.

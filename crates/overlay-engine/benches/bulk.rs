@@ -35,6 +35,7 @@ fn config(i: u8) -> Config {
         underlay_dev: IfName::new("eth0").expect("a name"),
         underlay_mtu: 1500,
         vxlan_port: 4789,
+        outer: Default::default(),
         gossip: ([192, 0, 2, i + 1], 7946).into(),
         version: "0".into(),
         boot_id: "1".into(),

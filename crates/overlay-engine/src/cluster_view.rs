@@ -36,6 +36,7 @@
 //! [`Placed`], and found from four or five places. So these are maps of small
 //! keys to pointers, one for each network or host, and not one for all.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
@@ -189,6 +190,8 @@ struct HostEntry {
     /// that spoke, and whether it was in use. Records of that life are taken
     /// in one by one from then on.
     aligned: Option<(u64, bool)>,
+    /// When time alone changes its state, as it stands in the list of all.
+    deadline: Option<Duration>,
 }
 
 impl HostEntry {
@@ -285,11 +288,14 @@ pub(crate) struct ClusterView {
     patience: Patience,
     hosts: BTreeMap<HostId, HostEntry>,
     used: BTreeMap<NetworkId, Used>,
+    /// Of all hosts that have one.
+    deadlines: BTreeSet<(Duration, HostId)>,
 }
 
 impl ClusterView {
     pub(crate) fn new(me: HostId, patience: Patience) -> Self {
-        Self { me, patience, hosts: BTreeMap::new(), used: BTreeMap::new() }
+        let (hosts, used) = (BTreeMap::new(), BTreeMap::new());
+        Self { me, patience, hosts, used, deadlines: BTreeSet::new() }
     }
 
     // ----- what is known ---------------------------------------------------
@@ -299,6 +305,17 @@ impl ClusterView {
             let (incarnation, life) = entry.voice()?;
             Some((*id, entry.presence, incarnation, life.host.as_ref()))
         })
+    }
+
+    /// What every host says of itself that may send to us: of all its lives, as
+    /// one that moves sends before its new life speaks for it.
+    pub(crate) fn at_large(&self) -> impl Iterator<Item = &Host> {
+        let there = |entry: &&HostEntry| match entry.presence.state {
+            HostState::Up | HostState::Suspect | HostState::Stopped => true,
+            HostState::Down | HostState::Left => entry.presence.in_use,
+        };
+        let lives = self.hosts.values().filter(there).flat_map(|entry| entry.lives.values());
+        lives.filter_map(|life| life.host.as_ref())
     }
 
     pub(crate) fn host(&self, id: HostId) -> Option<&Host> {
@@ -577,6 +594,8 @@ impl ClusterView {
                 (life.alive, life.judged, life.since) = (false, false, now);
             }
         }
+        let hosts: Vec<HostId> = self.hosts.keys().copied().collect();
+        hosts.into_iter().for_each(|host| self.note_deadline(host));
     }
 
     /// All ring tokens that anybody has published for `net`.
@@ -594,18 +613,30 @@ impl ClusterView {
 
     /// Moves hosts on whose time has come.
     pub(crate) fn tick(&mut self, now: Duration) -> Vec<Shift> {
-        let due: Vec<HostId> = self
-            .hosts
-            .iter()
-            .filter(|(_, entry)| self.deadline_of(entry).is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
+        let due: Vec<HostId> =
+            self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
         due.into_iter().flat_map(|host| self.reassess(host, now)).collect()
     }
 
     /// When [`ClusterView::tick`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.hosts.values().filter_map(|entry| self.deadline_of(entry)).min()
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// To be called when anything has changed that [`Self::deadline_of`] asks.
+    fn note_deadline(&mut self, host: HostId) {
+        let Some(entry) = self.hosts.get(&host) else { return };
+        let (before, now) = (entry.deadline, self.deadline_of(entry));
+        if before == now {
+            return;
+        }
+        self.deadlines.extend(now.map(|at| (at, host)));
+        if let Some(before) = before {
+            self.deadlines.remove(&(before, host));
+        }
+        if let Some(entry) = self.hosts.get_mut(&host) {
+            entry.deadline = now;
+        }
     }
 
     fn deadline_of(&self, entry: &HostEntry) -> Option<Duration> {
@@ -629,12 +660,24 @@ impl ClusterView {
             speaker: None,
             presence: Presence { state: HostState::Up, since: now, in_use: true },
             aligned: None,
+            deadline: None,
         });
-        entry.lives.entry(incarnation).or_insert_with(|| Life { since: now, ..Life::default() })
+        if let Entry::Vacant(none) = entry.lives.entry(incarnation) {
+            none.insert(Life { since: now, ..Life::default() });
+            self.note_deadline(host);
+        }
+        let entry = self.hosts.get_mut(&host).expect("it is there or was made above");
+        entry.lives.get_mut(&incarnation).expect("it is there or was made above")
     }
 
     /// Works out a host's state anew, and what follows for its endpoints.
     fn reassess(&mut self, host: HostId, now: Duration) -> Vec<Shift> {
+        let shifts = self.judge(host, now);
+        self.note_deadline(host);
+        shifts
+    }
+
+    fn judge(&mut self, host: HostId, now: Duration) -> Vec<Shift> {
         let Some(entry) = self.hosts.get_mut(&host) else { return Vec::new() };
         let vteps = |entry: &HostEntry| {
             let life = entry.speaker.and_then(|n| entry.lives.get(&n));

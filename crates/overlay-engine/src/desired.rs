@@ -16,18 +16,22 @@
 //! | bridge FDB, neighbour | for each local one too: a bridge that knows them keeps ARP and ND for them off the VXLAN port. No FDB entry where no port is known: a static endpoint |
 //! | veth `ove<id>` | for each namespace that is attached here |
 //! | port | for each device that is attached here |
+//! | guard | for each of those two: which MAC and addresses it may send from |
+//!
+//! And for the host: the rules of all ports, and whom it takes VXLAN from.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use overlay_model::{
-    EndpointId, Family, HostId, IfName, Link, LinkKind, MacAddr, Network, Object, ObjectKey, Port,
-    PortFlags, VethPeer, Vni,
+    EndpointId, Family, Firewall, Guard, HostId, IfName, Link, LinkKind, MacAddr, Network, Object,
+    ObjectKey, Port, PortFlags, VethPeer, Vni,
 };
 
 use crate::engine::Engine;
 use crate::event::Place;
+use crate::plan::Completeness;
 use crate::reconcile::{WantedCursor, WantedPart};
 
 /// MACs or addresses of a slice.
@@ -51,9 +55,13 @@ impl Engine {
     pub(crate) fn want(&self, key: &ObjectKey) -> Option<Object> {
         match key {
             ObjectKey::Firewall => {
-                let bridges: BTreeSet<IfName> =
-                    self.used_networks().map(|net| net.vni.bridge()).collect();
-                (!bridges.is_empty()).then_some(Object::Firewall { bridges })
+                self.want_firewall().map(|firewall| Object::Firewall(Box::new(firewall)))
+            }
+            ObjectKey::PortRules => {
+                self.used_networks().next().map(|_| Object::PortRules { altered: false })
+            }
+            ObjectKey::Guard(name) => {
+                self.want_guard(name).map(|guard| Object::Guard(Box::new(guard)))
             }
             ObjectKey::Link(name) => self.want_link(name).map(|link| Object::Link(Box::new(link))),
             ObjectKey::Port(name) => self.want_port(name).map(Object::Port),
@@ -94,6 +102,47 @@ impl Engine {
         }
     }
 
+    /// While too little is known, what the kernel has of hosts stays.
+    fn want_firewall(&self) -> Option<Firewall> {
+        let bridges: BTreeSet<IfName> = self.used_networks().map(|net| net.vni.bridge()).collect();
+        if bridges.is_empty() {
+            return None;
+        }
+        let mut firewall = Firewall {
+            bridges,
+            vxlan_port: self.config.vxlan_port,
+            gossip_port: self.config.gossip.port(),
+            ..Firewall::default()
+        };
+        for host in self.view.at_large() {
+            firewall.vteps.extend(&host.vteps);
+            firewall.gossip.insert(host.gossip);
+        }
+        if self.completeness == Completeness::Partial
+            && let Some(Object::Firewall(now)) = self.kernel.mirror().get(&ObjectKey::Firewall)
+        {
+            firewall.vteps.extend(&now.vteps);
+            firewall.gossip.extend(&now.gossip);
+        }
+        Some(firewall)
+    }
+
+    /// The MAC and addresses of the endpoint behind a port.
+    fn want_guard(&self, name: &IfName) -> Option<Guard> {
+        let id = endpoint_of(name).or_else(|| self.by_device.get(name).copied())?;
+        let local = &self.local.get(&id)?.local;
+        let net = self.networks.get(local.endpoint.network)?;
+        if local.port().as_ref() != Some(name) || self.used(net.vni)?.id != net.id {
+            return None;
+        }
+        let ep = &local.endpoint;
+        Some(Guard {
+            mac: ep.mac,
+            addresses: ep.addresses.iter().copied().collect(),
+            altered: false,
+        })
+    }
+
     fn want_link(&self, name: &IfName) -> Option<Link> {
         if let Some(id) = endpoint_of(name) {
             return self.want_veth(id);
@@ -122,6 +171,7 @@ impl Engine {
                 vni: net.vni,
                 port: self.config.vxlan_port,
                 local: self.config.vtep(),
+                outer: self.config.outer,
             },
             ..bridge
         })
@@ -166,7 +216,9 @@ impl Engine {
             mac: MacAddr::derived(&id.bits().to_be_bytes()),
             up: true,
             master: Some(net.vni.bridge()),
-            port: Some(PortFlags { learning: true, neigh_suppress: false }),
+            // Its one MAC has been said; a frame to a reserved group address
+            // would be learned from without having passed any rule.
+            port: Some(PortFlags { learning: false, neigh_suppress: false }),
             altered: BTreeSet::new(),
             kind: LinkKind::Veth {
                 peer: Some(Box::new(VethPeer {
@@ -204,6 +256,7 @@ impl Engine {
         let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
         let mut keys = vec![
             ObjectKey::Firewall,
+            ObjectKey::PortRules,
             ObjectKey::Link(bridge.clone()),
             ObjectKey::Link(vxlan.clone()),
         ];
@@ -215,7 +268,10 @@ impl Engine {
                 .map(|vtep| ObjectKey::Flood(vxlan.clone(), vtep)),
         );
         let here = self.local.values().filter(|l| l.local.endpoint.network == net.id);
-        keys.extend(here.filter_map(|l| l.local.port_key()));
+        for local in here {
+            keys.extend(local.local.port_key());
+            keys.extend(local.local.port().map(ObjectKey::Guard));
+        }
         keys
     }
 

@@ -14,6 +14,7 @@
 //! (see `statics.rs` for many of these at once).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +107,25 @@ enum Missing {
     Unowned(Refused),
     /// One of these owners might give what is asked.
     Ask { family: Family, what: WantWhat, owners: Vec<HostId>, otherwise: Refused },
+}
+
+/// The other owners in the order in which `me` asks them: at random, who has
+/// more the sooner (weighted rendezvous hashing). An owner halves what it has for
+/// everyone who asks; if all asked the largest, hosts that come at the same time
+/// would wait for each other.
+fn in_turn(me: HostId, owners: Vec<(HostId, u128)>) -> Vec<HostId> {
+    let mut list: Vec<(f64, HostId)> = owners
+        .into_iter()
+        .filter(|(host, _)| *host != me)
+        .map(|(host, addresses)| {
+            let mut hasher = DefaultHasher::new();
+            (me, host).hash(&mut hasher);
+            let chance = (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64;
+            (-chance.max(f64::MIN_POSITIVE).ln() / addresses as f64, host)
+        })
+        .collect();
+    list.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    list.into_iter().map(|(_, host)| host).collect()
 }
 
 impl Engine {
@@ -416,6 +436,12 @@ impl Engine {
         self.serve_imports();
     }
 
+    /// Says whether an answer of `host` is waited for.
+    pub(crate) fn is_asked(&self, host: HostId) -> bool {
+        self.waiting.iter().filter_map(|w| w.asking.as_ref()).any(|asked| asked.target == host)
+            || self.imports_ask(host)
+    }
+
     /// When [`Engine::serve_waiting`] gives an owner up.
     pub(crate) fn waiting_deadline(&self) -> Option<Duration> {
         self.waiting.iter().filter_map(|w| w.asking.as_ref().map(|a| a.until)).min()
@@ -513,8 +539,7 @@ impl Engine {
         if owners.is_empty() {
             return Missing::Unowned(self.no_owner(net));
         }
-        let others: Vec<HostId> =
-            owners.iter().map(|(host, _)| *host).filter(|h| *h != self.config.host).collect();
+        let others = in_turn(self.config.host, owners);
         let cut_off: Vec<String> =
             others.iter().filter(|h| !up(h)).map(|h| self.host_name(*h)).collect();
         let known = self.view.active_on(net.id).count();
@@ -639,7 +664,8 @@ impl Engine {
         let me = self.config.host;
         let Some(local) = self.local.get(&id).map(|l| &l.local) else { return };
         let net = local.endpoint.network;
-        if let Some(key) = local.port_key() {
+        let guard = local.port().map(ObjectKey::Guard);
+        for key in local.port_key().into_iter().chain(guard) {
             self.touch(key);
         }
         let used = self.view.is_user(net, me);
@@ -670,7 +696,8 @@ impl Engine {
                 continue;
             };
             let port = self.local[&id].local.port_key();
-            let needed: Vec<ObjectKey> = port.iter().cloned().chain(needed(net)).collect();
+            let guard = self.local[&id].local.port().map(ObjectKey::Guard);
+            let needed: Vec<ObjectKey> = needed(net).chain(guard).chain(port.clone()).collect();
             let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
             if let Some(failure) = failed {
                 let kind = match failure.refusal {
@@ -936,8 +963,10 @@ pub(crate) fn gone_text(place: &Place) -> &'static str {
 /// What must be in the kernel of a network for an endpoint to be of use.
 pub(crate) fn needed(net: &Network) -> impl Iterator<Item = ObjectKey> {
     let bridge = net.vni.bridge();
-    [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan()), ObjectKey::Firewall]
+    let links = [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan())];
+    [ObjectKey::Firewall, ObjectKey::PortRules]
         .into_iter()
+        .chain(links)
         .chain(gateways(net).map(move |g| ObjectKey::Address(bridge.clone(), g)))
 }
 

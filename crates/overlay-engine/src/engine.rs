@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
 use overlay_model::{
     ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent, HostKeys, IfName,
-    KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Record,
-    RecordKey, RingToken, Stamp, Subnet, Vni,
+    KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Outer,
+    Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift};
@@ -56,6 +56,9 @@ pub struct Config {
     pub underlay_mtu: u16,
     /// UDP port for VXLAN.
     pub vxlan_port: u16,
+    /// What stands in the outer headers of its VXLAN packets.
+    #[serde(default, skip_serializing_if = "Outer::is_default")]
+    pub outer: Outer,
     /// Where it receives gossip.
     pub gossip: SocketAddr,
     /// Version of the software.
@@ -798,6 +801,18 @@ impl Engine {
 
     fn on_cluster(&mut self, event: ClusterEvent) {
         let now = self.now.mono;
+        // Attaches wait for ranges, and for hosts that can be asked; of what comes, nearly all
+        // is endpoints and ranges of others.
+        let waited_for = match &event {
+            ClusterEvent::Record { host, key, record, .. } => match (key, record.as_deref()) {
+                (RecordKey::Endpoint(..) | RecordKey::Want(..) | RecordKey::Keys, _) => false,
+                (RecordKey::Ring(..), Some(Record::Ring(token))) => {
+                    token.owner == self.config.host || self.is_asked(*host)
+                }
+                _ => true,
+            },
+            _ => true,
+        };
         let shifts = match event {
             ClusterEvent::Alive { host, incarnation } => {
                 self.unless_me(host, |v| v.set_alive(host, incarnation, true, now))
@@ -819,7 +834,10 @@ impl Engine {
                 });
                 match key {
                     RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
-                    RecordKey::Host => self.look_for_namesakes(host),
+                    RecordKey::Host => {
+                        self.look_for_namesakes(host);
+                        self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+                    }
                     _ => {}
                 }
                 if vtep != self.vtep_of(host) {
@@ -831,7 +849,9 @@ impl Engine {
         for shift in shifts {
             self.on_shift(shift);
         }
-        self.serve_waiting();
+        if waited_for {
+            self.serve_waiting();
+        }
     }
 
     /// What others say of this host is old or forged: only it speaks for itself.
@@ -867,6 +887,10 @@ impl Engine {
     }
 
     pub(crate) fn on_shift(&mut self, shift: Shift) {
+        if let Shift::Voice(..) | Shift::Host(_) | Shift::InUse(..) = shift {
+            // Who may send to us.
+            self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+        }
         match shift {
             Shift::Endpoint { host, before, after } => {
                 for placed in before.iter().chain(&after) {
@@ -1215,6 +1239,27 @@ impl Engine {
     fn take_note(&mut self, observed: Observed, hand: Option<&Hand>) {
         let Observed { changed, links, checked, read, first } = observed;
         for (key, was, fell) in changed {
+            match &key {
+                ObjectKey::Guard(name) if was.is_none() => {
+                    let port = match endpoint_of(name) {
+                        Some(_) => ObjectKey::Link(name.clone()),
+                        None => ObjectKey::Port(name.clone()),
+                    };
+                    self.kernel.touch(port, Cause::Check);
+                }
+                // What it may say goes when it has gone.
+                ObjectKey::Link(name) | ObjectKey::Port(name) if vni_of(name).is_none() => {
+                    self.kernel.touch(ObjectKey::Guard(name.clone()), Cause::Check);
+                }
+                // What was refused for want of them is tried again.
+                ObjectKey::PortRules if was.is_none() => {
+                    let ports = self.local.values().filter_map(|l| l.local.port());
+                    for guard in ports.map(ObjectKey::Guard).collect::<Vec<_>>() {
+                        self.kernel.touch(guard, Cause::Check);
+                    }
+                }
+                _ => {}
+            }
             let suspect = !first && self.kernel.suspect(&key, was, fell, hand, read);
             self.kernel.touch(key, if suspect { Cause::Seen } else { Cause::Check });
         }
@@ -1253,7 +1298,29 @@ impl Engine {
             retired: self.ever_wanted.contains(&key),
             key,
         });
-        plan(deltas, self.kernel.mirror(), self.completeness)
+        let mut ops = plan(deltas, self.kernel.mirror(), self.completeness);
+        // No port before what holds it: it is planned again when that is there.
+        let comes: BTreeSet<IfName> = ops
+            .iter()
+            .filter_map(|op| match op {
+                KernelOp::Put(ObjectKey::Guard(name), _) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        ops.retain(|op| {
+            let name = match op {
+                KernelOp::AddLink(name, link)
+                    if matches!(link.kind, overlay_model::LinkKind::Veth { .. }) =>
+                {
+                    name
+                }
+                KernelOp::Put(ObjectKey::Port(name), _) => name,
+                _ => return true,
+            };
+            let guard = ObjectKey::Guard(name.clone());
+            comes.contains(name) || self.kernel.mirror().contains_key(&guard)
+        });
+        ops
     }
 
     fn reconcile(&mut self) {
@@ -1451,7 +1518,7 @@ impl Engine {
             keys.extend(self.kernel.mirror().keys_on(&link));
             keys.push(ObjectKey::Link(link));
         }
-        keys.push(ObjectKey::Firewall);
+        keys.extend([ObjectKey::Firewall, ObjectKey::PortRules]);
         for key in keys {
             self.touch(key);
         }

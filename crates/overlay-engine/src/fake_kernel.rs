@@ -5,6 +5,7 @@
 //! - A link that goes takes along what stands on it, and what a bridge's FDB
 //!   says of it as a port.
 //! - An entry on a device that is not there is refused.
+//! - A table of nftables that goes takes its elements along, in silence.
 //! - A bridge that goes lets its ports go. A device that is not ours can be a
 //!   port while it is there, under its index.
 //! - A link whose name exists is refused; putting and deleting entries repeats
@@ -174,6 +175,10 @@ impl FakeKernel {
             return;
         }
         changes.push(KernelChange::Object(key.clone(), None, None));
+        if *key == ObjectKey::PortRules {
+            let elements = |key: &ObjectKey| matches!(key, ObjectKey::Guard(_));
+            self.objects.retain(|key, _| !elements(key));
+        }
         let (ObjectKey::Link(gone) | ObjectKey::Port(gone)) = key else { return };
         let fallen: Vec<ObjectKey> = self
             .objects

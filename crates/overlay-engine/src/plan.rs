@@ -159,9 +159,14 @@ pub(crate) fn must_replace(want: &Link, now: &Link) -> bool {
         (LinkKind::Veth { .. }, LinkKind::Veth { .. }) => false,
         // An address of the same family can be changed, and entries stay.
         (
-            LinkKind::Vxlan { vni, port, local },
-            LinkKind::Vxlan { vni: now_vni, port: now_port, local: now_local },
-        ) => vni != now_vni || port != now_port || local.is_ipv4() != now_local.is_ipv4(),
+            LinkKind::Vxlan { vni, port, local, outer },
+            LinkKind::Vxlan { vni: now_vni, port: now_port, local: now_local, outer: now_outer },
+        ) => {
+            vni != now_vni
+                || port != now_port
+                || local.is_ipv4() != now_local.is_ipv4()
+                || !now_outer.can_become(outer)
+        }
         (want, now) => want != now,
     };
     kind || want.network != now.network
@@ -179,14 +184,16 @@ pub(crate) fn difference(want: &Link, now: &Link) -> Option<LinkChange> {
         (Some(want), now) if now != Some(want) => Some(want),
         _ => None,
     };
-    let local = match (&want.kind, &now.kind) {
-        (LinkKind::Vxlan { local: want, .. }, LinkKind::Vxlan { local: now, .. }) => {
-            differs(*want, *now)
-        }
-        _ => None,
+    let (local, outer) = match (&want.kind, &now.kind) {
+        (
+            LinkKind::Vxlan { local, outer, .. },
+            LinkKind::Vxlan { local: now_local, outer: now_outer, .. },
+        ) => (differs(*local, *now_local), differs(*outer, *now_outer)),
+        _ => (None, None),
     };
     let change = LinkChange {
         local,
+        outer,
         mtu: differs(want.mtu, now.mtu),
         mac: differs(want.mac, now.mac),
         up: differs(want.up, now.up),

@@ -347,6 +347,14 @@ impl Reconciler {
                     }
                     return;
                 };
+                if key == ObjectKey::PortRules {
+                    let guards = |key: &ObjectKey| matches!(key, ObjectKey::Guard(_));
+                    let fallen: Vec<_> = self.mirror.keys().filter(guards).collect();
+                    for key in fallen {
+                        let was = self.mirror.remove(&key);
+                        observed.changed.push((key, was, true));
+                    }
+                }
                 if let ObjectKey::Link(name) = &key {
                     observed.links.push(name.clone());
                     // A container's port carries nothing but an FDB entry of

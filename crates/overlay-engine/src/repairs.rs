@@ -292,8 +292,13 @@ impl Repairs {
                 read: open.sight.read,
                 times,
             };
-            let alone =
-                matches!(key, ObjectKey::Link(_) | ObjectKey::Port(_) | ObjectKey::Firewall);
+            let alone = matches!(
+                key,
+                ObjectKey::Link(_)
+                    | ObjectKey::Port(_)
+                    | ObjectKey::Firewall
+                    | ObjectKey::PortRules
+            );
             if alone { each.push(repair) } else { entries.push(repair) }
         }
         if entries.len() > 3 {

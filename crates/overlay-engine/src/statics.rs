@@ -112,6 +112,11 @@ impl Engine {
         })
     }
 
+    pub(crate) fn imports_ask(&self, host: HostId) -> bool {
+        let mut asked = self.waiting_imports.iter().filter_map(|w| w.asking.as_ref());
+        asked.any(|(_, asked)| asked.target == host)
+    }
+
     /// When [`Engine::serve_imports`] gives an owner up.
     pub(crate) fn imports_deadline(&self) -> Option<Duration> {
         self.waiting_imports.iter().filter_map(|w| Some(w.asking.as_ref()?.1.until)).min()

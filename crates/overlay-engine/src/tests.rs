@@ -41,9 +41,11 @@ fn the_first_endpoint_brings_the_network_into_the_kernel() {
     check(
         &w.applied(0),
         expect![[r#"
-            nft replace table inet overlayd # isolates ovb7
+            nft replace table inet overlayd # isolates ovb7; VXLAN from 1
+            nft replace table bridge overlayd
+            nft add element bridge overlayd # ove000000000002: 02:42:0a:09:00:02 10.9.0.2
             ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias overlayd:0000000000000001 up type bridge mcast_snooping 0
-            ip link add ove000000000002 address 06:32:28:1a:36:5f mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type veth peer name eth0 netns /run/netns/c1 address 02:42:0a:09:00:02 mtu 1450 && bridge link set dev ove000000000002 learning on neigh_suppress off && ip -n /run/netns/c1 addr add 10.9.0.2/24 dev eth0 && ip -n /run/netns/c1 link set eth0 up && ip -n /run/netns/c1 route add default via 10.9.0.1 dev eth0
+            ip link add ove000000000002 address 06:32:28:1a:36:5f mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type veth peer name eth0 netns /run/netns/c1 address 02:42:0a:09:00:02 mtu 1450 && bridge link set dev ove000000000002 learning off neigh_suppress off && ip -n /run/netns/c1 addr add 10.9.0.2/24 dev eth0 && ip -n /run/netns/c1 link set eth0 up && ip -n /run/netns/c1 route add default via 10.9.0.1 dev eth0
             ip link add ovx7 address 06:d2:b7:fb:96:53 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type vxlan id 7 dstport 4789 local 192.0.2.1 nolearning && bridge link set dev ovx7 learning off neigh_suppress on
             ip addr replace 10.9.0.1/24 dev ovb7
             bridge fdb replace 02:42:0a:09:00:02 dev ove000000000002 master static
@@ -94,6 +96,8 @@ fn the_last_endpoint_takes_the_network_out_of_the_kernel() {
             ip link del ovx7
             ip link del ove000000000002
             ip link del ovb7
+            nft delete element bridge overlayd # ove000000000002: 02:42:0a:09:00:02 10.9.0.2
+            nft delete table bridge overlayd
             nft delete table inet overlayd
         "#]],
     );
@@ -554,6 +558,7 @@ fn a_device_is_taken_in_and_given_back_as_it_was() {
     check(
         &w.applied(0),
         expect![[r#"
+            nft add element bridge overlayd # tap0: 52:54:00:00:00:01 10.9.0.3
             ip link property add dev tap0 altname ove000000000004-was-down && ip link set tap0 master ovb7 up && bridge link set dev tap0 learning off neigh_suppress off
             bridge fdb replace 52:54:00:00:00:01 dev tap0 master static
             ip neigh replace 10.9.0.3 lladdr 52:54:00:00:00:01 dev ovb7 nud permanent extern_learn
@@ -570,6 +575,7 @@ fn a_device_is_taken_in_and_given_back_as_it_was() {
         expect![[r#"
             ip neigh del 10.9.0.3 dev ovb7
             ip link set tap0 nomaster down && ip link property del dev tap0 altname ove000000000004-was-down
+            nft delete element bridge overlayd # tap0: 52:54:00:00:00:01 10.9.0.3
         "#]],
     );
     w.assert_kernels_match_the_cluster();
@@ -615,7 +621,7 @@ fn a_port_that_a_crash_left_is_given_back_or_attached_anew() {
     let (was, is) = ("ove000000000004-was-down", format!("ove{}-was-down", view.endpoint.id));
     let ops = w.applied(0);
     assert_eq!(
-        ops[..2],
+        ops[1..3],
         [
             format!(
                 "ip link set tap0 nomaster down && ip link property del dev tap0 altname {was}"

@@ -209,9 +209,12 @@ fn table_of(key: &ObjectKey) -> Option<(Table, &IfName, String)> {
         ObjectKey::BridgeFdb(dev, mac) => Some((Table::Bridge, dev, mac.to_string())),
         ObjectKey::Flood(dev, ip) => Some((Table::Flood, dev, ip.to_string())),
         ObjectKey::Neigh(dev, ip) => Some((Table::Neigh, dev, ip.to_string())),
-        ObjectKey::Firewall | ObjectKey::Link(_) | ObjectKey::Port(_) | ObjectKey::Address(..) => {
-            None
-        }
+        ObjectKey::Firewall
+        | ObjectKey::PortRules
+        | ObjectKey::Guard(_)
+        | ObjectKey::Link(_)
+        | ObjectKey::Port(_)
+        | ObjectKey::Address(..) => None,
     }
 }
 
@@ -227,7 +230,9 @@ fn value_of(key: &ObjectKey, object: &Object) -> String {
             | Object::Port(_)
             | Object::Address
             | Object::Flood
-            | Object::Firewall { .. },
+            | Object::Firewall(_)
+            | Object::PortRules { .. }
+            | Object::Guard(_),
         ) => String::new(),
     }
 }
@@ -470,8 +475,8 @@ impl Engine {
         for net in self.used_networks() {
             networks.insert(net.id);
             for key in self.wanted_keys(net) {
-                // One firewall serves all networks.
-                if key == ObjectKey::Firewall && networks.len() > 1 {
+                // One firewall serves all networks, and so do the rules of ports.
+                if matches!(key, ObjectKey::Firewall | ObjectKey::PortRules) && networks.len() > 1 {
                     continue;
                 }
                 let Some(want) = self.want(&key) else { continue };
@@ -558,6 +563,11 @@ impl Engine {
             let vtep = self.config.vtep();
             if let Err(small) = overlay_model::mtu::fits(net.mtu, self.config.underlay_mtu, &vtep) {
                 list.push(format!("network {}: {small} ({})", net.name, self.config.underlay_dev));
+            }
+            for host in self.view.users_of(net.id).filter_map(|id| self.view.host(id)) {
+                if let Err(small) = overlay_model::mtu::fits(net.mtu, host.underlay_mtu, &vtep) {
+                    list.push(format!("network {} on host {}: {small}", net.name, host.name));
+                }
             }
         }
         for (id, presence, _, host) in self.view.hosts() {

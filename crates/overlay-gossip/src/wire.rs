@@ -236,10 +236,11 @@ impl Port {
         tracing::debug!(%listen, bytes, "gossip receive buffer");
         socket.set_nonblocking(true)?;
         // Not for writing: each datagram that leaves would wake the receiver.
-        #[expect(unsafe_code)]
-        // SAFETY: a std socket is one descriptor, which it keeps until it is dropped.
-        let receiver =
-            unsafe { AsyncFd::register_with_interest(socket.try_clone()?, Interest::READABLE)? };
+        #[expect(
+            deprecated,
+            reason = "a std socket keeps its descriptor, which its unsafe successor asks for"
+        )]
+        let receiver = AsyncFd::with_interest(socket.try_clone()?, Interest::READABLE)?;
         let (gossip_tx, gossip) = mpsc::channel(WAITING);
         let (push_tx, push) = mpsc::channel(WAITING);
         let incoming = Arc::new(Incoming {

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -248,6 +248,13 @@ impl MacAddr {
     pub fn of_ipv4(ip: Ipv4Addr) -> Self {
         let o = ip.octets();
         Self([0x02, 0x42, o[0], o[1], o[2], o[3]])
+    }
+
+    /// The link-local IPv6 address that it makes (RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let id = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(id))
     }
 
     /// The MAC of an endpoint or gateway: [`MacAddr::of_ipv4`] of the first

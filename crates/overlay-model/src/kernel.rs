@@ -10,13 +10,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, IfName, MacAddr, NetworkId, Vni};
+use crate::{EndpointId, IfName, MacAddr, NetworkId, Outer, Vni};
 
 mod objects;
 
@@ -28,7 +28,7 @@ pub const ALIAS_PREFIX: &str = "overlayd:";
 /// Prefixes of the names of our links: bridge, VXLAN device, veth.
 pub const LINK_PREFIXES: [&str; 3] = ["ovb", "ovx", "ove"];
 
-/// The nftables table that is ours, of family `inet`.
+/// The nftables tables that are ours: one of family `inet`, one of `bridge`.
 pub const NFT_TABLE: &str = "overlayd";
 
 /// The `ifalias` of a link that belongs to `network`.
@@ -63,8 +63,14 @@ pub fn is_ours(name: &str, alias: Option<&str>) -> bool {
 /// made (links before what stands on them); removal goes the other way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ObjectKey {
-    /// The nftables table: first, so that nothing is forwarded before it.
+    /// The nftables table `inet overlayd`: first, so that nothing is forwarded
+    /// before it.
     Firewall,
+    /// The nftables table `bridge overlayd`: what every port of a container is
+    /// held to.
+    PortRules,
+    /// What one port may say, in that table: before the port is there.
+    Guard(IfName),
     /// A link of ours. Bridges sort before veths before VXLAN devices.
     Link(IfName),
     /// A device of the host that is not ours, and a port of one of our bridges
@@ -84,10 +90,12 @@ pub enum ObjectKey {
 
 impl ObjectKey {
     /// The link that this thing stands on and is deleted with; `None` for
-    /// links themselves, ports and the firewall.
+    /// links themselves, ports and what is in nftables.
     pub fn stands_on(&self) -> Option<&IfName> {
         match self {
-            Self::Firewall | Self::Link(_) | Self::Port(_) => None,
+            Self::Firewall | Self::PortRules | Self::Guard(_) | Self::Link(_) | Self::Port(_) => {
+                None
+            }
             Self::Address(dev, _)
             | Self::Flood(dev, _)
             | Self::VxlanFdb(dev, _)
@@ -102,6 +110,8 @@ impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Firewall => write!(f, "nftables table inet {NFT_TABLE}"),
+            Self::PortRules => write!(f, "nftables table bridge {NFT_TABLE}"),
+            Self::Guard(name) => write!(f, "nftables elements of {name}"),
             Self::Link(name) => write!(f, "link {name}"),
             Self::Port(name) => write!(f, "port {name}"),
             Self::Address(dev, net) => write!(f, "address {net} on {dev}"),
@@ -143,10 +153,62 @@ pub enum Object {
         mac: MacAddr,
     },
     /// Under [`ObjectKey::Firewall`].
-    Firewall {
-        /// Our bridges: what is routed between two different ones is dropped.
-        bridges: BTreeSet<IfName>,
+    /// Boxed: there is one, and entries are many.
+    Firewall(Box<Firewall>),
+    /// Under [`ObjectKey::PortRules`].
+    PortRules {
+        /// They stand otherwise than we write them: never wanted.
+        altered: bool,
     },
+    /// Under [`ObjectKey::Guard`].
+    Guard(Box<Guard>),
+}
+
+/// What the host takes and forwards.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Firewall {
+    /// Our bridges: what is routed between two different ones is dropped.
+    pub bridges: BTreeSet<IfName>,
+    /// UDP port that VXLAN is received on.
+    pub vxlan_port: u16,
+    /// Port that gossip is received on, by whatever address of this host.
+    pub gossip_port: u16,
+    /// Where VXLAN packets of our networks may come from: the other hosts.
+    pub vteps: BTreeSet<IpAddr>,
+    /// Where the other hosts receive gossip: no container gets there.
+    pub gossip: BTreeSet<SocketAddr>,
+    /// It stands otherwise than we write it: never wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub altered: bool,
+}
+
+/// Whose frames a port lets in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// The only MAC that it may send from.
+    pub mac: MacAddr,
+    /// The addresses that it may send from, and announce.
+    pub addresses: BTreeSet<IpAddr>,
+    /// It stands otherwise than we write it: never wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub altered: bool,
+}
+
+impl Guard {
+    /// The IPv6 addresses: its own, and the link-local one that its MAC makes
+    /// (RFC 4291, appendix A), if it has any of its own.
+    pub fn ipv6(&self) -> BTreeSet<Ipv6Addr> {
+        let own = self.addresses.iter().filter_map(|ip| match ip {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        });
+        let mut all: BTreeSet<Ipv6Addr> = own.collect();
+        if !all.is_empty() {
+            all.insert(self.mac.link_local());
+        }
+        all
+    }
 }
 
 /// A link of ours, as it should be or as it is.
@@ -186,6 +248,9 @@ pub enum Setting {
     Stp,
     /// Of a VXLAN device: a packet with a false sender would move an entry.
     Learning,
+    /// Of a VXLAN device: who writes the checksums of what it carries is not
+    /// who the operator, or what is known of the network card, says.
+    TxChecksum,
     /// Of a bridge port: frames to unknown stations would stay.
     Flood,
     /// Of a bridge port: frames to groups would stay.
@@ -209,6 +274,7 @@ impl Setting {
             Self::VlanFiltering => "type bridge vlan_filtering 0",
             Self::Stp => "type bridge stp_state 0",
             Self::Learning => "type vxlan nolearning",
+            Self::TxChecksum => "(tx-checksum-ip-generic, by ethtool -K)",
             Self::Flood => "flood on",
             Self::McastFlood => "mcast_flood on",
             Self::BcastFlood => "bcast_flood on",
@@ -225,7 +291,8 @@ impl Setting {
             | Self::McastSnooping
             | Self::VlanFiltering
             | Self::Stp
-            | Self::Learning => false,
+            | Self::Learning
+            | Self::TxChecksum => false,
             Self::Flood
             | Self::McastFlood
             | Self::BcastFlood
@@ -268,7 +335,7 @@ pub struct PortFlags {
 pub enum LinkKind {
     /// A bridge: `addrgenmode none`, multicast snooping off.
     Bridge,
-    /// A VXLAN device: `nolearning`, `addrgenmode none`, TTL fixed by default.
+    /// A VXLAN device: `nolearning`, `addrgenmode none`.
     Vxlan {
         /// Network identifier.
         vni: Vni,
@@ -276,6 +343,9 @@ pub enum LinkKind {
         port: u16,
         /// The VTEP's own address; another of its family may take its place.
         local: IpAddr,
+        /// The outer headers; some of it may be changed ([`Outer::can_become`]).
+        #[serde(default, skip_serializing_if = "Outer::is_default")]
+        outer: Outer,
     },
     /// The host's end of a container's veth pair, `addrgenmode none`.
     ///
@@ -422,6 +492,9 @@ pub struct LinkChange {
     pub up: Option<bool>,
     /// The VTEP's own address, of a VXLAN device; of the family that it had.
     pub local: Option<IpAddr>,
+    /// The outer headers of a VXLAN device, as far as it can become so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Outer>,
     /// The bridge to become a port of.
     pub master: Option<IfName>,
     /// Bridge port flags, set after the master.
@@ -533,8 +606,8 @@ fn fmt_add_link(f: &mut fmt::Formatter<'_>, name: &IfName, link: &Link) -> fmt::
     }
     match &link.kind {
         LinkKind::Bridge => f.write_str(" type bridge mcast_snooping 0")?,
-        LinkKind::Vxlan { vni, port, local } => {
-            write!(f, " type vxlan id {vni} dstport {port} local {local} nolearning")?;
+        LinkKind::Vxlan { vni, port, local, outer } => {
+            write!(f, " type vxlan id {vni} dstport {port} local {local} nolearning{outer}")?;
         }
         LinkKind::Veth { peer } => {
             f.write_str(" type veth")?;
@@ -575,7 +648,7 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
-    let LinkChange { mtu, mac, up, local, master, port, restore } = change;
+    let LinkChange { mtu, mac, up, local, outer, master, port, restore } = change;
     let mut commands = Vec::new();
     let mut text = String::new();
     if let Some(mac) = mac {
@@ -590,8 +663,14 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     if let Some(up) = up {
         text += if *up { " up" } else { " down" };
     }
+    if local.is_some() || outer.is_some() {
+        text += " type vxlan";
+    }
     if let Some(local) = local {
-        text += &format!(" type vxlan local {local}");
+        text += &format!(" local {local}");
+    }
+    if let Some(Outer { df, ttl, dscp, .. }) = outer {
+        text += &format!(" df {df} ttl {ttl} tos {:#04x}", dscp.tos());
     }
     // One command each, as far as `ip` does not take two kinds in one.
     if !text.is_empty() {
@@ -644,12 +723,22 @@ fn fmt_entry(
 ) -> fmt::Result {
     let put = verb == "replace";
     match (key, object) {
-        (ObjectKey::Firewall, Object::Firewall { bridges }) => {
+        (ObjectKey::Firewall, Object::Firewall(firewall)) => {
             if !put {
                 return write!(f, "nft delete table inet {NFT_TABLE}");
             }
             write!(f, "nft replace table inet {NFT_TABLE} # isolates")?;
-            bridges.iter().try_for_each(|b| write!(f, " {b}"))
+            firewall.bridges.iter().try_for_each(|b| write!(f, " {b}"))?;
+            write!(f, "; VXLAN from {}", firewall.vteps.len())
+        }
+        (ObjectKey::PortRules, _) => {
+            let verb = if put { "replace" } else { "delete" };
+            write!(f, "nft {verb} table bridge {NFT_TABLE}")
+        }
+        (ObjectKey::Guard(name), Object::Guard(guard)) => {
+            let verb = if put { "add" } else { "delete" };
+            write!(f, "nft {verb} element bridge {NFT_TABLE} # {name}: {}", guard.mac)?;
+            guard.addresses.iter().try_for_each(|ip| write!(f, " {ip}"))
         }
         (ObjectKey::Port(name), Object::Port(port)) => fmt_port_op(f, put, name, port),
         (ObjectKey::Address(dev, net), _) => write!(f, "ip addr {verb} {net} dev {dev}"),

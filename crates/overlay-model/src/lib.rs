@@ -11,12 +11,14 @@
 //! | [`records`] | what a host tells the cluster: [`Host`], [`Network`], [`Endpoint`], [`RingToken`], [`Want`], [`HostKeys`] |
 //! | [`cluster`] | what the cluster tells a host: [`ClusterEvent`] |
 //! | [`kernel`] | what a kernel holds and how it is changed: [`KernelState`], [`KernelOp`] |
+//! | [`outer`] | what a VXLAN device writes into outer headers: [`Outer`] |
 //! | [`mtu`] | how large a container's packet may be |
 
 pub mod cluster;
 pub mod ids;
 pub mod kernel;
 pub mod mtu;
+pub mod outer;
 pub mod records;
 
 pub use cluster::ClusterEvent;
@@ -25,10 +27,11 @@ pub use ids::{
     KeyId, MacAddr, Name, NetworkId, Vni,
 };
 pub use kernel::{
-    ApplyReport, Device, Foreign, ForeignVxlan, Hand, KernelChange, KernelOp, KernelState, Link,
-    LinkChange, LinkKind, NetnsRef, Object, ObjectKey, Objects, OpFailure, Port, PortFlags,
-    Refusal, Setting, VethPeer,
+    ApplyReport, Device, Firewall, Foreign, ForeignVxlan, Guard, Hand, KernelChange, KernelOp,
+    KernelState, Link, LinkChange, LinkKind, NetnsRef, Object, ObjectKey, Objects, OpFailure, Port,
+    PortFlags, Refusal, Setting, VethPeer,
 };
+pub use outer::Outer;
 pub use records::{
     Endpoint, Family, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken, Stamp,
     Subnet, Want, WantWhat,

@@ -1,19 +1,22 @@
 //! The handle of a kernel: what the rest of the daemon holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_model::{
-    ApplyReport, Foreign, IfName, KernelChange, KernelOp, KernelState, Object, ObjectKey,
+    ApplyReport, Foreign, Guard, IfName, KernelChange, KernelOp, KernelState, Object, ObjectKey,
     OpFailure, Refusal,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::entries::BATCH;
 use crate::error::{Failure, KernelError, NlError};
+use crate::firewall::Dropped;
+use crate::nft::Nft;
+use crate::offload::Offload;
 use crate::watch::{self, Command, OwnNft, Touched};
 use crate::wire::Conn;
 use crate::{firewall, holder, netns, read};
@@ -25,11 +28,29 @@ pub struct Kernel(Arc<Inner>);
 struct Inner {
     writer: tokio::sync::Mutex<Writer>,
     reader: tokio::sync::Mutex<Conn>,
+    /// For what was counted.
+    counter: Mutex<Nft>,
     /// For what takes long, so that the reader is free for what somebody waits
     /// for.
-    checker: tokio::sync::Mutex<Conn>,
+    checker: tokio::sync::Mutex<(Conn, Nft)>,
     watch: mpsc::UnboundedSender<Command>,
     own_netns: Arc<File>,
+}
+
+/// What `ops` want of ports; `None`: nothing any more.
+fn guards_of(ops: &[KernelOp]) -> BTreeMap<IfName, Option<Guard>> {
+    let guard = |op: &KernelOp| match op {
+        KernelOp::Put(ObjectKey::Guard(name), Object::Guard(guard)) => {
+            Some((name.clone(), Some((**guard).clone())))
+        }
+        KernelOp::Del(ObjectKey::Guard(name), _) => Some((name.clone(), None)),
+        _ => None,
+    };
+    ops.iter().filter_map(guard).collect()
+}
+
+fn removes(op: &KernelOp) -> bool {
+    matches!(op, KernelOp::Del(..) | KernelOp::DelLink(_))
 }
 
 /// The indices of our links by name, kept by the watch and by whoever makes
@@ -39,9 +60,12 @@ pub(crate) type Indices = Arc<Mutex<HashMap<IfName, u32>>>;
 /// Performs operations, one at a time.
 pub(crate) struct Writer {
     pub(crate) conn: Conn,
+    /// What ports are to say by what is being performed.
+    coming: BTreeMap<IfName, Option<Guard>>,
     pub(crate) own_netns: Arc<File>,
     indices: Indices,
     own_nft: Arc<OwnNft>,
+    nft: Nft,
     next_index: u32,
 }
 
@@ -58,17 +82,36 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`] if a socket cannot be opened or the links cannot be read.
     pub async fn open() -> Result<(Self, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
+        Self::open_with(None).await
+    }
+
+    /// [`Kernel::open`]; besides, the network card shall or shall not write the
+    /// checksums of what VXLAN devices carry. `None`: as it is.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`].
+    pub async fn open_with(
+        tx_checksum: Option<bool>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
+        let offload = Arc::new(Offload::new(tx_checksum).map_err(KernelError::Open)?);
         let own_netns = Arc::new(netns::own().map_err(KernelError::Open)?);
-        let conn = || Conn::open().map_err(KernelError::Open);
+        let conn = || {
+            let mut conn = Conn::open().map_err(KernelError::Open)?;
+            conn.offload = Some(Arc::clone(&offload));
+            Ok(conn)
+        };
         let indices = Indices::default();
-        let own_nft = Arc::new(OwnNft::default());
+        let nft = Nft::open();
+        let own_nft = Arc::new(OwnNft::of(nft.port()));
         let writing = conn()?;
         let own = vec![writing.port()];
         let (watch, changes) =
             watch::start(conn()?, Arc::clone(&indices), Arc::clone(&own_nft), own).await?;
         let writer = Writer {
             conn: writing,
+            coming: BTreeMap::new(),
             own_nft,
+            nft,
             own_netns: Arc::clone(&own_netns),
             indices,
             next_index: first_index(),
@@ -76,7 +119,8 @@ impl Kernel {
         let inner = Inner {
             writer: tokio::sync::Mutex::new(writer),
             reader: tokio::sync::Mutex::new(conn()?),
-            checker: tokio::sync::Mutex::new(conn()?),
+            counter: Mutex::new(Nft::open()),
+            checker: tokio::sync::Mutex::new((conn()?, Nft::open())),
             watch,
             own_netns,
         };
@@ -101,8 +145,15 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`]; nothing has changed.
     pub async fn dump(&self) -> Result<KernelState, KernelError> {
-        let mut conn = self.0.checker.lock().await;
-        Ok(read::state(&mut conn).await?.0)
+        let mut checker = self.0.checker.lock().await;
+        let (conn, nft) = &mut *checker;
+        Ok(read::state(conn, nft).await?.0)
+    }
+
+    /// What our rules have dropped so far, each kind on each port. Costs a few
+    /// system calls, on demand.
+    pub fn dropped(&self) -> Vec<Dropped> {
+        firewall::dropped(&mut self.0.counter.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads what is foreign; besides [`Kernel::dump`], this looks into the
@@ -129,12 +180,20 @@ impl Kernel {
         {
             let mut writer = self.0.writer.lock().await;
             let mut batch = Vec::new();
+            writer.coming = guards_of(&ops);
+            let mut guards = Vec::new();
+            let mut unguarded = BTreeMap::new();
             for op in ops {
+                if matches!(op.key(), ObjectKey::Guard(_)) {
+                    guards.push(op);
+                    continue;
+                }
+                unguarded.append(&mut writer.guard(std::mem::take(&mut guards), &mut report));
                 match op.key() {
                     ObjectKey::Link(name) | ObjectKey::Port(name) => {
                         touched.links.insert(name);
                     }
-                    ObjectKey::Firewall => touched.firewall = true,
+                    ObjectKey::Firewall | ObjectKey::PortRules => touched.firewall = true,
                     key => {
                         if matches!(key, ObjectKey::Address(..)) {
                             touched.addresses.insert(key);
@@ -147,13 +206,19 @@ impl Kernel {
                     }
                 }
                 writer.entries(std::mem::take(&mut batch), &mut report).await;
-                match writer.single(&op).await {
+                let done = match unguarded.remove(&op.key()) {
+                    // No port is made that could send before its rules stand.
+                    Some(why) if !removes(&op) => Err(why),
+                    _ => writer.single(&op).await,
+                };
+                match done {
                     Ok(()) => report.done += 1,
                     Err(Failure { refusal, errno, text }) => {
                         report.failed.push(OpFailure { op, refusal, errno, text });
                     }
                 }
             }
+            writer.guard(guards, &mut report);
             writer.entries(batch, &mut report).await;
         }
         self.settle_after(touched).await;
@@ -174,18 +239,60 @@ impl Writer {
             KernelOp::Del(ObjectKey::Port(name), Object::Port(port)) => {
                 self.release_port(name, port).await
             }
-            KernelOp::Put(ObjectKey::Firewall, Object::Firewall { bridges }) => {
+            KernelOp::Put(ObjectKey::Firewall, Object::Firewall(firewall)) => {
                 self.own_nft.busy.store(true, Ordering::Release);
-                firewall::put(bridges, &self.own_nft.pid).await
+                firewall::put(firewall, &mut self.nft, &self.own_nft.pid).await
+            }
+            KernelOp::Put(ObjectKey::PortRules, _) => {
+                self.own_nft.busy.store(true, Ordering::Release);
+                firewall::put_port_rules(&self.coming, &mut self.nft, &self.own_nft.pid).await
             }
             KernelOp::Del(ObjectKey::Firewall, _) => {
                 self.own_nft.busy.store(true, Ordering::Release);
-                firewall::del(&self.own_nft.pid).await
+                firewall::del(firewall::INET, &self.own_nft.pid).await
+            }
+            KernelOp::Del(ObjectKey::PortRules, _) => {
+                self.own_nft.busy.store(true, Ordering::Release);
+                firewall::del(firewall::BRIDGE, &self.own_nft.pid).await
             }
             KernelOp::Put(..) | KernelOp::Del(..) => {
                 Err(Failure::new(Refusal::Other, format!("`{op}` is no operation on an entry")))
             }
         }
+    }
+
+    /// Performs operations on what ports may say, in one transaction. Returns
+    /// the ports that may say nothing yet, with the reason.
+    fn guard(
+        &mut self,
+        ops: Vec<KernelOp>,
+        report: &mut ApplyReport,
+    ) -> BTreeMap<ObjectKey, Failure> {
+        let mut unguarded = BTreeMap::new();
+        if ops.is_empty() {
+            return unguarded;
+        }
+        let wanted = guards_of(&ops);
+        let done = {
+            let known = self.own_nft.guards.lock().unwrap_or_else(PoisonError::into_inner);
+            firewall::put_guards(&wanted, &known, &mut self.nft)
+        };
+        match done {
+            Ok(()) => report.done += ops.len(),
+            Err(err) => {
+                let failure = Failure::from(err).during("nftables elements of ports");
+                for op in ops {
+                    if let KernelOp::Put(ObjectKey::Guard(name), _) = &op {
+                        for key in [ObjectKey::Link(name.clone()), ObjectKey::Port(name.clone())] {
+                            unguarded.insert(key, failure.clone());
+                        }
+                    }
+                    let Failure { refusal, errno, text } = failure.clone();
+                    report.failed.push(OpFailure { op, refusal, errno, text });
+                }
+            }
+        }
+        unguarded
     }
 
     /// The index of a link of ours; `fresh` asks the kernel even if we know one.

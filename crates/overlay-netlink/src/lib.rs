@@ -31,8 +31,11 @@
 //! | `watch` | notifications, lost ones made good |
 //! | `hand` | whose hand a notification tells of |
 //! | `tables` | notifications of nftables |
+//! | `nft` | elements of sets, and reading, without the program |
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `holder` | who holds a VNI |
+//! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
+//! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's address: [`underlay_for`] |
 //! | `follow` | the VTEP's address, as it changes: [`follow_underlay`] |
@@ -49,6 +52,9 @@ mod holder;
 mod kernel;
 mod links;
 mod netns;
+mod nft;
+mod offload;
+mod passage;
 mod ports;
 mod read;
 mod tables;
@@ -58,8 +64,10 @@ mod watch;
 mod wire;
 
 pub use error::{KernelError, NlError};
-pub use firewall::ALTERED;
+pub use firewall::Dropped;
 pub use follow::follow_underlay;
 pub use kernel::Kernel;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
+pub use offload::broken_tx_checksum;
+pub use passage::{Blocked, blocked};
 pub use underlay::{Underlay, UnderlayError, underlay_for};

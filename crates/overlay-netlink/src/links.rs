@@ -9,11 +9,13 @@
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoKind, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoKind, LinkAttribute,
+    LinkMessage, VxlanDf,
 };
 use nix::errno::Errno;
 use overlay_model::kernel::alias_of;
-use overlay_model::{IfName, Link, LinkChange, LinkKind, PortFlags, Refusal, Setting, Vni};
+use overlay_model::outer::{Df, SourcePorts, Ttl};
+use overlay_model::{IfName, Link, LinkChange, LinkKind, Outer, PortFlags, Refusal, Setting, Vni};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use crate::error::{Failure, NlError};
@@ -92,6 +94,9 @@ impl Writer {
         match results.iter().filter_map(|result| result.as_ref().err()).find(|e| !no_ipv6(e)) {
             None => {
                 self.remember(name, index);
+                if matches!(link.kind, LinkKind::Vxlan { .. }) {
+                    self.offload(name)?;
+                }
                 Ok(())
             }
             Some(err) => {
@@ -122,10 +127,11 @@ impl Writer {
     async fn adopt(&mut self, name: &IfName, link: &Link, row: &LinkRow) -> Result<(), Failure> {
         let same = match (&row.kind, &link.kind) {
             (RowKind::Bridge, LinkKind::Bridge) => true,
-            (RowKind::Vxlan(is), LinkKind::Vxlan { vni, port, local }) => {
+            (RowKind::Vxlan(is), LinkKind::Vxlan { vni, port, local, outer }) => {
                 let family = |ip: std::net::IpAddr| ip.is_ipv4();
                 is.vni == vni.get()
                     && is.port == *port
+                    && is.outer.can_become(outer)
                     && is.local.map(family) == Some(family(*local))
             }
             _ => false,
@@ -153,14 +159,16 @@ impl Writer {
             Some(master) => Some(self.bridge_index(master).await?),
             None => None,
         };
-        let local = match (&row.kind, &link.kind) {
-            (RowKind::Vxlan(is), LinkKind::Vxlan { local, .. }) if is.local != Some(*local) => {
-                Some(*local)
-            }
-            _ => None,
+        let (local, outer) = match (&row.kind, &link.kind) {
+            (RowKind::Vxlan(is), LinkKind::Vxlan { local, outer, .. }) => (
+                Some(*local).filter(|local| is.local != Some(*local)),
+                Some(*outer).filter(|outer| is.outer != *outer),
+            ),
+            _ => (None, None),
         };
         let change = LinkChange {
             local,
+            outer,
             mtu: (row.mtu != u32::from(link.mtu)).then_some(link.mtu),
             mac: (row.mac != Some(link.mac)).then_some(link.mac),
             up: (row.up != link.up).then_some(link.up),
@@ -169,7 +177,7 @@ impl Writer {
             restore: row.altered.clone(),
         };
         self.remember(name, row.index);
-        self.set_row(row.index, &change).await
+        self.set_row(name, row.index, &change).await
     }
 
     /// Changes a link of ours.
@@ -185,11 +193,16 @@ impl Writer {
             return Err(stranger(name));
         }
         self.remember(name, row.index);
-        self.set_row(row.index, change).await
+        self.set_row(name, row.index, change).await
     }
 
-    async fn set_row(&mut self, index: u32, wanted: &LinkChange) -> Result<(), Failure> {
-        let LinkChange { mtu, mac, up, local, master, port, restore } = wanted;
+    async fn set_row(
+        &mut self,
+        name: &IfName,
+        index: u32,
+        wanted: &LinkChange,
+    ) -> Result<(), Failure> {
+        let LinkChange { mtu, mac, up, local, outer, master, port, restore } = wanted;
         let mut requests = Vec::new();
         if let Some(mac) = mac {
             requests.push(change(at(index).address(mac.0.to_vec())));
@@ -204,17 +217,30 @@ impl Writer {
             std::net::IpAddr::V4(local) => change(vxlan().index(index).local(local)),
             std::net::IpAddr::V6(local) => change(vxlan().index(index).local6(local)),
         }));
+        requests.extend(outer.map(|outer| change(changeable(vxlan().index(index), &outer))));
         if let Some(master) = master {
             let master = self.bridge_index(master).await?;
             requests.push(change(at(index).controller(master)));
         }
         requests.extend(port.map(|port| port_request(index, port)));
-        requests.extend(restore.iter().map(|setting| restore_request(index, *setting)));
+        requests.extend(restore.iter().filter_map(|setting| restore_request(index, *setting)));
         requests.extend(up.map(|up| change(if up { at(index).up() } else { at(index).down() })));
         for result in self.conn.send(requests, Ack::Each).await {
             result?;
         }
+        if restore.contains(&Setting::TxChecksum) {
+            self.offload(name)?;
+        }
         Ok(())
+    }
+
+    /// Who writes checksums, as the kernel was opened for.
+    fn offload(&self, name: &IfName) -> Result<(), Failure> {
+        let Some(offload) = &self.conn.offload else { return Ok(()) };
+        offload.set(name).map_err(|err| {
+            let text = format!("cannot set tx-checksum-ip-generic of {name}: {err}");
+            Failure::new(Refusal::Other, text)
+        })
     }
 
     /// Deletes a link of ours, if it is there.
@@ -296,13 +322,21 @@ pub(crate) fn change<T>(message: LinkMessageBuilder<T>) -> Request {
 fn device_message(name: &IfName, link: &Link, index: u32) -> LinkMessage {
     let mac = link.mac.0.to_vec();
     match &link.kind {
-        LinkKind::Vxlan { vni, port, local } => {
-            let message = LinkVxlan::new(name.as_str(), vni.get())
+        LinkKind::Vxlan { vni, port, local, outer } => {
+            let mut message = LinkVxlan::new(name.as_str(), vni.get())
                 .index(index)
                 .address(mac)
                 .mtu(link.mtu.into())
                 .port(*port)
-                .learning(false);
+                .learning(false)
+                .udp_csum(outer.checksum);
+            if let Some(SourcePorts { first, last }) = outer.source_ports {
+                message = message.port_range(first, last);
+            }
+            if outer.ttl == Ttl::Inherit {
+                message = message.ttl_inherit();
+            }
+            let message = changeable(message, outer);
             match local {
                 std::net::IpAddr::V4(local) => message.local(*local).build(),
                 std::net::IpAddr::V6(local) => message.local6(*local).build(),
@@ -315,6 +349,20 @@ fn device_message(name: &IfName, link: &Link, index: u32) -> LinkMessage {
             .mcast_snooping(false)
             .build(),
     }
+}
+
+/// What of the outer headers a device that is there can be given, too.
+fn changeable(
+    message: LinkMessageBuilder<LinkVxlan>,
+    outer: &Outer,
+) -> LinkMessageBuilder<LinkVxlan> {
+    let df = match outer.df {
+        Df::Unset => VxlanDf::Unset,
+        Df::Set => VxlanDf::Set,
+        Df::Inherit => VxlanDf::Inherit,
+    };
+    let hops = if let Ttl::Hops(hops) = outer.ttl { hops } else { 0 };
+    message.df(df).ttl(hops).tos(outer.dscp.tos())
 }
 
 /// What says whose a link is. The kernel ignores an alias in the create
@@ -345,13 +393,15 @@ pub(crate) fn joining(index: u32, link: &Link, master: Option<u32>) -> Vec<Reque
 }
 
 /// Makes a setting what we make it.
-fn restore_request(index: u32, setting: Setting) -> Request {
+fn restore_request(index: u32, setting: Setting) -> Option<Request> {
     let bridge =
         || LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge).index(index);
     let vxlan =
         || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index);
     let port = || LinkBridgePort::new(index);
-    match setting {
+    Some(match setting {
+        // Not by netlink.
+        Setting::TxChecksum => return None,
         Setting::AddrGenMode => no_link_local(index),
         Setting::McastSnooping => change(bridge().mcast_snooping(false)),
         Setting::VlanFiltering => change(bridge().vlan_filtering(false)),
@@ -363,7 +413,7 @@ fn restore_request(index: u32, setting: Setting) -> Request {
         Setting::Isolated => change(port().isolated(false)),
         Setting::Hairpin => change(port().hairpin(false)),
         Setting::Locked => change(port().locked(false)),
-    }
+    })
 }
 
 pub(crate) fn port_request(index: u32, port: PortFlags) -> Request {

@@ -11,7 +11,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
     InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage, Prop,
+    LinkInfo, LinkMessage, Prop, VxlanDf,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
@@ -19,13 +19,15 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
+use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
     Device, EndpointId, Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr,
-    NetworkId, Object, ObjectKey, Objects, Port, PortFlags, Setting, Vni,
+    NetworkId, Object, ObjectKey, Objects, Outer, Port, PortFlags, Setting, Vni,
 };
 
 use crate::error::{KernelError, NlError};
 use crate::firewall;
+use crate::nft::Nft;
 use crate::wire::Conn;
 
 /// `NUD_NOARP` and `NUD_PERMANENT` of `linux/neighbour.h`. The crate's enum has
@@ -72,6 +74,7 @@ pub(crate) struct VxlanRow {
     pub(crate) vni: u32,
     pub(crate) port: u16,
     pub(crate) local: Option<IpAddr>,
+    pub(crate) outer: Outer,
     pub(crate) external: bool,
     pub(crate) vnifilter: bool,
 }
@@ -176,6 +179,7 @@ impl LinkRow {
                 vni: Vni::new(vxlan.vni).ok()?,
                 port: vxlan.port,
                 local: vxlan.local.unwrap_or(IpAddr::from([0; 4])),
+                outer: vxlan.outer,
             },
             RowKind::Other => return None,
         };
@@ -256,6 +260,23 @@ fn vxlan_of(data: &[InfoVxlan]) -> VxlanRow {
             InfoVxlan::Local6(local) => row.local = Some((*local).into()),
             InfoVxlan::CollectMetadata(on) => row.external = *on,
             InfoVxlan::Vnifilter(on) => row.vnifilter = *on,
+            InfoVxlan::UDPCsum(on) => row.outer.checksum = *on,
+            InfoVxlan::PortRange((0, 0)) => {}
+            InfoVxlan::PortRange((first, last)) => {
+                row.outer.source_ports = Some(SourcePorts { first: *first, last: *last });
+            }
+            InfoVxlan::Df(df) => {
+                row.outer.df = match df {
+                    VxlanDf::Set => Df::Set,
+                    VxlanDf::Inherit => Df::Inherit,
+                    _ => Df::Unset,
+                }
+            }
+            InfoVxlan::TtlInherit(on) if *on != 0 => row.outer.ttl = Ttl::Inherit,
+            InfoVxlan::Ttl(hops) if *hops > 0 && row.outer.ttl != Ttl::Inherit => {
+                row.outer.ttl = Ttl::Hops(*hops);
+            }
+            InfoVxlan::Tos(tos) => row.outer.dscp = Dscp::of_tos(*tos),
             _ => {}
         }
     }
@@ -471,7 +492,7 @@ pub(crate) async fn links(conn: &mut Conn) -> Result<Links, KernelError> {
     Ok(rows
         .iter()
         .filter_map(|row| match row {
-            RouteNetlinkMessage::NewLink(message) => LinkRow::parse(message),
+            RouteNetlinkMessage::NewLink(message) => judged(conn, message),
             _ => None,
         })
         .map(|row| (row.index, row))
@@ -485,14 +506,16 @@ pub(crate) async fn link_by_name(
 ) -> Result<Option<LinkRow>, NlError> {
     let mut message = link_request();
     message.attributes.push(LinkAttribute::IfName(name.to_string()));
-    link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)
+    let answer = conn.get(RouteNetlinkMessage::GetLink(message)).await;
+    link_row(conn, answer)
 }
 
 /// One link by index, as it is now.
 pub(crate) async fn link_by_index(conn: &mut Conn, index: u32) -> Result<Option<LinkRow>, NlError> {
     let mut message = link_request();
     message.header.index = index;
-    link_row(conn.get(RouteNetlinkMessage::GetLink(message)).await)
+    let answer = conn.get(RouteNetlinkMessage::GetLink(message)).await;
+    link_row(conn, answer)
 }
 
 /// Statistics would be half of each answer.
@@ -502,11 +525,21 @@ fn link_request() -> LinkMessage {
     message
 }
 
+/// A row with what the message does not say.
+pub(crate) fn judged(conn: &Conn, message: &LinkMessage) -> Option<LinkRow> {
+    let mut row = LinkRow::parse(message)?;
+    if let Some(offload) = &conn.offload {
+        offload.note(&mut row);
+    }
+    Some(row)
+}
+
 fn link_row(
+    conn: &Conn,
     answer: Result<Option<RouteNetlinkMessage>, NlError>,
 ) -> Result<Option<LinkRow>, NlError> {
     match answer {
-        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(LinkRow::parse(&message)),
+        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(judged(conn, &message)),
         Ok(_) => Ok(None),
         Err(err) if err.is(nix::errno::Errno::ENODEV) => Ok(None),
         Err(err) => Err(err),
@@ -544,7 +577,10 @@ pub(crate) async fn routes(conn: &mut Conn) -> Result<Vec<RouteRow>, KernelError
 
 /// Everything that is ours, what is foreign, and the links that both were read
 /// with.
-pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), KernelError> {
+pub(crate) async fn state(
+    conn: &mut Conn,
+    nft: &mut Nft,
+) -> Result<(KernelState, Links), KernelError> {
     let links = links(conn).await?;
     let mut objects = Objects::new();
     objects.extend(links.values().filter_map(|row| row.to_object(&links)));
@@ -566,9 +602,7 @@ pub(crate) async fn state(conn: &mut Conn) -> Result<(KernelState, Links), Kerne
         let request = RouteNetlinkMessage::GetNeighbour(request);
         objects.append(conn.gather(table, request, take).await?);
     }
-    if let Some(object) = firewall::read().await {
-        objects.insert(ObjectKey::Firewall, object);
-    }
+    objects.extend(firewall::objects(nft));
     let foreign = foreign(conn, &links).await?;
     Ok((KernelState { objects, foreign }, links))
 }

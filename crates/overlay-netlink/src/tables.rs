@@ -10,6 +10,8 @@ use nix::libc;
 use overlay_model::Hand;
 use overlay_model::kernel::NFT_TABLE;
 
+use crate::nft::{self, Key};
+
 /// The multicast group of nftables (`NFNLGRP_NFTABLES`).
 pub(crate) const GROUP: u32 = 7;
 
@@ -28,8 +30,10 @@ const NFGENMSG: usize = 4;
 /// What a notification tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// Something of our table was touched.
-    Ours,
+    /// A table of ours was touched, by the socket of this number.
+    Ours { port: u32 },
+    /// Elements of ports came or went.
+    Elements { set: String, keys: Vec<Key>, there: bool },
     /// A transaction is complete; this was its process.
     Generation(Hand),
     /// No business of ours.
@@ -37,17 +41,8 @@ pub(crate) enum Told {
 }
 
 /// Reads what one datagram of the kernel tells.
-pub(crate) fn read(mut datagram: &[u8]) -> Vec<Told> {
-    let mut told = Vec::new();
-    while datagram.len() >= HEADER {
-        let length = u32::from_ne_bytes([datagram[0], datagram[1], datagram[2], datagram[3]]);
-        let Some(message) = datagram.get(..length as usize).filter(|m| m.len() >= HEADER) else {
-            break;
-        };
-        told.push(one(message));
-        datagram = datagram.get(message.len().next_multiple_of(4)..).unwrap_or_default();
-    }
-    told
+pub(crate) fn read(datagram: &[u8]) -> Vec<Told> {
+    nft::messages(datagram).map(one).collect()
 }
 
 fn one(message: &[u8]) -> Told {
@@ -60,8 +55,10 @@ fn one(message: &[u8]) -> Told {
     if i32::from(subsystem) != libc::NFNL_SUBSYS_NFTABLES {
         return Told::Other;
     }
-    let mut hand = Hand::default();
+    let port = u32::from_ne_bytes([message[12], message[13], message[14], message[15]]);
+    let mut hand = Hand { port: Some(port), ..Hand::default() };
     let mut ours = false;
+    let family = i32::from(*family);
     for attribute in NlasIterator::new(attributes).filter_map(Result::ok) {
         let value = attribute.value();
         let text = || String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
@@ -71,13 +68,26 @@ fn one(message: &[u8]) -> Told {
             }
             (NEWGEN, GEN_PROC_NAME) => hand.program = Some(text()),
             (NEWGEN, _) => {}
-            (_, TABLE) => ours = i32::from(*family) == libc::NFPROTO_INET && text() == NFT_TABLE,
+            (_, TABLE) => {
+                ours = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE].contains(&family)
+                    && text() == NFT_TABLE;
+            }
             _ => {}
         }
     }
     match (kind, ours) {
         (NEWGEN, _) => Told::Generation(hand),
-        (_, true) => Told::Ours,
+        (nft::NEW_ELEMENT | nft::DEL_ELEMENT, true) if family == libc::NFPROTO_BRIDGE => {
+            match nft::set_of(message) {
+                Some(set) if set != "written" => Told::Elements {
+                    set,
+                    keys: nft::elements_of(message).into_iter().map(|(key, _)| key).collect(),
+                    there: kind == nft::NEW_ELEMENT,
+                },
+                _ => Told::Ours { port },
+            }
+        }
+        (_, true) => Told::Ours { port },
         (_, false) => Told::Other,
     }
 }
@@ -117,8 +127,11 @@ mod tests {
             attribute(3, b"nft\0"),
         ];
         datagram.extend(message(15, 0, &process));
-        let hand = Hand { port: None, pid: Some(4711), program: Some("nft".into()) };
-        assert_eq!(read(&datagram), [Told::Ours, Told::Other, Told::Other, Told::Generation(hand)]);
+        let hand = Hand { port: Some(0), pid: Some(4711), program: Some("nft".into()) };
+        assert_eq!(
+            read(&datagram),
+            [Told::Ours { port: 0 }, Told::Other, Told::Other, Told::Generation(hand)]
+        );
         // Whatever is cut off is no reason to fall over.
         for end in 0..datagram.len() {
             let _ = read(&datagram[..end]);

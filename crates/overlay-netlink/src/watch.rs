@@ -21,8 +21,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
@@ -37,9 +37,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::KernelError;
-use crate::firewall;
+use crate::firewall::{self, Guards};
 use crate::hand::Hands;
 use crate::kernel::{FIRST_INDEX, Indices, lock};
+use crate::nft::Nft;
 use crate::read::{self, LinkRow, Links};
 use crate::tables::{self, Told};
 use crate::wire::{Conn, widen};
@@ -73,12 +74,28 @@ pub(crate) struct Touched {
 }
 
 /// What the watch must know of our own `nft`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct OwnNft {
     /// It runs: the watch reads the table when it is told that all is done.
     pub(crate) busy: AtomicBool,
     /// Its process id, or that of the last one: what it does is our doing.
     pub(crate) pid: AtomicU32,
+    /// The number of the socket by which we write without it.
+    port: u32,
+    /// What ports may say, as the kernel has told.
+    pub(crate) guards: Mutex<Guards>,
+}
+
+impl OwnNft {
+    /// Of the socket of this number.
+    pub(crate) fn of(port: u32) -> Self {
+        Self {
+            busy: AtomicBool::new(false),
+            pid: AtomicU32::new(0),
+            port,
+            guards: Mutex::default(),
+        }
+    }
 }
 
 struct Watch {
@@ -86,10 +103,18 @@ struct Watch {
     /// Of nftables; `None` where the kernel has none to tell of.
     nft: Option<Arc<AsyncFd<Socket>>>,
     own_nft: Arc<OwnNft>,
-    /// Our table was touched, and not read since.
+    /// A table of ours was touched, and not read since.
     firewall_touched: bool,
     /// Who touched it last.
     firewall_hand: Option<Box<Hand>>,
+    /// To read them.
+    tables: Nft,
+    /// What was told last of each port's elements.
+    told_guards: BTreeMap<IfName, Object>,
+    /// Ports of which elements came or went, and have not been told.
+    guards_touched: BTreeSet<IfName>,
+    /// Somebody has touched something of ours, and not said who he is.
+    unsigned: bool,
     hands: Hands,
     buffer: Vec<u8>,
     conn: Conn,
@@ -116,7 +141,10 @@ pub(crate) async fn start(
     let socket = subscribe(NETLINK_ROUTE, &GROUPS).map_err(KernelError::Open)?;
     widen(socket.get_ref(), RECEIVE_BUFFER);
     let nft = match subscribe(NETLINK_NETFILTER, &[tables::GROUP]) {
-        Ok(socket) => Some(Arc::new(socket)),
+        Ok(socket) => {
+            widen(socket.get_ref(), RECEIVE_BUFFER);
+            Some(Arc::new(socket))
+        }
         Err(err) => {
             tracing::warn!(%err, "nftables is not watched: its table is checked once a minute");
             None
@@ -131,6 +159,10 @@ pub(crate) async fn start(
         own_nft,
         firewall_touched: false,
         firewall_hand: None,
+        tables: Nft::open(),
+        told_guards: BTreeMap::new(),
+        guards_touched: BTreeSet::new(),
+        unsigned: false,
         hands: Hands::new(own),
         buffer: Vec::with_capacity(1 << 16),
         conn,
@@ -142,6 +174,7 @@ pub(crate) async fn start(
         resync: false,
     };
     watch.adopt(links);
+    watch.adopt_guards();
     tokio::spawn(watch.run(inbox));
     Ok((commands, changes))
 }
@@ -206,8 +239,8 @@ impl Watch {
                         self.read_nft();
                         guard.clear_ready();
                         // What our own nft does is read when it is done.
-                        if self.firewall_touched && !self.own_nft.busy.load(Ordering::Acquire) {
-                            self.tell_firewall().await;
+                        if !self.own_nft.busy.load(Ordering::Acquire) {
+                            self.tell_nft();
                         }
                     }
                     Err(err) => {
@@ -223,18 +256,38 @@ impl Watch {
     /// Reads all notifications of nftables.
     fn read_nft(&mut self) {
         let Some(nft) = self.nft.clone() else { return };
-        let own = |hand: &Hand| hand.pid == Some(self.own_nft.pid.load(Ordering::Acquire));
+        let own_nft = Arc::clone(&self.own_nft);
+        let own = |hand: &Hand| {
+            hand.port == Some(own_nft.port) || hand.pid == Some(own_nft.pid.load(Ordering::Acquire))
+        };
         loop {
             self.buffer.clear();
             match nft.get_ref().recv(&mut self.buffer, libc::MSG_DONTWAIT) {
                 Ok(_) => {
                     for told in tables::read(&self.buffer) {
                         match told {
-                            Told::Ours => self.firewall_touched = true,
-                            Told::Generation(hand) if self.firewall_touched && !own(&hand) => {
-                                self.firewall_hand = Some(Box::new(hand));
+                            // What we write without nft is elements of ports,
+                            // and the mark by which a table is known for ours.
+                            Told::Ours { port } if port == own_nft.port => {}
+                            Told::Ours { .. } => {
+                                self.firewall_touched = true;
+                                self.unsigned = true;
                             }
-                            Told::Generation(_) | Told::Other => {}
+                            Told::Elements { set, keys, there } => {
+                                let mut guards = guards_in(&own_nft);
+                                for key in keys {
+                                    let name = guards.note(&set, key, there);
+                                    self.guards_touched.extend(name);
+                                }
+                                self.unsigned = true;
+                            }
+                            Told::Generation(hand) => {
+                                if std::mem::take(&mut self.unsigned) && !own(&hand) {
+                                    let hand = Hand { port: None, ..hand };
+                                    self.firewall_hand = Some(Box::new(hand));
+                                }
+                            }
+                            Told::Other => {}
                         }
                     }
                 }
@@ -253,12 +306,43 @@ impl Watch {
         }
     }
 
-    /// Reads our table and tells how it is.
-    async fn tell_firewall(&mut self) {
-        self.firewall_touched = false;
+    /// Reads our tables, if they were touched, and tells how they are, and of
+    /// ports' elements that came or went.
+    fn tell_nft(&mut self) {
         let hand = self.firewall_hand.take();
-        let _ =
-            self.out.send(KernelChange::Object(ObjectKey::Firewall, firewall::read().await, hand));
+        if std::mem::take(&mut self.firewall_touched) {
+            let inet = firewall::read(&mut self.tables);
+            self.tell(ObjectKey::Firewall, inet, hand.clone());
+            // Elements go with their table without a word of their own.
+            let rules = firewall::read_port_rules(&mut self.tables);
+            self.tell(ObjectKey::PortRules, rules, hand.clone());
+            match firewall::read_guards(&mut self.tables) {
+                Ok(guards) => *guards_in(&self.own_nft) = guards,
+                Err(err) => tracing::warn!(%err, "cannot read nftables elements of ports"),
+            }
+            self.guards_touched.extend(self.told_guards.keys().cloned());
+            self.guards_touched.extend(guards_in(&self.own_nft).names().cloned());
+        }
+        for name in std::mem::take(&mut self.guards_touched) {
+            let object = guards_in(&self.own_nft).object(&name);
+            if object.as_ref() == self.told_guards.get(&name) {
+                continue;
+            }
+            match &object {
+                Some(object) => self.told_guards.insert(name.clone(), object.clone()),
+                None => self.told_guards.remove(&name),
+            };
+            self.tell(ObjectKey::Guard(name), object, hand.clone());
+        }
+    }
+
+    /// Begins anew with what ports may say.
+    fn adopt_guards(&mut self) {
+        let guards = firewall::read_guards(&mut self.tables).unwrap_or_default();
+        let objects = guards.names().filter_map(|n| Some((n.clone(), guards.object(n)?)));
+        self.told_guards = objects.collect();
+        *guards_in(&self.own_nft) = guards;
+        self.guards_touched.clear();
     }
 
     async fn settle(&mut self, touched: Touched) {
@@ -285,12 +369,13 @@ impl Watch {
                 Err(err) => self.lost(&err.to_string()),
             }
         }
+        self.read_nft();
         if touched.firewall {
-            self.read_nft();
             self.own_nft.busy.store(false, Ordering::Release);
-            if !self.resync {
-                self.tell_firewall().await;
-            }
+            self.firewall_touched = true;
+        }
+        if !self.resync && !self.own_nft.busy.load(Ordering::Acquire) {
+            self.tell_nft();
         }
         if self.resync {
             self.snapshot().await;
@@ -377,7 +462,7 @@ impl Watch {
     fn link_changed(&mut self, message: &LinkMessage, port: u32) {
         match message.header.interface_family {
             AddressFamily::Unspec => {
-                if let Some(row) = LinkRow::parse(message) {
+                if let Some(row) = read::judged(&self.conn, message) {
                     let hand = self.hand_on(message.header.index, port);
                     self.see(row, hand);
                 }
@@ -505,10 +590,11 @@ impl Watch {
     async fn snapshot(&mut self) {
         self.resync = true;
         while !self.read(usize::MAX) {}
-        match read::state(&mut self.conn).await {
+        match read::state(&mut self.conn, &mut self.tables).await {
             Ok((state, links)) => {
                 self.resync = false;
                 self.adopt(links);
+                self.adopt_guards();
                 let _ = self.out.send(KernelChange::Snapshot(Box::new(state)));
             }
             Err(err) => tracing::error!(%err, "cannot read the kernel"),
@@ -529,6 +615,11 @@ impl Watch {
         self.links = links;
         self.dirty.clear();
     }
+}
+
+fn guards_in(own: &OwnNft) -> MutexGuard<'_, Guards> {
+    // A map of elements is whole whatever its holder died of.
+    own.guards.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The link that a key names itself.

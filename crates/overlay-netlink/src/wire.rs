@@ -10,6 +10,7 @@
 //! which the kernel says that a dump was interrupted.
 
 use std::io;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
@@ -24,6 +25,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{KernelError, NlError};
+use crate::offload::Offload;
 
 /// How often an interrupted dump is tried before we give up.
 const DUMP_TRIES: u32 = 16;
@@ -62,6 +64,8 @@ pub(crate) struct Conn {
     /// Sequence number of the message sent last; `netlink_proto` counts alike.
     sequence: u32,
     port: u32,
+    /// How rows of VXLAN devices are to be judged.
+    pub(crate) offload: Option<Arc<Offload>>,
 }
 
 impl Conn {
@@ -82,7 +86,7 @@ impl Conn {
         widen(&*socket, RECEIVE_BUFFER);
         let port = socket.bind_auto()?.port_number();
         tokio::spawn(connection);
-        Ok(Self { handle, unsolicited, sequence: 0, port })
+        Ok(Self { handle, unsolicited, sequence: 0, port, offload: None })
     }
 
     /// The number that the kernel knows this connection by.

@@ -11,12 +11,15 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lab::{Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan};
-use overlay_model::{
-    EndpointId, IfName, KernelChange, KernelOp, LinkChange, LinkKind, MacAddr, Object, ObjectKey,
-    Port, PortFlags, Refusal, VethPeer, Vni,
+use lab::{
+    Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan, vxlan_with,
 };
-use overlay_netlink::{ALTERED, Kernel, NetnsError, netns_of, peer_ifnames, underlay_for};
+use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
+use overlay_model::{
+    EndpointId, Firewall, Guard, IfName, KernelChange, KernelOp, LinkChange, LinkKind, MacAddr,
+    Object, ObjectKey, Outer, Port, PortFlags, Refusal, VethPeer, Vni,
+};
+use overlay_netlink::{Kernel, NetnsError, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
 
 fn name(text: &str) -> IfName {
@@ -36,7 +39,29 @@ fn address(dev: &str, text: &str) -> (ObjectKey, Object) {
 }
 
 fn firewall(bridges: &[&str]) -> (ObjectKey, Object) {
-    (ObjectKey::Firewall, Object::Firewall { bridges: bridges.iter().map(|b| name(b)).collect() })
+    let firewall = Firewall {
+        bridges: bridges.iter().map(|b| name(b)).collect(),
+        vxlan_port: 4789,
+        gossip_port: 7946,
+        vteps: ["192.0.2.2", "2001:db8::2"].iter().map(|ip| ip.parse().unwrap()).collect(),
+        gossip: ["192.0.2.2:7946", "[2001:db8::2]:7947"].map(|at| at.parse().unwrap()).into(),
+        altered: false,
+    };
+    (ObjectKey::Firewall, Object::Firewall(Box::new(firewall)))
+}
+
+fn altered() -> Object {
+    Object::Firewall(Box::new(Firewall { altered: true, ..Firewall::default() }))
+}
+
+fn port_rules() -> (ObjectKey, Object) {
+    (ObjectKey::PortRules, Object::PortRules { altered: false })
+}
+
+fn guard(port: &str, octet: u32, addresses: &[&str]) -> (ObjectKey, Object) {
+    let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+    let guard = Guard { mac: mac(octet), addresses, altered: false };
+    (ObjectKey::Guard(name(port)), Object::Guard(Box::new(guard)))
 }
 
 /// A network with a local and two remote endpoints, in both families: every
@@ -44,6 +69,8 @@ fn firewall(bridges: &[&str]) -> (ObjectKey, Object) {
 fn everything(container: &lab::Container) -> Vec<KernelOp> {
     let mut ops = vec![
         put(firewall(&["ovb7"])),
+        put(port_rules()),
+        put(guard("ove000000000001", 5, &["10.9.0.5", "2001:db8:9::5"])),
         bridge(7),
         veth(7, 1, container, &["10.9.0.5/24", "2001:db8:9::5/64"], &["10.9.0.1", "2001:db8:9::1"]),
         vxlan(7, 4789, "192.0.2.1"),
@@ -111,11 +138,12 @@ fn two_build_orders_have_one_result() {
     let forth = built(|ops| ops);
     let back = built(|mut ops| {
         // Bridge first, because the others name it; all else from behind.
+        let tables = ops.drain(..2).collect::<Vec<_>>();
         let bridge = ops.remove(1);
         let (links, mut rest): (Vec<_>, Vec<_>) =
             ops.into_iter().partition(|op| matches!(op, KernelOp::AddLink(..)));
         rest.reverse();
-        [vec![bridge], links.into_iter().rev().collect(), rest].concat()
+        [vec![bridge], links.into_iter().rev().collect(), tables, rest].concat()
     });
     assert_eq!(forth, back);
 }
@@ -205,6 +233,49 @@ fn a_changed_link_is_told_whole() {
             (link.mtu, link.mac, link.up, link.port, link.master.clone()),
             (1400, mac(0x77), false, Some(flags), Some(name("ovb7")))
         );
+        host.mirror_equals_dump().await;
+    });
+}
+
+#[test]
+fn outer_headers_are_made_read_and_changed_as_far_as_the_kernel_does() {
+    lab(async {
+        let mut host = Host::open().await;
+        let made = Outer {
+            checksum: false,
+            source_ports: Some(SourcePorts { first: 50000, last: 50999 }),
+            df: Df::Set,
+            ttl: Ttl::Hops(9),
+            dscp: Dscp::Set(46),
+        };
+        host.apply(vec![bridge(7), vxlan_with(7, 4789, "192.0.2.1", made)]).await;
+        let shown = run("ip -d link show ovx7");
+        for word in ["srcport 50000 50999 ", "df set ", "ttl 9 ", "tos 0xb8 ", "noudpcsum "] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+        let outer = async |host: &Host| {
+            let state = host.kernel.dump().await.unwrap();
+            let link = state.objects.link(&name("ovx7")).unwrap();
+            let LinkKind::Vxlan { outer, .. } = link.kind else { panic!("{link:?}") };
+            outer
+        };
+        assert_eq!(outer(&host).await, made);
+
+        let changed = Outer { df: Df::Inherit, ttl: Ttl::Auto, dscp: Dscp::Inherit, ..made };
+        let change = LinkChange { outer: Some(changed), ..LinkChange::default() };
+        host.apply(vec![KernelOp::SetLink(name("ovx7"), change)]).await;
+        assert_eq!(outer(&host).await, changed);
+        host.mirror_equals_dump().await;
+        // One that is there and cannot become so is refused, and stays.
+        let report = host.try_apply(vec![vxlan_with(7, 4789, "192.0.2.1", Outer::default())]).await;
+        let refused: Vec<_> = report.failed.iter().map(|failure| failure.refusal).collect();
+        assert_eq!(refused, [Refusal::Taken], "{report:?}");
+        assert_eq!(outer(&host).await, changed);
+
+        let made = Outer { ttl: Ttl::Inherit, ..Outer::default() };
+        host.apply(vec![KernelOp::DelLink(name("ovx7"))]).await;
+        host.apply(vec![vxlan_with(7, 4789, "192.0.2.1", made)]).await;
+        assert_eq!(outer(&host).await, made);
         host.mirror_equals_dump().await;
     });
 }
@@ -514,6 +585,8 @@ fn foreign_things_are_untouched_and_untold() {
             KernelOp::DelLink(name("ovx7")),
             KernelOp::DelLink(name("ovb7")),
             KernelOp::DelLink(lab::veth_name(1)),
+            del(guard("ove000000000001", 5, &["10.9.0.5", "2001:db8:9::5"])),
+            del(port_rules()),
             del(firewall(&["ovb7"])),
         ])
         .await;
@@ -843,7 +916,7 @@ fn the_firewall_isolates_bridges_and_knows_when_it_was_altered() {
             assert_eq!(read(&host).await, Some(firewall(bridges).1));
             host.mirror_equals_dump().await;
         }
-        let altered = Some(firewall(&[ALTERED]).1);
+        let altered = Some(altered());
         for hand in [
             "nft add rule inet overlayd forward accept",
             "nft insert rule inet overlayd forward iifname lo accept",
@@ -862,6 +935,76 @@ fn the_firewall_isolates_bridges_and_knows_when_it_was_altered() {
         host.apply(vec![put(firewall(&["ovb7"])), del(firewall(&["ovb7"]))]).await;
         assert_eq!(read(&host).await, None);
         host.mirror_equals_dump().await;
+    });
+}
+
+#[test]
+fn the_rules_of_ports_are_read_as_written_and_known_when_altered() {
+    lab(async {
+        let mut host = Host::open().await;
+        let web = guard("ove000000000001", 5, &["10.9.0.5", "2001:db8:9::5"]);
+        let tap = guard("tap-with.dot", 6, &["10.9.0.6"]);
+        let bare = guard("ove000000000003", 7, &[]);
+        let ops = vec![put(port_rules()), put(web.clone()), put(tap.clone()), put(bare.clone())];
+        host.apply(ops).await;
+        let read = async |host: &Host, key: &ObjectKey| {
+            host.kernel.dump().await.unwrap().objects.remove(key)
+        };
+        for (key, object) in [&web, &tap, &bare] {
+            assert_eq!(read(&host, key).await.as_ref(), Some(object));
+        }
+        host.mirror_equals_dump().await;
+        let moved = guard("ove000000000001", 9, &["10.9.0.9"]);
+        host.apply(vec![put(moved.clone())]).await;
+        assert_eq!(read(&host, &web.0).await, Some(moved.1.clone()));
+        host.apply(vec![put(web.clone()), del(bare.clone()), del(bare.clone())]).await;
+        assert_eq!(read(&host, &bare.0).await, None);
+        host.mirror_equals_dump().await;
+
+        // Another hand at a port: told, and put right without a look at others.
+        for hand in [
+            "nft delete element bridge overlayd own_ip4 '{ ove000000000001 . 02:42:00:00:00:05 . 10.9.0.5 }'",
+            "nft add element bridge overlayd own_mac '{ ove000000000001 . 02:42:00:00:00:66 }'",
+            "nft flush set bridge overlayd own_ip6",
+            "nft flush set bridge overlayd lied_arp",
+        ] {
+            run(hand);
+            host.tells(&web.0, |now| now != Some(&web.1)).await;
+            host.apply(vec![put(web.clone()), put(tap.clone())]).await;
+            assert_eq!(read(&host, &web.0).await.as_ref(), Some(&web.1), "after `{hand}`");
+            host.mirror_equals_dump().await;
+        }
+
+        // Another hand at the rules: told, and written again with all elements.
+        for hand in [
+            "nft insert rule bridge overlayd prerouting accept",
+            "nft flush chain bridge overlayd port",
+            "nft 'add chain bridge overlayd prerouting { policy drop; }'",
+            "nft flush set bridge overlayd written",
+        ] {
+            run(hand);
+            host.tells(&ObjectKey::PortRules, |now| now != Some(&port_rules().1)).await;
+            host.apply(vec![put(port_rules())]).await;
+            for (key, object) in [&port_rules(), &web, &tap] {
+                assert_eq!(read(&host, key).await.as_ref(), Some(object), "after `{hand}`");
+            }
+            host.mirror_equals_dump().await;
+        }
+
+        // Without the table nothing may be said, and no port is made.
+        run("nft delete table bridge overlayd");
+        host.tells(&web.0, |now| now.is_none()).await;
+        let container = lab::Container::new();
+        let ops = vec![bridge(7), put(web.clone()), veth(7, 1, &container, &["10.9.0.5/24"], &[])];
+        let report = host.kernel.apply(ops).await;
+        let failed: Vec<String> = report.failed.iter().map(|f| f.text.clone()).collect();
+        assert_eq!(failed.len(), 2, "{failed:?}");
+        assert!(failed.iter().all(|text| text.contains("elements of ports")), "{failed:?}");
+        // All at once: in one transaction with the table.
+        host.apply(vec![put(port_rules()), put(web.clone()), put(tap.clone())]).await;
+        host.mirror_equals_dump().await;
+        host.apply(vec![del(web.clone()), del(port_rules())]).await;
+        assert_eq!(run("nft list ruleset"), "");
     });
 }
 

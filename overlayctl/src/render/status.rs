@@ -6,6 +6,8 @@
 //! wrong key. Work under way is no reason: it is done
 //! in milliseconds, or else it fails and is then listed as failed.
 
+use std::collections::BTreeMap;
+
 use overlay_api::v1::{RefusedFrom, Repair, Status};
 
 use super::host::{kinds, times};
@@ -42,6 +44,7 @@ pub(crate) fn status(status: &Status) -> String {
     for repair in &status.repairs {
         text.push_str(&repaired(repair));
     }
+    text.push_str(&dropped(status));
     if !status.warnings.is_empty() {
         text.push_str("warnings:\n");
     }
@@ -49,6 +52,28 @@ pub(crate) fn status(status: &Status) -> String {
         text.push_str(&format!("  {}\n", clean(warning)));
     }
     text + &refused(status)
+}
+
+/// What the rules in the kernel have dropped, a line for each port.
+fn dropped(status: &Status) -> String {
+    let mut ports: BTreeMap<Option<&str>, Vec<String>> = BTreeMap::new();
+    for dropped in &status.dropped {
+        let what = format!("{} {}", dropped.packets, clean(&dropped.kind));
+        ports.entry(dropped.port.as_deref()).or_default().push(what);
+    }
+    let mut text = String::new();
+    if !ports.is_empty() {
+        text.push_str("dropped frames, by what was false of them:\n");
+    }
+    for (port, what) in ports.iter().take(SHOWN) {
+        let place = port.map_or_else(|| "this host".to_owned(), clean);
+        text.push_str(&format!("  {place}: {}\n", what.join(", ")));
+    }
+    let more = ports.len().saturating_sub(SHOWN);
+    if more > 0 {
+        text.push_str(&format!("  and {more} more: overlayctl status --json\n"));
+    }
+    text
 }
 
 /// So many addresses are shown; JSON has all.

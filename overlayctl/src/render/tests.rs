@@ -1,7 +1,7 @@
 use expect_test::expect;
 use overlay_api::v1::{
-    Endpoint, Entry, FailedObject, Fight, Host, Left, Network, PendingObject, Plan, RefusedFrom,
-    Repair, Status, Subnet,
+    Dropped, Endpoint, Entry, FailedObject, Fight, Host, Left, Network, PendingObject, Plan,
+    RefusedFrom, Repair, Status, Subnet,
 };
 
 use super::*;
@@ -151,6 +151,7 @@ fn healthy() -> Status {
         failed: vec![],
         refused: vec![],
         refused_forgotten: 0,
+        dropped: vec![],
         counters: BTreeMap::new(),
         warnings: vec![],
     }
@@ -621,4 +622,31 @@ fn an_event_is_a_time_of_day_a_level_and_a_text() {
     .assert_eq(&super::event(&told));
     let odd = overlay_api::v1::Event { time: "now".into(), level: "info".into(), ..told };
     assert!(super::event(&odd).starts_with("now  info     host b"));
+}
+
+#[test]
+fn what_the_rules_have_dropped_has_a_line_for_each_port_and_is_no_reason_for_attention() {
+    let dropped = |port: Option<&str>, kind: &str, packets| Dropped {
+        port: port.map(str::to_owned),
+        kind: kind.to_owned(),
+        packets,
+        bytes: packets * 60,
+    };
+    let text = status(&Status {
+        dropped: vec![
+            dropped(None, "vxlan-from-strangers", 12),
+            dropped(Some("ove000000000001"), "arp", 3),
+            dropped(Some("ove000000000001"), "mac", 5),
+        ],
+        ..healthy()
+    });
+    let shown: Vec<&str> = text.lines().filter(|l| !l.contains(":  ")).collect();
+    expect![[r#"
+        ok: the kernel holds revision 42, 3 hosts up
+        endpoints: 5, 2 of them on this host
+        dropped frames, by what was false of them:
+          this host: 12 vxlan-from-strangers
+          ove000000000001: 3 arp, 5 mac
+    "#]]
+    .assert_eq(&(shown.join("\n") + "\n"));
 }

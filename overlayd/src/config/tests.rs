@@ -1,6 +1,8 @@
 use clap::CommandFactory;
 use expect_test::{Expect, expect};
 
+use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
+
 use super::*;
 
 /// A machine made of words.
@@ -107,6 +109,12 @@ fn told_nothing_everything_has_its_default() {
         # key-file: no key: gossip on the loopback device only, unless insecure
         insecure = false                                    # default
         vxlan-port = 4789                                   # default
+        vxlan-checksum = true                               # default
+        # vxlan-source-ports: the range of net.ipv4.ip_local_port_range
+        vxlan-df = "unset"                                  # default
+        vxlan-ttl = "auto"                                  # default
+        vxlan-dscp = "0"                                    # default
+        vxlan-tx-checksum = "auto"                          # default
         state-dir = "/var/lib/overlayd"                     # default
         socket = "/run/overlayd/overlayd.sock"              # default
         log = "text"                                        # default
@@ -160,6 +168,12 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         # key-file: no key: gossip on the loopback device only, unless insecure
         insecure = false                                    # default
         vxlan-port = 4789                                   # default
+        vxlan-checksum = true                               # default
+        # vxlan-source-ports: the range of net.ipv4.ip_local_port_range
+        vxlan-df = "unset"                                  # default
+        vxlan-ttl = "auto"                                  # default
+        vxlan-dscp = "0"                                    # default
+        vxlan-tx-checksum = "auto"                          # default
         state-dir = '/srv/o"v'                              # /etc/overlayd/overlayd.toml line 4
         socket = "/run/overlayd/overlayd.sock"              # default
         log = "json"                                        # OVERLAYD_LOG
@@ -189,6 +203,12 @@ fn every_setting_can_stand_in_the_file() {
             gossip-port = 1
             gossip-bind = "0.0.0.0"
             vxlan-port = "2"
+            vxlan-checksum = false
+            vxlan-source-ports = "49152-65535"
+            vxlan-df = "set"
+            vxlan-ttl = 7
+            vxlan-dscp = "inherit"
+            vxlan-tx-checksum = "off"
             state-dir = "/s"
             socket = "/r/s.sock"
             log = "json"
@@ -216,6 +236,14 @@ fn every_setting_can_stand_in_the_file() {
             key_file: None,
             insecure: false,
             vxlan_port: 2,
+            outer: Outer {
+                checksum: false,
+                source_ports: Some(SourcePorts { first: 49152, last: 65535 }),
+                df: Df::Set,
+                ttl: Ttl::Hops(7),
+                dscp: Dscp::Inherit,
+            },
+            tx_checksum: Some(false),
             state_dir: "/s".into(),
             socket: "/r/s.sock".into(),
             log: LogForm::Json,
@@ -291,7 +319,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
     );
 }
 
@@ -534,5 +562,29 @@ fn a_key_file_is_a_path_from_the_root_and_no_friend_of_insecure() {
         expect![
             "key-file /k (--key-file) and insecure true (--insecure): gossip is sealed or it is not: give one of the two"
         ],
+    );
+}
+
+#[test]
+fn outer_headers_that_cannot_be_are_refused_with_what_can() {
+    bad_flags(
+        "--vxlan-source-ports 9-9",
+        expect![
+            "--vxlan-source-ports: `9-9` is no range of two ports or more; write it like 49152-65535"
+        ],
+    );
+    bad_flags("--vxlan-df never", expect!["--vxlan-df: `never` is none of unset, set, inherit"]);
+    bad_flags("--vxlan-ttl 0", expect!["--vxlan-ttl: `0` is none of auto, inherit, 1 to 255"]);
+    bad_flags("--vxlan-dscp 64", expect!["--vxlan-dscp: `64` is none of inherit, 0 to 63"]);
+    bad_flags(
+        "--vxlan-tx-checksum yes",
+        expect!["--vxlan-tx-checksum: `yes` is none of auto, on, off"],
+    );
+    bad_flags("--vxlan-checksum=no", expect!["--vxlan-checksum: `no` is neither true nor false"]);
+    bad_file(
+        "vxlan-df = 1\nvxlan-ttl = true",
+        expect![[r#"
+        /etc/overlayd/overlayd.toml line 1: vxlan-df must be a text in quotes
+        /etc/overlayd/overlayd.toml line 2: vxlan-ttl must be a number or a text in quotes"#]],
     );
 }

@@ -16,6 +16,7 @@ fn config() -> Config {
         underlay_dev: IfName::new("eth0").unwrap(),
         underlay_mtu: 1500,
         vxlan_port: 4789,
+        outer: Default::default(),
         gossip: "192.0.2.1:7946".parse().unwrap(),
         version: "0".into(),
         keys: overlay_model::HostKeys::default(),

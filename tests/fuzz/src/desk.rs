@@ -27,6 +27,7 @@ pub(crate) fn config() -> Config {
         underlay_dev: IfName::new("eth0").expect("a good name"),
         underlay_mtu: 1500,
         vxlan_port: 4789,
+        outer: Default::default(),
         gossip: ([192, 0, 2, 9], 7946).into(),
         version: "0".into(),
         keys: HostKeys::default(),

@@ -10,6 +10,10 @@ use anyhow::{Context as _, Result};
 use overlay_sim::host::Settings;
 use overlay_sim::{Weather, World};
 
+/// As the daemon has it; with glibc's, more than half of the time is malloc.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Changes that are measured.
 const CHANGES: usize = 30;
 /// How long nothing happens, for the traffic at rest.

@@ -206,6 +206,7 @@ fn config(machine: &Machine, settings: Settings) -> Config {
         underlay_dev: IfName::new("eth0").expect("a name"),
         underlay_mtu: 1500,
         vxlan_port: 4789,
+        outer: Default::default(),
         gossip: machine.addr,
         version: "0".into(),
         keys: overlay_model::HostKeys::default(),

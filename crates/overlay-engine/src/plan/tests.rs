@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use expect_test::{Expect, expect};
-use overlay_model::{MacAddr, NetnsRef, NetworkId, PortFlags, VethPeer, Vni};
+use overlay_model::outer::{Dscp, Ttl};
+use overlay_model::{MacAddr, NetnsRef, NetworkId, Outer, PortFlags, VethPeer, Vni};
 use proptest::prelude::*;
 
 use super::*;
@@ -38,7 +39,12 @@ fn vxlan(n: u32, local: &str) -> (ObjectKey, Object) {
         master: Some(vni(n).bridge()),
         port: Some(PortFlags { learning: false, neigh_suppress: true }),
         altered: BTreeSet::new(),
-        kind: LinkKind::Vxlan { vni: vni(n), port: 4789, local: local.parse().unwrap() },
+        kind: LinkKind::Vxlan {
+            vni: vni(n),
+            port: 4789,
+            local: local.parse().unwrap(),
+            outer: Default::default(),
+        },
         ..*base
     };
     (ObjectKey::Link(vni(n).vxlan()), Object::Link(Box::new(link)))
@@ -164,6 +170,38 @@ fn what_the_kernel_refuses_to_change_is_replaced() {
         &have,
         expect![[r#"
         ip link set ovx7 type vxlan local 192.0.2.9
+    "#]],
+    );
+}
+
+#[test]
+fn outer_headers_are_changed_in_place_where_the_kernel_does_that() {
+    let of = |outer: Outer| {
+        let links = [bridge(7), vxlan(7, "192.0.2.1")];
+        let mut objects = all(links.into_iter().chain(remote(7, 2, 9)));
+        for object in objects.values_mut() {
+            let Object::Link(link) = object else { continue };
+            if let LinkKind::Vxlan { outer: has, .. } = &mut link.kind {
+                *has = outer;
+            }
+        }
+        objects
+    };
+    let want = Outer { ttl: Ttl::Hops(3), dscp: Dscp::Set(46), ..Outer::default() };
+    check(
+        &of(want),
+        &of(Outer::default()),
+        expect![[r#"
+        ip link set ovx7 type vxlan df unset ttl 3 tos 0xb8
+    "#]],
+    );
+    let want = Outer { checksum: false, ..Outer::default() };
+    check(
+        &of(want),
+        &of(Outer::default()),
+        expect![[r#"
+        ip link del ovx7
+        ip link add ovx7 address 06:7f:9d:ce:08:10 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000007 up type vxlan id 7 dstport 4789 local 192.0.2.1 nolearning noudpcsum && bridge link set dev ovx7 learning off neigh_suppress on
     "#]],
     );
 }

@@ -158,6 +158,7 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
         underlay_dev: IfName::new("eth0").unwrap(),
         underlay_mtu: 1500,
         vxlan_port: 4789,
+        outer: Default::default(),
         gossip: ([192, 0, 2, i as u8 + 1], 7946).into(),
         version: "0".into(),
         keys: overlay_model::HostKeys::default(),

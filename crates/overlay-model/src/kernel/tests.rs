@@ -29,7 +29,12 @@ fn links_print_as_the_commands_that_make_them() {
     let vni = Vni::new(4097).unwrap();
     let master = Some(vni.bridge());
     let port = Some(PortFlags { learning: false, neigh_suppress: true });
-    let vxlan = LinkKind::Vxlan { vni, port: 4789, local: "192.0.2.1".parse().unwrap() };
+    let vxlan = LinkKind::Vxlan {
+        vni,
+        port: 4789,
+        local: "192.0.2.1".parse().unwrap(),
+        outer: Outer::default(),
+    };
     let peer = VethPeer {
         netns: NetnsRef { path: "/run/netns/web".into(), cookie: 1 },
         ifname: name("eth0"),
@@ -74,7 +79,19 @@ fn entries_print_as_the_commands_that_make_them() {
     let vtep: IpAddr = "192.0.2.2".parse().unwrap();
     let ip: IpAddr = "10.0.9.5".parse().unwrap();
     let entries = [
-        (ObjectKey::Firewall, Object::Firewall { bridges: [vni.bridge()].into() }),
+        (
+            ObjectKey::Firewall,
+            Object::Firewall(Box::new(Firewall {
+                bridges: [vni.bridge()].into(),
+                vteps: [vtep].into(),
+                ..Firewall::default()
+            })),
+        ),
+        (ObjectKey::PortRules, Object::PortRules { altered: false }),
+        (
+            ObjectKey::Guard(name("ove000000000005")),
+            Object::Guard(Box::new(Guard { mac, addresses: [ip].into(), altered: false })),
+        ),
         (ObjectKey::Address(vni.bridge(), "10.0.9.1/24".parse().unwrap()), Object::Address),
         (ObjectKey::Flood(vni.vxlan(), vtep), Object::Flood),
         (ObjectKey::VxlanFdb(vni.vxlan(), mac), Object::VxlanFdb { dst: vtep }),
@@ -89,13 +106,17 @@ fn entries_print_as_the_commands_that_make_them() {
     check(
         &ops,
         expect![[r#"
-            nft replace table inet overlayd # isolates ovb7
+            nft replace table inet overlayd # isolates ovb7; VXLAN from 1
+            nft replace table bridge overlayd
+            nft add element bridge overlayd # ove000000000005: 02:42:0a:00:09:05 10.0.9.5
             ip addr replace 10.0.9.1/24 dev ovb7
             bridge fdb append 00:00:00:00:00:00 dev ovx7 dst 192.0.2.2 self permanent
             bridge fdb replace 02:42:0a:00:09:05 dev ovx7 dst 192.0.2.2 self permanent
             bridge fdb replace 02:42:0a:00:09:05 dev ovx7 master static extern_learn
             ip neigh replace 10.0.9.5 lladdr 02:42:0a:00:09:05 dev ovb7 nud permanent extern_learn
             nft delete table inet overlayd
+            nft delete table bridge overlayd
+            nft delete element bridge overlayd # ove000000000005: 02:42:0a:00:09:05 10.0.9.5
             ip addr del 10.0.9.1/24 dev ovb7
             bridge fdb del 00:00:00:00:00:00 dev ovx7 dst 192.0.2.2 self permanent
             bridge fdb del 02:42:0a:00:09:05 dev ovx7 dst 192.0.2.2 self
@@ -151,6 +172,8 @@ fn keys_sort_in_the_order_of_building() {
     let vni = Vni::new(7).unwrap();
     let keys = [
         ObjectKey::Firewall,
+        ObjectKey::PortRules,
+        ObjectKey::Guard(name("ove000000000001")),
         ObjectKey::Link(vni.bridge()),
         ObjectKey::Link(name("ove000000000001")),
         ObjectKey::Link(vni.vxlan()),
@@ -170,4 +193,17 @@ fn a_link_is_ours_by_name_and_alias() {
     assert!(!is_ours("ovb7", None));
     assert!(!is_ours("ovb7", Some("mine")));
     assert!(!is_ours("vxlan7", Some("overlayd:0000000000000007")));
+}
+
+#[test]
+fn a_guard_lets_the_link_local_address_of_its_mac_pass_if_it_has_ipv6_at_all() {
+    let guard = |addresses: &[&str]| Guard {
+        mac: "02:42:0a:00:09:05".parse().unwrap(),
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        altered: false,
+    };
+    assert_eq!(guard(&["10.0.9.5"]).ipv6(), [].into());
+    let both: Vec<String> =
+        guard(&["10.0.9.5", "fd00:9::5"]).ipv6().iter().map(ToString::to_string).collect();
+    assert_eq!(both, ["fd00:9::5", "fe80::42:aff:fe00:905"]);
 }

@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use overlay_model::kernel::is_ours;
 use overlay_model::{
     ApplyReport, EndpointId, IfName, KernelChange, KernelOp, Link, LinkKind, MacAddr, NetnsRef,
-    NetworkId, Object, ObjectKey, Objects, PortFlags, VethPeer, Vni,
+    NetworkId, Object, ObjectKey, Objects, Outer, PortFlags, VethPeer, Vni,
 };
 use overlay_netlink::{Kernel, netns_of};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -272,7 +272,12 @@ pub(crate) fn bridge(vni: u32) -> KernelOp {
 }
 
 pub(crate) fn vxlan(vni: u32, port: u16, local: &str) -> KernelOp {
-    let kind = LinkKind::Vxlan { vni: Vni::new(vni).unwrap(), port, local: local.parse().unwrap() };
+    vxlan_with(vni, port, local, Outer::default())
+}
+
+pub(crate) fn vxlan_with(vni: u32, port: u16, local: &str, outer: Outer) -> KernelOp {
+    let local = local.parse().unwrap();
+    let kind = LinkKind::Vxlan { vni: Vni::new(vni).unwrap(), port, local, outer };
     let link = Link {
         master: Some(dev(vni).0),
         port: Some(PortFlags { learning: false, neigh_suppress: true }),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{EndpointId, Vni};
+use crate::{EndpointId, Firewall, Guard, Vni};
 
 fn vni() -> impl Strategy<Value = Vni> {
     (1u32..4).prop_map(|n| Vni::new(n).unwrap())
@@ -17,7 +17,7 @@ fn ip() -> impl Strategy<Value = IpAddr> {
 
 /// A key of every kind, and what may stand under it.
 fn pair() -> impl Strategy<Value = (ObjectKey, Object)> {
-    (0u8..6, vni(), ip(), 0u8..4, any::<bool>()).prop_map(|(kind, vni, ip, n, mark)| {
+    (0u8..7, vni(), ip(), 0u8..4, any::<bool>()).prop_map(|(kind, vni, ip, n, mark)| {
         let mac = MacAddr([2, 0, 0, 0, 0, n]);
         let port = Port {
             endpoint: EndpointId::from_bits(u64::from(n)),
@@ -36,7 +36,14 @@ fn pair() -> impl Strategy<Value = (ObjectKey, Object)> {
             }
             3 => (ObjectKey::Neigh(vni.bridge(), ip), Object::Neigh { mac }),
             4 => (ObjectKey::Port(vni.bridge()), Object::Port(port)),
-            _ => (ObjectKey::Firewall, Object::Firewall { bridges: [vni.bridge()].into() }),
+            5 => {
+                let firewall = Firewall { bridges: [vni.bridge()].into(), ..Firewall::default() };
+                (ObjectKey::Firewall, Object::Firewall(Box::new(firewall)))
+            }
+            _ => {
+                let guard = Guard { mac, addresses: [ip].into(), altered: mark };
+                (ObjectKey::Guard(vni.bridge()), Object::Guard(Box::new(guard)))
+            }
         }
     })
 }

@@ -1,0 +1,455 @@
+//! Nftables over netlink, without the `nft` program: elements of sets that come
+//! and go with every attach, and reading.
+//!
+//! Tables, chains and rules are written by `nft` ([`crate::firewall`]), which
+//! takes 6 ms to start: too long for what every attach waits for, and for what
+//! is read once a minute. Elements are a few attributes, and their notifications
+//! are read with the same words, so this module knows just these.
+//!
+//! All of it is done in the system calls themselves: the kernel has answered
+//! when `send` returns, so nothing here waits.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::error::NlError;
+
+/// `struct nlmsghdr` and `struct nfgenmsg`.
+const HEADER: usize = 16;
+const NFGENMSG: usize = 4;
+
+const F_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
+const F_ACK: u16 = libc::NLM_F_ACK as u16;
+const F_DUMP: u16 = libc::NLM_F_DUMP as u16;
+const F_CREATE: u16 = libc::NLM_F_CREATE as u16;
+const NESTED: u16 = 0x8000;
+
+/// `linux/netfilter/nfnetlink.h`.
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const SUBSYS: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
+
+/// `linux/netfilter/nf_tables.h`: messages.
+pub(crate) const GET_CHAIN: u16 = 4;
+pub(crate) const GET_RULE: u16 = 7;
+pub(crate) const GET_SET: u16 = 10;
+pub(crate) const NEW_ELEMENT: u16 = 12;
+pub(crate) const GET_ELEMENT: u16 = 13;
+pub(crate) const DEL_ELEMENT: u16 = 14;
+pub(crate) const GET_OBJECT: u16 = 19;
+/// Attributes of chains, rules and sets that say what they do; others say where
+/// they are kept, how many there are, and what was counted.
+const OF_CHAIN: &[u16] = &[3, 4, 5, 7, 10];
+const OF_RULE: &[u16] = &[2, 4];
+const OF_SET: &[u16] = &[2, 3, 4, 5, 6, 7, 11, 15];
+
+/// Which table: its family and name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) family: i32,
+    pub(crate) name: &'static str,
+}
+
+/// An element of a set: its key in the kernel's bytes.
+pub(crate) type Key = Vec<u8>;
+
+/// Packets and bytes.
+pub(crate) type Count = (u64, u64);
+
+/// A socket of nftables, in the network namespace in which it was opened.
+pub(crate) struct Nft {
+    /// `None` where the kernel has no nftables.
+    socket: Option<Socket>,
+    sequence: u32,
+    port: u32,
+    buffer: Vec<u8>,
+}
+
+impl Nft {
+    pub(crate) fn open() -> Self {
+        let (socket, port) = match Self::socket() {
+            Ok((socket, port)) => (Some(socket), port),
+            Err(err) => {
+                tracing::warn!(%err, "cannot talk to nftables");
+                (None, 0)
+            }
+        };
+        Self { socket, sequence: 0, port, buffer: Vec::new() }
+    }
+
+    fn socket() -> io::Result<(Socket, u32)> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        let port = socket.bind_auto()?.port_number();
+        // Answers are there when a request returns: see the header.
+        socket.set_non_blocking(true)?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        crate::wire::widen(&socket, 4 << 20);
+        // A transaction is one datagram: of a thousand ports half a megabyte.
+        let _ = setsockopt(&socket, sockopt::SndBufForce, &(64 << 20));
+        Ok((socket, port))
+    }
+
+    /// The number that the kernel knows this socket by.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Adds and deletes elements in one transaction: all, or none.
+    ///
+    /// One that is there is added without error; deleting one that is not there
+    /// is `ENOENT`, and nothing has changed.
+    pub(crate) fn elements(
+        &mut self,
+        table: Table,
+        changes: &[(bool, &str, Key)],
+    ) -> Result<(), NlError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        while self.receive().is_ok() {}
+        let mut batch = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        let end = |batch: &mut Vec<u8>, kind: u16, sequence: u32| {
+            let at = begin(batch, kind, F_REQUEST, sequence, libc::AF_UNSPEC, SUBSYS);
+            finish(batch, at);
+        };
+        end(&mut batch, BATCH_BEGIN, first);
+        let mut sequence = first;
+        // As many of one set as fit an attribute go into one message.
+        let mut rest = changes;
+        while let Some((add, set, _)) = rest.first() {
+            let same = rest.iter().take(512).take_while(|(a, s, _)| a == add && s == set).count();
+            let (now, later) = rest.split_at(same);
+            rest = later;
+            sequence = sequence.wrapping_add(1);
+            let (kind, create) = if *add { (NEW_ELEMENT, F_CREATE) } else { (DEL_ELEMENT, 0) };
+            let flags = F_REQUEST | create | if rest.is_empty() { F_ACK } else { 0 };
+            let at = begin(&mut batch, SUBSYS << 8 | kind, flags, sequence, table.family, 0);
+            text(&mut batch, 1, table.name);
+            text(&mut batch, 2, set);
+            nest(&mut batch, 3, |batch| {
+                for (_, _, key) in now {
+                    nest(batch, 1, |batch| nest(batch, 1, |batch| attribute(batch, 1, key)));
+                }
+            });
+            finish(&mut batch, at);
+        }
+        sequence = sequence.wrapping_add(1);
+        end(&mut batch, BATCH_END, sequence);
+        self.sequence = sequence;
+        self.send(&batch)?;
+        // Refusals of any message come before the acknowledgement of the last.
+        let mut outcome = Err(NlError::Closed);
+        while let Ok(()) = self.receive() {
+            for message in messages(&self.buffer) {
+                if let Some(code) = error_code(message) {
+                    let refused =
+                        |code: i32| NlError::Refused { errno: Errno::from_raw(-code), text: None };
+                    match (&outcome, code) {
+                        (Err(NlError::Closed), 0) => outcome = Ok(()),
+                        (Err(NlError::Closed) | Ok(()), code) if code != 0 => {
+                            outcome = Err(refused(code));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    /// The elements of a set, with what each has counted; `None` if there is
+    /// no such set.
+    pub(crate) fn read_set(
+        &mut self,
+        table: Table,
+        set: &str,
+    ) -> Result<Option<BTreeMap<Key, Count>>, NlError> {
+        let mut found = BTreeMap::new();
+        let there = self.dump(GET_ELEMENT, table, Some(set), |message| {
+            for (key, count) in elements_of(message) {
+                found.insert(key, count);
+            }
+        })?;
+        Ok(there.then_some(found))
+    }
+
+    /// The counters of a table that have a name.
+    pub(crate) fn counters(&mut self, table: Table) -> Result<BTreeMap<String, Count>, NlError> {
+        let mut found = BTreeMap::new();
+        self.dump(GET_OBJECT, table, None, |message| {
+            let (mut name, mut count) = (None, None);
+            let mut ours = false;
+            for (kind, value) in attributes(body(message)) {
+                match kind {
+                    1 => ours = text_of(value) == table.name,
+                    2 => name = Some(text_of(value)),
+                    4 => count = Some(count_of(value)),
+                    _ => {}
+                }
+            }
+            if let (true, Some(name), Some(count)) = (ours, name, count) {
+                found.insert(name, count);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// A number that stands for everything that a table does but its named
+    /// sets' elements, which come and go; `None` if there is no such table.
+    pub(crate) fn fingerprint(&mut self, table: Table) -> Result<Option<u64>, NlError> {
+        let mut hash = Fnv::new();
+        let mut chains = 0;
+        let mut anonymous = Vec::new();
+        for (what, telling) in [(GET_CHAIN, OF_CHAIN), (GET_SET, OF_SET), (GET_RULE, OF_RULE)] {
+            self.dump(what, table, None, |message| {
+                let ours = attributes(body(message))
+                    .any(|(kind, value)| kind == 1 && text_of(value) == table.name);
+                if !ours || message[HEADER] != table.family as u8 {
+                    return;
+                }
+                chains += usize::from(what == GET_CHAIN);
+                hash.write(&what.to_ne_bytes());
+                for (kind, value) in attributes(body(message)) {
+                    if telling.contains(&kind) {
+                        hash.write(&kind.to_ne_bytes());
+                        hash.write(value);
+                    }
+                    if what == GET_SET && kind == 2 && value.starts_with(b"__") {
+                        anonymous.push(text_of(value));
+                    }
+                }
+            })?;
+        }
+        for set in anonymous {
+            let mut rows: Vec<Vec<u8>> = Vec::new();
+            self.dump(GET_ELEMENT, table, Some(&set), |message| {
+                for (kind, value) in attributes(body(message)) {
+                    if kind == 3 {
+                        rows.extend(attributes(value).map(|(_, element)| element.to_vec()));
+                    }
+                }
+            })?;
+            // A hash table of the kernel has no order of its own.
+            rows.sort();
+            rows.iter().for_each(|row| hash.write(row));
+        }
+        Ok((chains > 0).then_some(hash.0))
+    }
+
+    /// Says every message of a dump to `each`. False if what was asked for is
+    /// not there.
+    fn dump(
+        &mut self,
+        kind: u16,
+        table: Table,
+        set: Option<&str>,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<bool, NlError> {
+        while self.receive().is_ok() {}
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = Vec::new();
+        let flags = F_REQUEST | F_DUMP;
+        let at = begin(&mut request, SUBSYS << 8 | kind, flags, self.sequence, table.family, 0);
+        text(&mut request, 1, table.name);
+        if let Some(set) = set {
+            text(&mut request, 2, set);
+        }
+        finish(&mut request, at);
+        self.send(&request)?;
+        loop {
+            self.receive()?;
+            let buffer = std::mem::take(&mut self.buffer);
+            for message in messages(&buffer) {
+                match i32::from(u16::from_ne_bytes([message[4], message[5]])) {
+                    libc::NLMSG_DONE => return Ok(true),
+                    libc::NLMSG_ERROR => match error_code(message) {
+                        Some(code) if code == -libc::ENOENT => return Ok(false),
+                        Some(code) if code != 0 => {
+                            let errno = Errno::from_raw(-code);
+                            return Err(NlError::Refused { errno, text: None });
+                        }
+                        _ => {}
+                    },
+                    _ => each(message),
+                }
+            }
+            self.buffer = buffer;
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), NlError> {
+        let socket = self.socket.as_ref().ok_or(NlError::Closed)?;
+        match socket.send_to(bytes, &SocketAddr::new(0, 0), 0) {
+            Ok(_) => Ok(()),
+            Err(err) => Err(failed(&err)),
+        }
+    }
+
+    fn receive(&mut self) -> Result<(), NlError> {
+        let socket = self.socket.as_ref().ok_or(NlError::Closed)?;
+        self.buffer.clear();
+        self.buffer.reserve(1 << 16);
+        loop {
+            match socket.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => return Ok(()),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(failed(&err)),
+            }
+        }
+    }
+}
+
+fn failed(err: &io::Error) -> NlError {
+    match err.raw_os_error() {
+        Some(errno) => NlError::Refused { errno: Errno::from_raw(errno), text: None },
+        None => NlError::Closed,
+    }
+}
+
+/// FNV-1a, 64 bits.
+pub(crate) struct Fnv(pub(crate) u64);
+
+impl Fnv {
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+// ----- bytes ---------------------------------------------------------------
+
+fn begin(
+    out: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: i32,
+    resource: u16,
+) -> usize {
+    let at = out.len();
+    out.extend(0u32.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(flags.to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend(0u32.to_ne_bytes());
+    out.extend([family as u8, 0]);
+    out.extend(resource.to_be_bytes());
+    at
+}
+
+fn finish(out: &mut [u8], at: usize) {
+    let length = (out.len() - at) as u32;
+    out[at..at + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    out.extend((4 + value.len() as u16).to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(value);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+fn text(out: &mut Vec<u8>, kind: u16, value: &str) {
+    let bytes: Vec<u8> = value.bytes().chain([0]).collect();
+    attribute(out, kind, &bytes);
+}
+
+fn nest(out: &mut Vec<u8>, kind: u16, inside: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend([0; 4]);
+    inside(out);
+    let length = (out.len() - at) as u16;
+    out[at..at + 2].copy_from_slice(&length.to_ne_bytes());
+    out[at + 2..at + 4].copy_from_slice(&(kind | NESTED).to_ne_bytes());
+}
+
+/// The messages of a datagram, each with a whole header.
+pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(datagram.get(..4)?.try_into().ok()?) as usize;
+        let message = datagram.get(..length).filter(|message| message.len() >= HEADER)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+fn body(message: &[u8]) -> &[u8] {
+    message.get(HEADER + NFGENMSG..).unwrap_or_default()
+}
+
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn text_of(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+fn error_code(message: &[u8]) -> Option<i32> {
+    let kind = i32::from(u16::from_ne_bytes([message[4], message[5]]));
+    let code = message.get(HEADER..HEADER + 4)?.try_into().ok()?;
+    (kind == libc::NLMSG_ERROR).then(|| i32::from_ne_bytes(code))
+}
+
+fn count_of(value: &[u8]) -> Count {
+    let mut count = (0, 0);
+    for (kind, value) in attributes(value) {
+        let number = value.try_into().map(u64::from_be_bytes).unwrap_or_default();
+        match kind {
+            1 => count.1 = number,
+            2 => count.0 = number,
+            _ => {}
+        }
+    }
+    count
+}
+
+/// The name of the set that a message about elements is of.
+pub(crate) fn set_of(message: &[u8]) -> Option<String> {
+    attributes(body(message)).find(|(kind, _)| *kind == 2).map(|(_, value)| text_of(value))
+}
+
+/// The elements that a message tells of, with what each has counted.
+pub(crate) fn elements_of(message: &[u8]) -> Vec<(Key, Count)> {
+    let lists = attributes(body(message)).filter(|(kind, _)| *kind == 3);
+    let each = lists.flat_map(|(_, list)| attributes(list));
+    each.filter_map(|(_, element)| {
+        let (mut key, mut count) = (None, (0, 0));
+        for (kind, value) in attributes(element) {
+            match kind {
+                1 => key = attributes(value).next().map(|(_, bytes)| bytes.to_vec()),
+                // An expression: its name, its data.
+                7 => {
+                    let inner = attributes(value).find(|(kind, _)| *kind == 2);
+                    count = inner.map_or((0, 0), |(_, data)| count_of(data));
+                }
+                _ => {}
+            }
+        }
+        Some((key?, count))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! The underlay's device goes away, comes back, is made anew, gets narrower:
+//! traffic is back when it is, and no daemon is started again.
+//!
+//! ```text
+//!   c1 ── host a ── eth0 192.0.2.1 ──── underlay ──── host b 192.0.2.2 ── c2
+//!                └─ eth1 192.0.2.201 ──────┘
+//! ```
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use overlay_tests::{
+    Container, DaemonOptions, Host, Lab, NetSpec, PingStream, Vtep, eventually, holds_for, patience,
+};
+
+const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
+/// What a ping carries that fills the network's MTU of 1450 bytes.
+const LARGEST: u16 = 1450 - 28;
+/// Within what traffic is to be back after the underlay.
+const BACK: Duration = Duration::from_secs(2);
+
+/// Hosts a and b with a container each, which have talked to each other. `prepare` may alter
+/// the underlay of a before its daemon starts.
+fn two(
+    lab: &Lab,
+    vtep: Vtep,
+    prepare: impl FnOnce(&Host) -> Result<()>,
+) -> Result<([Host; 2], [Container; 2])> {
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    prepare(&a)?;
+    a.start_with(&DaemonOptions { vtep, ..DaemonOptions::default() })?;
+    let join = vec![format!("{}:7946", a.address())];
+    b.start_with(&DaemonOptions { join, ..DaemonOptions::default() })?;
+    lab.all_up(&[a.clone(), b.clone()])?;
+    a.net_create("demo", DEMO)?;
+    b.knows_net("demo")?;
+    let (c1, c2) = (a.attach("demo", "c1")?, b.attach("demo", "c2")?);
+    c1.ping(c2.ip())?;
+    c2.ping(c1.ip())?;
+    Ok(([a, b], [c1, c2]))
+}
+
+/// How long it takes from now until both streams have answers again.
+fn back(streams: &[PingStream]) -> Result<Duration> {
+    let began = Instant::now();
+    for stream in streams {
+        stream.answers(10)?;
+    }
+    let took = began.elapsed();
+    println!("traffic is back after {took:?}");
+    ensure!(took <= patience(BACK), "{took:?}");
+    Ok(took)
+}
+
+fn streams([c1, c2]: &[Container; 2]) -> Result<[PingStream; 2]> {
+    Ok([c1.ping_stream(c2.ip())?, c2.ping_stream(c1.ip())?])
+}
+
+/// The daemon is the one that was started, and says that all is well.
+fn is_well(a: &Host, b: &Host, pid: u32) -> Result<()> {
+    ensure!(a.pid()? == pid, "the daemon was started again");
+    eventually("all is well", || {
+        let status = a.status()?;
+        ensure!(status.warnings.is_empty(), "{:?}", status.warnings);
+        Ok(())
+    })?;
+    b.sees("a", "up")?;
+    a.sees("b", "up")?;
+    a.at_rest()?;
+    b.at_rest()
+}
+
+#[test]
+fn a_device_that_was_down_carries_traffic_again_when_it_is_up() -> Result<()> {
+    for vtep in [Vtep::V4, Vtep::Device("eth0"), Vtep::Found] {
+        Lab::run(|lab| {
+            let ([a, b], containers) = two(lab, vtep, |_| Ok(()))?;
+            let (pid, links) = (a.pid()?, a.our_links()?);
+            let streams = streams(&containers)?;
+            for away in [Duration::from_millis(100), Duration::from_secs(5)] {
+                a.exec("ip link set eth0 down")?;
+                holds_for(away, "a serves meanwhile", || a.status().map(drop))?;
+                a.exec("ip link set eth0 up")?;
+                // As dhclient or networkd would: the kernel has forgotten it.
+                a.exec("ip route replace default via 192.0.2.254")?;
+                back(&streams)?;
+            }
+            ensure!(a.our_links()? == links, "devices were replaced: {:?}", a.our_links()?);
+            is_well(&a, &b, pid)
+        })?;
+    }
+    Ok(())
+}
+
+/// A device on eth0 that has its address, as a bond or a VLAN would.
+fn upper(a: &Host) -> Result<()> {
+    for line in [
+        "ip link add link eth0 name ul0 address 02:00:00:00:03:01 type macvlan mode bridge",
+        "ip addr add 192.0.2.1/24 dev ul0",
+        "ip link set ul0 up",
+    ] {
+        a.exec(line)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_device_that_is_deleted_and_made_again_carries_traffic_again() -> Result<()> {
+    for vtep in [Vtep::V4, Vtep::Device("ul0")] {
+        Lab::run(|lab| {
+            let ([a, b], containers) = two(lab, vtep, |a| {
+                a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
+                upper(a)
+            })?;
+            let pid = a.pid()?;
+            let streams = streams(&containers)?;
+            for away in [Duration::ZERO, Duration::from_secs(5)] {
+                a.exec("ip link del ul0")?;
+                if !away.is_zero() {
+                    eventually("a says what it misses", || {
+                        let warnings = a.status()?.warnings;
+                        ensure!(warnings.iter().any(|w| w.contains("192.0.2.1")), "{warnings:?}");
+                        Ok(())
+                    })?;
+                    holds_for(away, "a serves meanwhile", || a.status().map(drop))?;
+                }
+                upper(&a)?;
+                back(&streams)?;
+            }
+            is_well(&a, &b, pid)?;
+            let fdb = a.fdb("ovx4097")?;
+            ensure!(fdb.vtep_of(containers[1].mac()) == Some(b.vtep()), "{fdb:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_narrower_underlay_is_told_and_large_packets_pass_when_it_is_wide_again() -> Result<()> {
+    Lab::run(|lab| {
+        let ([a, b], containers) = two(lab, Vtep::V4, |_| Ok(()))?;
+        let [c1, c2] = &containers;
+        let pid = a.pid()?;
+        c1.ping_unfragmented(c2.ip(), LARGEST)?;
+        let streams = streams(&containers)?;
+        a.exec("ip link set eth0 mtu 1400")?;
+        back(&streams)?;
+        for host in [&a, &b] {
+            eventually("what is too narrow is named", || {
+                let warnings = host.status()?.warnings;
+                let told = warnings.iter().any(|w| w.contains("demo") && w.contains("1400"));
+                ensure!(told, "{warnings:?}");
+                Ok(())
+            })?;
+        }
+        // The kernel tells the sender how much passes, so that TCP goes on in smaller pieces.
+        let size = format!("ping -n -c 3 -i 0.2 -W 2 -M do -s {LARGEST} {}", c2.ip());
+        let refused = c1.exec(&size).expect_err("it is too large").to_string();
+        ensure!(refused.contains("mtu=1350") || refused.contains("mtu = 1350"), "{refused}");
+        a.exec("ip link set eth0 mtu 1500")?;
+        back(&streams)?;
+        // What it was told it forgets after ten minutes, or here and now.
+        c1.exec("ip route flush cache")?;
+        c1.ping_unfragmented(c2.ip(), LARGEST)?;
+        c2.ping_unfragmented(c1.ip(), LARGEST)?;
+        is_well(&a, &b, pid)
+    })
+}
+
+#[test]
+fn a_default_route_that_moves_takes_the_tunnels_along_only_when_their_address_goes() -> Result<()> {
+    Lab::run(|lab| {
+        let ul = lab.underlay_netns();
+        let ([a, b], containers) = two(lab, Vtep::Found, |a| {
+            overlay_tests::shell::run(&format!(
+                "ip -n {ul} link add dev p-a1 type veth peer name eth1 netns {} \
+                 address 02:00:00:00:04:01",
+                a.netns()
+            ))?;
+            overlay_tests::shell::run(&format!("ip -n {ul} link set dev p-a1 master br0 up"))?;
+            a.exec("sysctl -q -w net.ipv4.conf.all.arp_filter=1")?;
+            a.exec("ip addr add 192.0.2.201/24 dev eth1 metric 200")?;
+            a.exec("ip link set eth1 up").map(drop)
+        })?;
+        let pid = a.pid()?;
+        let streams = streams(&containers)?;
+        let vtep = |addr: &str| -> Result<()> {
+            let device = a.exec("ip -d link show ovx4097")?;
+            ensure!(device.contains(&format!("local {addr} ")), "{device}");
+            Ok(())
+        };
+        vtep("192.0.2.1")?;
+        a.exec("ip route replace default via 192.0.2.254 dev eth1")?;
+        back(&streams)?;
+        vtep("192.0.2.1")?;
+
+        a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
+        back(&streams)?;
+        vtep("192.0.2.201")?;
+        let fdb = b.fdb("ovx4097")?;
+        ensure!(fdb.vtep_of(containers[0].mac()) == Some("192.0.2.201".parse()?), "{fdb:?}");
+
+        // And back, with the device that it is on.
+        a.exec("ip addr add 192.0.2.1/24 dev eth0")?;
+        a.exec("ip route replace default via 192.0.2.254 dev eth0")?;
+        a.exec("ip link del eth1")?;
+        back(&streams)?;
+        vtep("192.0.2.1")?;
+        is_well(&a, &b, pid)
+    })
+}
