@@ -53,7 +53,7 @@ impl Scene {
     fn ours(&self) -> Result<String> {
         let links = self.a.our_links()?;
         let names: Vec<&str> = links.iter().map(|(name, _)| name.as_str()).collect();
-        Ok(self.a.snapshot_of(&names)? + &self.a.exec("nft list table inet overlayd")?)
+        Ok(self.a.snapshot_of(&names)? + &self.a.exec("nft -s list table inet overlayd")?)
     }
 
     fn unchanged(&self, before: &str, after: &str) -> Result<()> {
@@ -64,11 +64,13 @@ impl Scene {
         Ok(())
     }
 
-    /// Ours is as it was, put back if need be.
+    /// Ours is as it was, put back if need be. A link-local address that NetworkManager has
+    /// given a link of ours stays there: addresses that we did not set are not ours to remove.
     fn as_before(&self, before: &str) -> Result<()> {
         // What was made anew is listed in another order.
         let sorted = |text: &str| {
-            let mut lines: Vec<&str> = text.lines().collect();
+            let mut lines: Vec<&str> =
+                text.lines().filter(|line| !line.contains("inet6 fe80::")).collect();
             lines.sort_unstable();
             lines.join("\n")
         };

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A question without an answer for so long will get none.
-const LOST: Duration = Duration::from_secs(2);
+const LOST: Duration = Duration::from_secs(1);
 
 /// Questions to one address that are remembered: a newcomer asks forty a second.
 const ASKED: usize = 128;
