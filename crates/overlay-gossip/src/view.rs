@@ -335,7 +335,15 @@ impl View {
             self.tell_life(id, now, silent_after, &mut events);
         }
         self.forget_missing(states, now, silent_after, &mut events);
-        if self.last_summary.is_none_or(|last| now >= last + self.interval / 4) {
+        let news = |event: &ClusterEvent| {
+            matches!(
+                event,
+                ClusterEvent::Alive { .. } | ClusterEvent::Record { key: RecordKey::Host, .. }
+            )
+        };
+        // Whom we have just met is somebody for whoever asks next.
+        let due = self.last_summary.is_none_or(|last| now >= last + self.interval / 4);
+        if due || events.iter().any(news) {
             self.last_summary = Some(now);
             self.sum_up(now, silent_after, &mut events);
         }
