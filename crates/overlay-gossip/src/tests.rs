@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use chitchat::transport::{ChannelTransport, RecvOutcome, SendOutcome, Socket, Transport};
@@ -84,9 +84,12 @@ fn channel_addr(n: u8) -> SocketAddr {
     ([192, 0, 2, n], 7946).into()
 }
 
-/// A port of the loopback device that nobody has at the moment.
+/// A port of the loopback device that nobody has, and that the kernel gives to nobody: on an
+/// address of this process, below its range of ephemeral ports.
 fn free_addr() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    let [_, high, mid, low] = std::process::id().to_be_bytes();
+    ([127, high + 1, mid, low], NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 fn host_record(n: u8) -> (RecordKey, Record) {
@@ -313,12 +316,13 @@ async fn changes_and_withdrawals_arrive() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_five_hosts_at_once() {
-    let first = setup(1, free_addr(), &[]).start().await;
+    let mut first = setup(1, free_addr(), &[]).start().await;
     let mut others = Vec::new();
     for n in 2..=5 {
         others.push(setup(n, free_addr(), &[first.addr]).start().await);
     }
-    for peer in &mut others {
+    // The first too: it pushes to those that it has met.
+    for peer in others.iter_mut().chain([&mut first]) {
         for n in (1..=5).filter(|n| *n != peer.n).collect::<Vec<_>>() {
             peer.meets(n).await;
         }
