@@ -666,13 +666,9 @@ impl Shell {
                 let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
                 let peers = shown.map(Gossip::peers_info).unwrap_or_default();
                 let refusals = shown.map(Gossip::refusals).unwrap_or_default();
-                let warnings = match reply {
-                    Reply::Status(_) => self.surroundings.warnings(),
-                    _ => Vec::new(),
-                };
-                let dropped = match reply {
-                    Reply::Status(_) => self.kernel.dropped(),
-                    _ => Vec::new(),
+                let (warnings, dropped) = match reply {
+                    Reply::Status(_) => (self.surroundings.warnings(), self.kernel.dropped()),
+                    _ => Default::default(),
                 };
                 let heard = convert::Heard { counters, peers, refusals, warnings, dropped };
                 convert::reply(reply, &heard).map_err(|err| {

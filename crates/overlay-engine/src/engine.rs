@@ -834,10 +834,7 @@ impl Engine {
                 });
                 match key {
                     RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
-                    RecordKey::Host => {
-                        self.look_for_namesakes(host);
-                        self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
-                    }
+                    RecordKey::Host => self.look_for_namesakes(host),
                     _ => {}
                 }
                 if vtep != self.vtep_of(host) {

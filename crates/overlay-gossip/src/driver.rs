@@ -97,9 +97,8 @@ pub(crate) struct Driver {
     /// Hosts of which something is missing, and what we have of them.
     pursued: BTreeMap<SocketAddr, Pursuit>,
     catch_up: Option<CatchUp>,
-    /// When the view is due for a look in any case, and when it had the last.
+    /// When the view is due for a look in any case.
     look_at: Instant,
-    looked: Instant,
     /// Whether somebody is to be asked straight for a sign of life.
     suspects: bool,
     /// Where among them the next turn begins.
@@ -217,7 +216,6 @@ impl Driver {
             pursued: BTreeMap::new(),
             catch_up: None,
             look_at: Instant::now(),
-            looked: Instant::now(),
             suspects: false,
             turn: 0,
             contacts: literal,
@@ -263,11 +261,10 @@ impl Driver {
                 },
                 () = look.noted() => self.read(false).await,
                 () = tap.heard() => {
-                    let (now, soon) = (Instant::now(), self.looked + self.view.look_every());
-                    if now >= soon {
-                        self.read(false).await;
-                    } else {
-                        self.look_at = self.look_at.min(soon);
+                    let now = Instant::now();
+                    match self.view.soonest_look() {
+                        Some(soon) if now < soon => self.look_at = self.look_at.min(soon),
+                        _ => self.read(false).await,
                     }
                 }
                 () = sleep_until(look_at) => self.read(false).await,
@@ -418,7 +415,6 @@ impl Driver {
 
     fn ask_suspects(&mut self) {
         let suspects: Vec<_> = self.view.lately_silent(Instant::now()).into_iter().collect();
-        self.suspects = !suspects.is_empty();
         let many = SUSPECTS * SUSPECTS_UP_TO / self.view.hosts().max(SUSPECTS_UP_TO);
         let many = many.clamp(1, SUSPECTS).min(suspects.len());
         for i in 0..many {
@@ -440,7 +436,6 @@ impl Driver {
             let changed = self.look.take();
             self.view.read(chitchat.node_states(), changed, now, suspicious)
         };
-        self.looked = now;
         self.look_at = self.view.next_look(now);
         self.suspects = !self.view.lately_silent(now).is_empty();
         for event in events {

@@ -270,11 +270,11 @@ impl View {
         silences.map(|at| at.max(now) + moment).fold(now + self.interval, Instant::min)
     }
 
-    /// How long it is fine not to look after a message came: heartbeats are as
-    /// old as that when they are seen, and each look is at every node.
-    pub(crate) fn look_every(&self) -> Duration {
-        let often = self.interval / 128;
-        (often * (self.hosts() / 16 + 1) as u32).min(self.interval / 4)
+    /// Until when it is fine not to look though a message came: heartbeats are
+    /// as old as that when they are seen, and each look is at every node.
+    pub(crate) fn soonest_look(&self) -> Option<Instant> {
+        let often = self.interval / 128 * (self.hosts() / 16 + 1) as u32;
+        Some(self.last_read? + often.min(self.interval / 4))
     }
 
     /// Says whether a live node has records that have not come yet.

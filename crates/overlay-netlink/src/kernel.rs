@@ -93,11 +93,12 @@ impl Kernel {
     pub async fn open_with(
         tx_checksum: Option<bool>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<KernelChange>), KernelError> {
-        let offload = Arc::new(Offload::new(tx_checksum).map_err(KernelError::Open)?);
+        let offload = tx_checksum.map(Offload::new).transpose().map_err(KernelError::Open)?;
+        let offload = offload.map(Arc::new);
         let own_netns = Arc::new(netns::own().map_err(KernelError::Open)?);
         let conn = || {
             let mut conn = Conn::open().map_err(KernelError::Open)?;
-            conn.offload = Some(Arc::clone(&offload));
+            conn.offload.clone_from(&offload);
             Ok(conn)
         };
         let indices = Indices::default();

@@ -32,14 +32,13 @@ const DEPTH: usize = 5;
 /// How VXLAN devices are to have it.
 #[derive(Debug)]
 pub(crate) struct Offload {
-    wanted: Option<bool>,
+    wanted: bool,
     /// Of the namespace in which the kernel was opened.
     socket: std::net::UdpSocket,
 }
 
 impl Offload {
-    /// `None` leaves it as it is.
-    pub(crate) fn new(wanted: Option<bool>) -> io::Result<Self> {
+    pub(crate) fn new(wanted: bool) -> io::Result<Self> {
         // Of any family: it only says which namespace is meant.
         let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
             .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)))?;
@@ -48,13 +47,12 @@ impl Offload {
 
     /// Notes in a row that the device has it otherwise.
     pub(crate) fn note(&self, row: &mut LinkRow) {
-        let Some(wanted) = self.wanted else { return };
         if !matches!(row.kind, RowKind::Vxlan(_)) || !row.looks_like_ours() {
             return;
         }
         let Some(name) = row.ifname() else { return };
         match self.ask(&name, GET_TX_CHECKSUM, 0) {
-            Ok(is) if (is != 0) != wanted => drop(row.altered.insert(Setting::TxChecksum)),
+            Ok(is) if (is != 0) != self.wanted => drop(row.altered.insert(Setting::TxChecksum)),
             Ok(_) => {}
             // It has gone meanwhile.
             Err(Errno::ENODEV) => {}
@@ -64,8 +62,7 @@ impl Offload {
 
     /// Makes a device have it as wanted.
     pub(crate) fn set(&self, name: &IfName) -> Result<(), Errno> {
-        let Some(wanted) = self.wanted else { return Ok(()) };
-        self.ask(name, SET_TX_CHECKSUM, wanted.into()).map(drop)
+        self.ask(name, SET_TX_CHECKSUM, self.wanted.into()).map(drop)
     }
 
     /// `SIOCETHTOOL` with a `struct ethtool_value`; returns the value after it.

@@ -64,7 +64,7 @@ pub(crate) struct Conn {
     /// Sequence number of the message sent last; `netlink_proto` counts alike.
     sequence: u32,
     port: u32,
-    /// How rows of VXLAN devices are to be judged.
+    /// How VXLAN devices are to have it; `None`: as they have it.
     pub(crate) offload: Option<Arc<Offload>>,
 }
 
