@@ -249,6 +249,15 @@ fn what_another_hand_does_to_the_rules_is_undone_and_what_was_counted_stays() ->
             Ok(words)
         };
         let before = listed()?;
+        let undone = |hand: &str| -> Result<()> {
+            scene.a.exec(hand)?;
+            eventually(&format!("`{hand}` is undone"), || {
+                let now = listed()?;
+                ensure!(now == before, "{now:?}");
+                Ok(())
+            })?;
+            scene.a.at_rest()
+        };
         let stream = scene.far.ping_stream(scene.liar.ip())?;
         for hand in [
             "nft insert rule bridge overlayd prerouting accept",
@@ -258,13 +267,7 @@ fn what_another_hand_does_to_the_rules_is_undone_and_what_was_counted_stays() ->
             "nft add rule inet overlayd input accept",
             "nft flush chain inet overlayd vxlan",
         ] {
-            scene.a.exec(hand)?;
-            eventually(&format!("`{hand}` is undone"), || {
-                let now = listed()?;
-                ensure!(now == before, "{now:?}");
-                Ok(())
-            })?;
-            scene.a.at_rest()?;
+            undone(hand)?;
             let counted = scene.counted()?;
             ensure!(count_of(&counted, "arp") == sent, "after `{hand}`: {counted:?}");
         }
@@ -272,13 +275,7 @@ fn what_another_hand_does_to_the_rules_is_undone_and_what_was_counted_stays() ->
         let lost = stream.stop()?;
         ensure!(lost.longest_gap < 50, "{lost:?}");
         for hand in ["nft delete table bridge overlayd", "nft flush ruleset"] {
-            scene.a.exec(hand)?;
-            eventually(&format!("`{hand}` is undone"), || {
-                let now = listed()?;
-                ensure!(now == before, "{now:?}");
-                Ok(())
-            })?;
-            scene.a.at_rest()?;
+            undone(hand)?;
         }
         let again = scene.lie("arp")?;
         ensure!(count_of(&scene.counted()?, "arp") == again, "{:?}", scene.counted()?);

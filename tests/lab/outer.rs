@@ -5,9 +5,7 @@
 //! ```
 
 use anyhow::{Context as _, Result, ensure};
-use overlay_tests::{Container, DaemonOptions, Host, Lab, NetSpec, Vtep, eventually};
-
-const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
+use overlay_tests::{Container, DaemonOptions, Host, Lab, Vtep, eventually};
 
 const TOLD: [&str; 5] = [
     "--vxlan-checksum=false",
@@ -22,20 +20,6 @@ fn options(extra: &[&str]) -> DaemonOptions {
         extra: extra.iter().map(|flag| (*flag).to_owned()).collect(),
         ..DaemonOptions::default()
     }
-}
-
-fn pair(lab: &Lab, of_a: &[&str]) -> Result<([Host; 2], [Container; 2])> {
-    let (a, b) = (lab.host("a")?, lab.host("b")?);
-    a.start_with(&options(of_a))?;
-    let join = vec![format!("{}:7946", a.address())];
-    b.start_with(&DaemonOptions { join, ..DaemonOptions::default() })?;
-    lab.all_up(&[a.clone(), b.clone()])?;
-    a.net_create("demo", DEMO)?;
-    b.knows_net("demo")?;
-    let (c1, c2) = (a.attach("demo", "c1")?, b.attach("demo", "c2")?);
-    c1.ping(c2.ip())?;
-    c2.ping(c1.ip())?;
-    Ok(([a, b], [c1, c2]))
 }
 
 /// The outer headers of what each host sends while the containers talk: checksum, source port,
@@ -72,7 +56,7 @@ fn headers(lab: &Lab, hosts: &[Host; 2], [c1, c2]: &[Container; 2]) -> Result<[V
 #[test]
 fn what_was_told_stands_in_every_packet_and_by_default_what_the_kernel_writes() -> Result<()> {
     Lab::run(|lab| {
-        let (hosts, containers) = pair(lab, &TOLD)?;
+        let (hosts, containers) = lab.talking(lab.host("a")?, &options(&TOLD))?;
         let [told, by_default] = headers(lab, &hosts, &containers)?;
         for packet in told {
             let [checksum, port, df, ttl, dscp] = packet;
@@ -90,7 +74,7 @@ fn what_was_told_stands_in_every_packet_and_by_default_what_the_kernel_writes() 
 #[test]
 fn a_daemon_that_is_told_otherwise_changes_its_devices_when_it_starts() -> Result<()> {
     Lab::run(|lab| {
-        let (hosts, containers) = pair(lab, &[])?;
+        let (hosts, containers) = lab.talking(lab.host("a")?, &options(&[]))?;
         let [a, _b] = &hosts;
         let index = a.link("ovx4097")?.ifindex;
         // In place, and nothing is lost.
@@ -141,7 +125,8 @@ fn offloads(host: &Host) -> Result<bool> {
 #[test]
 fn the_kernel_writes_checksums_where_the_network_card_is_not_trusted() -> Result<()> {
     Lab::run(|lab| {
-        let (hosts, containers) = pair(lab, &["--vxlan-tx-checksum=off"])?;
+        let (hosts, containers) =
+            lab.talking(lab.host("a")?, &options(&["--vxlan-tx-checksum=off"]))?;
         let [a, b] = &hosts;
         ensure!(!offloads(a)? && offloads(b)?, "a was told, b was not");
         // Another hand: told of and put back.

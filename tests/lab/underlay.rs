@@ -9,35 +9,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use overlay_tests::shell::run;
 use overlay_tests::{
-    Container, DaemonOptions, Host, Lab, NetSpec, PingStream, Vtep, eventually, holds_for, patience,
+    Container, DaemonOptions, Host, Lab, PingStream, Vtep, eventually, holds_for, patience,
 };
 
-const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
 /// What a ping carries that fills the network's MTU of 1450 bytes.
 const LARGEST: u16 = 1450 - 28;
 /// Within what traffic is to be back after the underlay.
 const BACK: Duration = Duration::from_secs(2);
 
-/// Hosts a and b with a container each, which have talked to each other. `prepare` may alter
-/// the underlay of a before its daemon starts.
-fn two(
-    lab: &Lab,
-    vtep: Vtep,
-    prepare: impl FnOnce(&Host) -> Result<()>,
-) -> Result<([Host; 2], [Container; 2])> {
-    let (a, b) = (lab.host("a")?, lab.host("b")?);
-    prepare(&a)?;
-    a.start_with(&DaemonOptions { vtep, ..DaemonOptions::default() })?;
-    let join = vec![format!("{}:7946", a.address())];
-    b.start_with(&DaemonOptions { join, ..DaemonOptions::default() })?;
-    lab.all_up(&[a.clone(), b.clone()])?;
-    a.net_create("demo", DEMO)?;
-    b.knows_net("demo")?;
-    let (c1, c2) = (a.attach("demo", "c1")?, b.attach("demo", "c2")?);
-    c1.ping(c2.ip())?;
-    c2.ping(c1.ip())?;
-    Ok(([a, b], [c1, c2]))
+fn by(vtep: Vtep) -> DaemonOptions {
+    DaemonOptions { vtep, ..DaemonOptions::default() }
 }
 
 /// How long it takes from now until both streams have answers again.
@@ -74,7 +57,7 @@ fn is_well(a: &Host, b: &Host, pid: u32) -> Result<()> {
 fn a_device_that_was_down_carries_traffic_again_when_it_is_up() -> Result<()> {
     for vtep in [Vtep::V4, Vtep::Device("eth0"), Vtep::Found] {
         Lab::run(|lab| {
-            let ([a, b], containers) = two(lab, vtep, |_| Ok(()))?;
+            let ([a, b], containers) = lab.talking(lab.host("a")?, &by(vtep))?;
             let (pid, links) = (a.pid()?, a.our_links()?);
             let streams = streams(&containers)?;
             for away in [Duration::from_millis(100), Duration::from_secs(5)] {
@@ -108,10 +91,10 @@ fn upper(a: &Host) -> Result<()> {
 fn a_device_that_is_deleted_and_made_again_carries_traffic_again() -> Result<()> {
     for vtep in [Vtep::V4, Vtep::Device("ul0")] {
         Lab::run(|lab| {
-            let ([a, b], containers) = two(lab, vtep, |a| {
-                a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
-                upper(a)
-            })?;
+            let a = lab.host("a")?;
+            a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
+            upper(&a)?;
+            let ([a, b], containers) = lab.talking(a, &by(vtep))?;
             let pid = a.pid()?;
             let streams = streams(&containers)?;
             for away in [Duration::ZERO, Duration::from_secs(5)] {
@@ -139,7 +122,7 @@ fn a_device_that_is_deleted_and_made_again_carries_traffic_again() -> Result<()>
 #[test]
 fn a_narrower_underlay_is_told_and_large_packets_pass_when_it_is_wide_again() -> Result<()> {
     Lab::run(|lab| {
-        let ([a, b], containers) = two(lab, Vtep::V4, |_| Ok(()))?;
+        let ([a, b], containers) = lab.talking(lab.host("a")?, &by(Vtep::V4))?;
         let [c1, c2] = &containers;
         let pid = a.pid()?;
         c1.ping_unfragmented(c2.ip(), LARGEST)?;
@@ -172,17 +155,17 @@ fn a_narrower_underlay_is_told_and_large_packets_pass_when_it_is_wide_again() ->
 fn a_default_route_that_moves_takes_the_tunnels_along_only_when_their_address_goes() -> Result<()> {
     Lab::run(|lab| {
         let ul = lab.underlay_netns();
-        let ([a, b], containers) = two(lab, Vtep::Found, |a| {
-            overlay_tests::shell::run(&format!(
-                "ip -n {ul} link add dev p-a1 type veth peer name eth1 netns {} \
-                 address 02:00:00:00:04:01",
-                a.netns()
-            ))?;
-            overlay_tests::shell::run(&format!("ip -n {ul} link set dev p-a1 master br0 up"))?;
-            a.exec("sysctl -q -w net.ipv4.conf.all.arp_filter=1")?;
-            a.exec("ip addr add 192.0.2.201/24 dev eth1 metric 200")?;
-            a.exec("ip link set eth1 up").map(drop)
-        })?;
+        let a = lab.host("a")?;
+        run(&format!(
+            "ip -n {ul} link add dev p-a1 type veth peer name eth1 netns {} \
+             address 02:00:00:00:04:01",
+            a.netns()
+        ))?;
+        run(&format!("ip -n {ul} link set dev p-a1 master br0 up"))?;
+        a.exec("sysctl -q -w net.ipv4.conf.all.arp_filter=1")?;
+        a.exec("ip addr add 192.0.2.201/24 dev eth1 metric 200")?;
+        a.exec("ip link set eth1 up")?;
+        let ([a, b], containers) = lab.talking(a, &by(Vtep::Found))?;
         let pid = a.pid()?;
         let streams = streams(&containers)?;
         let vtep = |addr: &str| -> Result<()> {

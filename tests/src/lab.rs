@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 
 use crate::binaries::{binaries, check_machine};
 use crate::capture::Capture;
-use crate::host::{DaemonOptions, Host};
+use crate::container::Container;
+use crate::host::{DaemonOptions, Host, NetSpec};
 use crate::shell::{NETNS_DIR, feed_in, run, run_in, signal_pid};
 use crate::wait::eventually;
 
@@ -184,6 +185,26 @@ impl Lab {
         self.all_up(&made)?;
         let Ok(made) = made.try_into() else { bail!("as many hosts as names") };
         Ok(made)
+    }
+
+    /// Starts `a` as told and a host b that joins it, with a container each on a network `demo`
+    /// of VNI 4097, which have talked to each other.
+    ///
+    /// # Errors
+    /// If any of it fails.
+    pub fn talking(&self, a: Host, of_a: &DaemonOptions) -> Result<([Host; 2], [Container; 2])> {
+        let b = self.host("b")?;
+        a.start_with(of_a)?;
+        let join = vec![format!("{}:7946", a.address())];
+        b.start_with(&DaemonOptions { join, ..DaemonOptions::default() })?;
+        self.all_up(&[a.clone(), b.clone()])?;
+        let demo = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], ..NetSpec::default() };
+        a.net_create("demo", demo)?;
+        b.knows_net("demo")?;
+        let (c1, c2) = (a.attach("demo", "c1")?, b.attach("demo", "c2")?);
+        c1.ping(c2.ip())?;
+        c2.ping(c1.ip())?;
+        Ok(([a, b], [c1, c2]))
     }
 
     /// Waits until each of `hosts` sees all of them `up`.
