@@ -177,8 +177,13 @@ impl Driver {
         events: mpsc::UnboundedSender<ClusterEvent>,
         live: watch::Sender<Vec<SocketAddr>>,
     ) -> Result<Self, GossipError> {
-        let transport =
-            Tapped { transport, tap: Arc::new(Tap::default()), counters: counters.clone() };
+        let transport = Tapped {
+            transport,
+            tap: Arc::new(Tap::default()),
+            counters: counters.clone(),
+            interval: config.interval,
+            own: config.advertise,
+        };
         let mut own = Own::default();
         for (key, value) in initial {
             if let Some(value) = value {
@@ -339,6 +344,7 @@ impl Driver {
         }
         self.outbox.written_up_to(state.max_version());
         drop(chitchat);
+        self.transport.tap.stir();
         // Not by the timer, which counts in whole milliseconds.
         if self.outbox.deadline().is_some_and(|at| at <= Instant::now()) {
             self.push();
@@ -425,6 +431,7 @@ impl Driver {
 
     /// Starts a handshake. That chitchat has died is noticed elsewhere.
     fn gossip(&self, peer: SocketAddr) {
+        self.transport.tap.stir();
         let _ = self.chitchat.gossip(peer);
     }
 
@@ -546,6 +553,7 @@ impl Driver {
         self.own.written += 1;
         state.set(END, self.own.written);
         self.own_version = state.max_version();
+        self.transport.tap.stir();
     }
 
     /// Begins again with the next incarnation; tries until it works. `None`: told

@@ -16,12 +16,13 @@
 //! [`Tapped`] wraps any transport: it counts, it keeps a failed send from
 //! filling the log twice a second, it knows to whom an answer has left, it
 //! sees questions leave and answers come (see `round_trip`), and it spares
-//! answers in which there is nothing.
+//! answers in which there is nothing and questions that have just been put the
+//! other way round.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -177,6 +178,8 @@ impl Socket for RelaySocket {
 pub(crate) struct Tap {
     /// While someone watches: to whom the last word of a handshake has left.
     told: Mutex<Option<HashSet<SocketAddr>>>,
+    /// When there was something to tell or to learn.
+    stirred: Mutex<Option<Instant>>,
     heard: Notify,
 }
 
@@ -184,6 +187,16 @@ impl Tap {
     /// Waits until chitchat has taken in another message.
     pub(crate) async fn heard(&self) {
         self.heard.notified().await;
+    }
+
+    /// There is news, or somebody in particular is to be asked: peers that were
+    /// answered before are asked all the same.
+    pub(crate) fn stir(&self) {
+        *self.stirred.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn at_rest_since(&self, at: Instant) -> bool {
+        self.stirred.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|then| then < at)
     }
 
     /// Starts to note whom we tell.
@@ -197,7 +210,7 @@ impl Tap {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<HashSet<SocketAddr>>> {
-        self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -206,6 +219,9 @@ pub(crate) struct Tapped {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) tap: Arc<Tap>,
     pub(crate) counters: Arc<Counters>,
+    /// Of gossip: how long a round is, and as whom we speak.
+    pub(crate) interval: Duration,
+    pub(crate) own: SocketAddr,
 }
 
 #[async_trait]
@@ -216,6 +232,7 @@ impl Transport for Tapped {
             tap: self.tap.clone(),
             counters: self.counters.clone(),
             taken: false,
+            talks: Talks { interval: self.interval, own: self.own, peers: HashMap::new() },
         }))
     }
 }
@@ -226,6 +243,56 @@ struct TappedSocket {
     counters: Arc<Counters>,
     /// Chitchat took a message from here, and has not come back for another.
     taken: bool,
+    talks: Talks,
+}
+
+/// Who has asked whom of late.
+///
+/// An exchange tells both ends all that either knows. A peer that has asked us
+/// within the last round and was answered need not be asked in this one: in a
+/// small cluster that is up to half of all messages. Lest both leave it to the
+/// other, it is mostly left to the one with the smaller address. A peer is asked
+/// all the same when there was news since, when it owes us an answer (datagrams
+/// are lost on the way, and each exchange is needed), and after [`SPARED`] rounds
+/// in a row (its answers are what round trips are measured by).
+struct Talks {
+    interval: Duration,
+    own: SocketAddr,
+    peers: HashMap<SocketAddr, Talk>,
+}
+
+#[derive(Default)]
+struct Talk {
+    asked_us: Option<Instant>,
+    owes: bool,
+    spared: u8,
+}
+
+/// Rounds in a row in which a peer is not asked because it asks us.
+const SPARED: u8 = 3;
+
+/// Addresses of which that is known; of more than this, all is forgotten.
+const TALKS: usize = 4096;
+
+impl Talks {
+    fn with(&mut self, peer: SocketAddr) -> &mut Talk {
+        if self.peers.len() >= TALKS && !self.peers.contains_key(&peer) {
+            self.peers.clear();
+        }
+        self.peers.entry(peer).or_default()
+    }
+
+    /// Says whether a question to `peer` would only repeat what it asked; notes that it is
+    /// spared or put.
+    fn spares(&mut self, peer: SocketAddr, tap: &Tap, now: Instant) -> bool {
+        let within = self.interval * if self.own > peer { 12 } else { 5 } / 10;
+        let talk = self.with(peer);
+        let asked_us = talk.asked_us.filter(|at| now.duration_since(*at) < within);
+        let spares =
+            !talk.owes && talk.spared < SPARED && asked_us.is_some_and(|at| tap.at_rest_since(at));
+        (talk.owes, talk.spared) = if spares { (false, talk.spared + 1) } else { (true, 0) };
+        spares
+    }
 }
 
 /// Bytes of a delta that holds nothing: the end of its stream.
@@ -253,6 +320,10 @@ impl Socket for TappedSocket {
             if let Some(told) = self.tap.lock().as_mut() {
                 told.insert(to);
             }
+            return Ok(SendOutcome { num_bytes_sent: 0 });
+        }
+        if asks && self.talks.spares(to, &self.tap, Instant::now()) {
+            self.counters.add("syns_spared", 1);
             return Ok(SendOutcome { num_bytes_sent: 0 });
         }
         match self.socket.send(to, envelope).await {
@@ -286,8 +357,18 @@ impl Socket for TappedSocket {
         self.taken = true;
         self.counters.add("messages_received", 1);
         self.counters.add("bytes_received", outcome.num_bytes_received as u64);
-        if matches!(outcome.envelope.message, ChitchatMessage::SynAck { .. }) {
-            self.counters.answered(outcome.from_addr, Instant::now());
+        let (from, now) = (outcome.from_addr, Instant::now());
+        match &outcome.envelope.message {
+            ChitchatMessage::Syn { .. } => self.talks.with(from).asked_us = Some(now),
+            ChitchatMessage::SynAck { delta, .. } => {
+                self.counters.answered(from, now);
+                self.talks.with(from).owes = false;
+                if delta.serialized_len() > EMPTY_DELTA {
+                    self.tap.stir();
+                }
+            }
+            ChitchatMessage::Ack { .. } => self.tap.stir(),
+            ChitchatMessage::BadCluster => {}
         }
         Ok(outcome)
     }

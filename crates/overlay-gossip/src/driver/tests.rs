@@ -13,6 +13,8 @@ async fn chitchat_keeps_no_second_copy_of_what_it_holds() {
         transport: Arc::new(ChannelTransport::default()),
         tap: Arc::default(),
         counters: Arc::default(),
+        interval: config.interval,
+        own: config.advertise,
     };
     let look = Arc::default();
     let chitchat = spawn(&config, &own, &transport, &look, &BTreeSet::new()).await.unwrap();

@@ -94,3 +94,86 @@ async fn the_receive_buffer_is_larger_than_the_default() {
             > size(getsockopt(&default, sockopt::RcvBuf))
     );
 }
+
+const ROUND: Duration = Duration::from_millis(500);
+
+fn talks() -> (Talks, Tap, SocketAddr) {
+    let [peer, own] = [1, 2].map(|n| SocketAddr::from(([192, 0, 2, n], 7946)));
+    (Talks { interval: ROUND, own, peers: HashMap::new() }, Tap::default(), peer)
+}
+
+/// In each round `peer` asks us, and later we would ask it: in which rounds we do.
+async fn asked(talks: &mut Talks, tap: &Tap, peer: SocketAddr, answers: bool) -> Vec<usize> {
+    let mut asked = Vec::new();
+    for round in 0..9 {
+        talks.with(peer).asked_us = Some(Instant::now());
+        tokio::time::advance(ROUND / 2).await;
+        if !talks.spares(peer, tap, Instant::now()) {
+            asked.push(round);
+            talks.with(peer).owes = !answers;
+        }
+        tokio::time::advance(ROUND / 2).await;
+    }
+    asked
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_us_in_every_round_is_asked_in_every_fourth() {
+    let (mut talks, tap, peer) = talks();
+    assert_eq!(asked(&mut talks, &tap, peer, true).await, [3, 7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_owes_us_an_answer_is_asked_again_though_it_asks_us() {
+    let (mut talks, tap, peer) = talks();
+    assert_eq!(asked(&mut talks, &tap, peer, false).await, [3, 4, 5, 6, 7, 8]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asked_before_the_news_or_long_ago_or_never_is_asked() {
+    let (mut talks, tap, peer) = talks();
+    assert!(!talks.spares(peer, &tap, Instant::now()), "never");
+    talks.with(peer).owes = false;
+    talks.with(peer).asked_us = Some(Instant::now());
+    tap.stir();
+    assert!(!talks.spares(peer, &tap, Instant::now()), "news in the same moment");
+    tokio::time::advance(ROUND / 100).await;
+    talks.with(peer).owes = false;
+    talks.with(peer).asked_us = Some(Instant::now());
+    assert!(talks.spares(peer, &tap, Instant::now()), "it asked after the news");
+    tokio::time::advance(ROUND * 12 / 10).await;
+    assert!(!talks.spares(peer, &tap, Instant::now()), "long ago");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hosts_talk_in_every_round_whenever_theirs_begin_and_seldom_twice() {
+    let (_, tap, small) = talks();
+    let (large, ..) = talks();
+    let addrs = [small, large.own];
+    for apart in (0..10).map(|tenth| ROUND * tenth / 10) {
+        let mut ends = addrs.map(|own| Talks { interval: ROUND, own, peers: HashMap::new() });
+        let began = Instant::now();
+        let (mut exchanges, mut last, mut longest) = (0, began, Duration::ZERO);
+        for turn in 0..200 {
+            let (asks, answers) = (turn % 2, 1 - turn % 2);
+            let now = began + ROUND * (turn / 2) as u32 + apart * asks as u32;
+            if ends[asks].spares(addrs[answers], &tap, now) {
+                continue;
+            }
+            ends[asks].with(addrs[answers]).owes = false;
+            ends[answers].with(addrs[asks]).asked_us = Some(now);
+            (exchanges, longest, last) = (exchanges + 1, longest.max(now - last), now);
+        }
+        assert!(longest < ROUND * 2, "{longest:?}, rounds {apart:?} apart");
+        assert!((90..=135).contains(&exchanges), "{exchanges}, rounds {apart:?} apart");
+    }
+}
+
+#[test]
+fn what_is_known_of_talks_is_bounded() {
+    let (mut talks, ..) = talks();
+    for n in 0..3 * TALKS as u32 {
+        talks.with((std::net::Ipv4Addr::from_bits(n), 7946).into());
+    }
+    assert!(talks.peers.len() <= TALKS, "{}", talks.peers.len());
+}
