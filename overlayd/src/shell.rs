@@ -34,6 +34,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Settings;
+use crate::convert::comma_separated;
 use crate::events::Hub;
 use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
@@ -114,7 +115,7 @@ impl Clock {
 /// Whatever keeps it from starting: each says what to do.
 pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     require_root()?;
-    let underlay = overlay_netlink::underlay_for(settings.vtep_ip, settings.underlay_dev.as_ref())
+    let underlay = overlay_netlink::underlay_for(&settings.underlay())
         .await
         .context("cannot tell which address VXLAN packets come to")?;
     let keys = match &settings.key_file {
@@ -124,11 +125,12 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
         None => None,
     };
-    if !settings.outer.checksum && underlay.addr.is_ipv6() {
+    if !settings.outer.checksum
+        && let Some(addr) = underlay.addrs().find(IpAddr::is_ipv6)
+    {
         bail!(
-            "vxlan-checksum=false needs IPv4 VTEPs: this one is {}, and over IPv6 the other hosts \
-             drop packets without a checksum (RFC 8200 section 8.1); leave it true",
-            underlay.addr
+            "vxlan-checksum=false needs IPv4 VTEPs: this one is {addr}, and over IPv6 the other \
+             hosts drop packets without a checksum (RFC 8200 section 8.1); leave it true"
         );
     }
     let advertise = settings.gossip_advertise(underlay.addr);
@@ -160,8 +162,10 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         host: found.host,
         incarnation: found.incarnation,
         name: settings.name.clone(),
-        vteps: vec![underlay.addr],
+        vteps: underlay.addrs().collect(),
+        dual: settings.dual(),
         underlay_dev: underlay.dev.clone(),
+        other_dev: underlay.devs().nth(1).cloned(),
         underlay_mtu: underlay.mtu,
         vxlan_port: settings.vxlan_port,
         outer: settings.outer,
@@ -184,7 +188,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     info!(
         host = %config.host,
         name = %config.name,
-        vtep = %underlay.addr,
+        vtep = comma_separated(&config.vteps),
         dev = %underlay.dev,
         mtu = underlay.mtu,
         gossip = %listen,
@@ -203,7 +207,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
     }
 
-    let wrong = overlay_netlink::broken_tx_checksum(&underlay.dev);
+    let wrong = underlay.devs().find_map(overlay_netlink::broken_tx_checksum);
     if let (None, Some(why)) = (settings.tx_checksum, &wrong) {
         warn!(
             "checksums of what VXLAN carries are written by the kernel, not by the network card: \
@@ -260,9 +264,8 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     let server = tokio::spawn(server);
     tokio::spawn(surroundings.clone().keep_looking());
 
-    let follow =
-        overlay_netlink::follow_underlay(settings.vtep_ip, settings.underlay_dev.clone(), underlay)
-            .context("cannot follow the underlay")?;
+    let follow = overlay_netlink::follow_underlay(settings.underlay(), underlay)
+        .context("cannot follow the underlay")?;
     let mut shell = Shell {
         engine,
         clock,
@@ -460,13 +463,13 @@ impl Shell {
 
     /// The underlay is another, or there is none.
     async fn follow(&mut self, found: Result<Underlay, UnderlayError>) {
-        let Underlay { addr, dev, mtu } = match found {
+        let Underlay { addr, dev, mtu, other } = match found {
             Ok(underlay) => underlay,
             Err(err) => return self.step(Event::UnderlayLost { why: err.to_string() }).await,
         };
         let gossip = self.settings.gossip_advertise(addr);
         let listen = self.settings.gossip_listen(addr, has_address);
-        self.step(Event::Underlay { addr, dev, mtu, gossip }).await;
+        self.step(Event::Underlay { addr, other, dev, mtu, gossip }).await;
         if (listen, gossip) != (self.joined.listen, self.joined.advertise) {
             let port_is_ours = listen == self.joined.listen
                 || listen.ip().is_unspecified()

@@ -26,7 +26,7 @@ use overlay_model::{
 
 use crate::cluster_view::{HostState, Placed};
 use crate::desired::{endpoint_of, gateways};
-use crate::engine::{After, Engine, check_routes};
+use crate::engine::{After, Config, Engine, check_routes};
 use crate::event::{
     Attach, ErrorKind, LocalEndpoint, Notice, Place, Refused, Reply, StateChange, Token, Where,
     doubled_text,
@@ -305,7 +305,7 @@ impl Engine {
             )
             .hint("list them with: ip link"));
         };
-        if *ifname == self.config.underlay_dev {
+        if self.config.underlay_devs().any(|dev| dev == ifname) {
             return Err(invalid(format!(
                 "{ifname} is the underlay: VXLAN packets leave by it; attach a VLAN of it, or \
                  another interface"
@@ -697,7 +697,8 @@ impl Engine {
             };
             let port = self.local[&id].local.port_key();
             let guard = self.local[&id].local.port().map(ObjectKey::Guard);
-            let needed: Vec<ObjectKey> = needed(net).chain(guard).chain(port.clone()).collect();
+            let needed: Vec<ObjectKey> =
+                needed(&self.config, net).chain(guard).chain(port.clone()).collect();
             let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
             if let Some(failure) = failed {
                 let kind = match failure.refusal {
@@ -961,12 +962,12 @@ pub(crate) fn gone_text(place: &Place) -> &'static str {
 }
 
 /// What must be in the kernel of a network for an endpoint to be of use.
-pub(crate) fn needed(net: &Network) -> impl Iterator<Item = ObjectKey> {
+pub(crate) fn needed(config: &Config, net: &Network) -> impl Iterator<Item = ObjectKey> {
     let bridge = net.vni.bridge();
-    let links = [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan())];
-    [ObjectKey::Firewall, ObjectKey::PortRules]
+    let vxlans: Vec<ObjectKey> = config.devices(net.vni).map(ObjectKey::Link).collect();
+    [ObjectKey::Firewall, ObjectKey::PortRules, ObjectKey::Link(bridge.clone())]
         .into_iter()
-        .chain(links)
+        .chain(vxlans)
         .chain(gateways(net).map(move |g| ObjectKey::Address(bridge.clone(), g)))
 }
 

@@ -372,7 +372,7 @@ impl Engine {
             }
         }
         let Some(net) = self.networks.get(draft.network) else { return };
-        let needed: Vec<_> = needed(net).collect();
+        let needed: Vec<_> = needed(&self.config, net).collect();
         let used = self.view.is_user(draft.network, me);
         let failure = needed.iter().filter(|_| used).find_map(|k| self.kernel.failures().get(k));
         if let Some(failure) = failure {

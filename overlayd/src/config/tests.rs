@@ -103,6 +103,7 @@ fn told_nothing_everything_has_its_default() {
         name = "box1"                                       # the machine's host name
         # advertise: the gossip address
         # vtep-ip: the source address of the default route
+        vtep-families = "one"                               # default
         # underlay-dev: the device that has the VTEP address
         gossip-port = 7946                                  # default
         # gossip-bind: the VTEP address
@@ -162,6 +163,7 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         name = "web-1"                                      # --name
         # advertise: the gossip address
         vtep-ip = "192.0.2.1"                               # /etc/overlayd/overlayd.toml line 2
+        vtep-families = "one"                               # default
         # underlay-dev: the device that has the VTEP address
         gossip-port = 7946                                  # default
         # gossip-bind: the VTEP address
@@ -229,7 +231,8 @@ fn every_setting_can_stand_in_the_file() {
             join: vec!["a:1".to_owned(), "b:2".to_owned()],
             name: Name::new("x").unwrap(),
             advertise: Some(Advertise { ip: [198, 51, 100, 7].into(), port: Some(99) }),
-            vtep_ip: Some([192, 0, 2, 1].into()),
+            vtep_ips: vec![[192, 0, 2, 1].into()],
+            both_families: false,
             underlay_dev: Some(IfName::new("eth0").unwrap()),
             gossip_port: 1,
             gossip_bind: Some([0; 4].into()),
@@ -319,7 +322,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
     );
 }
 
