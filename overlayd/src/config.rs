@@ -359,6 +359,14 @@ impl Settings {
         SocketAddr::new(ip, self.gossip_port)
     }
 
+    /// Where gossip listens besides, on a host of both families: at the VTEP
+    /// address of the other one, so that hosts that have it alone reach us.
+    pub fn gossip_listen_also(&self, listen: SocketAddr, vteps: &[IpAddr]) -> Option<SocketAddr> {
+        let both = vteps.len() > 1 && self.gossip_bind.is_none() && !listen.ip().is_unspecified();
+        let other = vteps.iter().find(|ip| ip.is_ipv4() != listen.is_ipv4()).filter(|_| both);
+        other.map(|ip| SocketAddr::new(*ip, self.gossip_port))
+    }
+
     /// Where others reach it.
     pub fn gossip_advertise(&self, vtep: IpAddr) -> SocketAddr {
         match self.advertise {

@@ -135,7 +135,13 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     }
     let advertise = settings.gossip_advertise(underlay.addr);
     let listen = settings.gossip_listen(underlay.addr, has_address);
-    if keys.is_none() && !settings.insecure && !listen.ip().is_loopback() {
+    let vteps: Vec<IpAddr> = underlay.addrs().collect();
+    let listen_also = settings.gossip_listen_also(listen, &vteps);
+    if keys.is_none()
+        && !settings.insecure
+        && let Some(listen) =
+            std::iter::once(listen).chain(listen_also).find(|addr| !addr.ip().is_loopback())
+    {
         bail!(
             "gossip on {listen} would be open to everybody there: make a key with (umask 077; \
              overlayd keygen > /etc/overlayd/key), give it to every host of the cluster, and say \
@@ -162,7 +168,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         host: found.host,
         incarnation: found.incarnation,
         name: settings.name.clone(),
-        vteps: underlay.addrs().collect(),
+        vteps,
         dual: settings.dual(),
         underlay_dev: underlay.dev.clone(),
         other_dev: underlay.devs().nth(1).cloned(),
@@ -192,6 +198,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         dev = %underlay.dev,
         mtu = underlay.mtu,
         gossip = %listen,
+        gossip_also = listen_also.map(tracing::field::display),
         networks = restored.networks.len(),
         endpoints = restored.endpoints.len(),
         "overlayd {} starts",
@@ -229,6 +236,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         incarnation: found.incarnation,
         next_incarnation: incarnations(&state),
         listen,
+        listen_also,
         advertise,
         join: settings
             .join
@@ -469,12 +477,18 @@ impl Shell {
         };
         let gossip = self.settings.gossip_advertise(addr);
         let listen = self.settings.gossip_listen(addr, has_address);
+        let vteps: Vec<IpAddr> =
+            std::iter::once(addr).chain(other.as_ref().map(|(addr, _)| *addr)).collect();
+        let also = self.settings.gossip_listen_also(listen, &vteps);
         self.step(Event::Underlay { addr, other, dev, mtu, gossip }).await;
-        if (listen, gossip) != (self.joined.listen, self.joined.advertise) {
-            let port_is_ours = listen == self.joined.listen
+        let joined = &mut self.joined;
+        if (listen, also, gossip) != (joined.listen, joined.listen_also, joined.advertise) {
+            let held = [Some(joined.listen), joined.listen_also];
+            let wanted = [Some(listen), also];
+            let port_is_ours = held.iter().flatten().any(|addr| wanted.contains(&Some(*addr)))
                 || listen.ip().is_unspecified()
-                || self.joined.listen.ip().is_unspecified();
-            (self.joined.listen, self.joined.advertise) = (listen, gossip);
+                || joined.listen.ip().is_unspecified();
+            (joined.listen, joined.listen_also, joined.advertise) = (listen, also, gossip);
             if port_is_ours {
                 self.end_gossip().await;
             }
