@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use overlay_api::v1::Event;
 
@@ -21,10 +21,11 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts it on `host`, with more arguments, into files of that name.
+    /// Starts it on `host`, with more arguments, into files of that name; it misses nothing
+    /// from then on.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If it cannot be started, or does not come to watch.
     pub fn start(host: &Host, name: &str, args: &[&str]) -> Result<Self> {
         let (out, err) = (host.dir().join(name), host.dir().join(format!("{name}.err")));
         let child = host
@@ -34,7 +35,13 @@ impl Watcher {
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?)
             .spawn()?;
-        Ok(Self { child, out, err })
+        let watcher = Self { child, out, err };
+        eventually("overlayctl watches", || {
+            let said = watcher.complaints()?;
+            ensure!(said.contains("# watching"), "{said}");
+            Ok(())
+        })?;
+        Ok(watcher)
     }
 
     /// The events so far, of one that was started with `--json`; half a line is

@@ -574,7 +574,9 @@ async fn a_name_that_does_not_resolve_is_tried_until_it_does() {
 
 #[tokio::test]
 async fn names_and_peers_that_do_not_answer_do_not_keep_a_host_from_starting() {
-    let b_addr = free_addr();
+    // Where a name leads to: no address of this process's own, but a port of its own.
+    let port = 10_000 + std::process::id() % 20_000;
+    let b_addr = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port as u16));
     let mut setup_a = setup(1, free_addr(), &[]);
     setup_a.config.join = vec![
         "no-such-host.invalid:7946".to_owned(),

@@ -13,9 +13,8 @@ const ELSEWHERE: [&str; 2] = ["seen", "withdrawn"];
 impl Session {
     pub(super) async fn watch(&self, args: WatchArgs) -> Result<(), Failure> {
         let mut events = asking("watch", self.client.events(args.since)).await?;
-        if !self.output.json {
-            say("# watching; times are UTC; end with ^C");
-        }
+        // To stderr, so that who starts it from a script can wait until nothing is missed.
+        say("# watching; times are UTC; end with ^C");
         while let Some(event) = asking("go on watching", events.next()).await? {
             if !wanted(&args, &event) {
                 continue;
