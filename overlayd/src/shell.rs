@@ -295,6 +295,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
+        last_peers: Vec::new(),
         leaving: false,
         ready: false,
     };
@@ -411,6 +412,8 @@ struct Shell {
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
+    /// Who was there when gossip ended last.
+    last_peers: Vec<SocketAddr>,
     leaving: bool,
     ready: bool,
 }
@@ -498,6 +501,7 @@ impl Shell {
 
     async fn end_gossip(&mut self) {
         if let Some(gossip) = self.gossip.take() {
+            self.last_peers = gossip.peers_everywhere();
             for (name, n) in gossip.stats().0 {
                 *self.former_stats.entry(name).or_default() += n;
             }
@@ -511,7 +515,8 @@ impl Shell {
         let incarnation = (self.joined.next_incarnation)().max(self.joined.incarnation + 1);
         let mut config = GossipConfig { incarnation, ..self.joined.clone() };
         config.join.extend(self.noted_peers.iter().map(ToString::to_string));
-        let live = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
+        let live = self.gossip.as_ref().map(Gossip::peers_everywhere);
+        let live = live.as_ref().unwrap_or(&self.last_peers);
         config.join.extend(live.iter().map(ToString::to_string));
         let started = self.gossip_on.spawn(Gossip::start(config, self.engine.own_records()));
         match started.await.map_err(anyhow::Error::from).and_then(|done| Ok(done?)) {
@@ -534,7 +539,7 @@ impl Shell {
     }
 
     fn note_peers(&mut self) {
-        let peers = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
+        let peers = self.gossip.as_ref().map(Gossip::peers_everywhere).unwrap_or_default();
         // Alone is no news: it is then that the former peers are needed.
         if peers.is_empty() || peers == self.noted_peers {
             return;

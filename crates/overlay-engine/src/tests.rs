@@ -945,10 +945,14 @@ fn hosts_without_a_family_in_common_are_named_wherever_one_looks() {
     assert_eq!(status.warnings, [format!("host h1 cannot be reached: {why}")]);
     let Reply::Hosts(hosts) = w.request(0, Request::Hosts).unwrap() else { panic!("hosts") };
     let notes: Vec<_> = hosts.iter().flat_map(|host| &host.notes).collect();
-    assert_eq!(notes, [why]);
+    let note = "no address family in common with this host";
+    assert_eq!(notes, [note]);
     let states: Vec<_> = w.endpoints(0).into_iter().map(|v| (v.host, v.state, v.vtep)).collect();
     assert_eq!(states[0].1, EndpointState::Ready);
-    assert_eq!(states[1], ("h1".into(), EndpointState::Unreachable(why.into()), None));
+    assert_eq!(
+        states[1],
+        ("h1".into(), EndpointState::Unreachable(format!("its host has {note}")), None)
+    );
     assert_eq!(states[2].2, "192.0.2.3".parse().ok());
     let neighbours = w.kernel(0).objects().keys().filter(|k| matches!(k, ObjectKey::Neigh(..)));
     assert_eq!(neighbours.count(), 2, "nobody answers for whom nobody reaches");

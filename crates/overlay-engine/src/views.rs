@@ -347,7 +347,8 @@ impl Engine {
                 } else if let Some(why) = self.lost(host, ep) {
                     EndpointState::Conflict(why)
                 } else {
-                    self.apart(host).map_or(EndpointState::Ready, EndpointState::Unreachable)
+                    let why = self.apart_note(host).map(|why| format!("its host has {why}"));
+                    why.map_or(EndpointState::Ready, EndpointState::Unreachable)
                 };
                 EndpointView { state, ..self.endpoint_view(host, ep) }
             }));
@@ -539,7 +540,7 @@ impl Engine {
         {
             notes.push(format!("not the only host called {name}"));
         }
-        notes.extend(self.apart(id));
+        notes.extend(self.apart_note(id));
         notes
     }
 

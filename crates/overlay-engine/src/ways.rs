@@ -95,6 +95,11 @@ impl Engine {
         Some(apart_text(host, &self.config.vteps))
     }
 
+    /// The same in a few words.
+    pub(crate) fn apart_note(&self, id: HostId) -> Option<String> {
+        self.apart(id).map(|_| "no address family in common with this host".to_owned())
+    }
+
     /// Tells it when a host has come, or another address, and there is no way
     /// to it; and when there is one again.
     pub(crate) fn look_for_a_way(&mut self, id: HostId) {

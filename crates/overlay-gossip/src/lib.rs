@@ -246,6 +246,7 @@ pub struct Gossip {
     commands: mpsc::UnboundedSender<Command>,
     live: watch::Receiver<Vec<SocketAddr>>,
     counters: Arc<Counters>,
+    ways: Arc<Ways>,
     task: JoinHandle<()>,
     /// For what is still on its way when all else has ended.
     port: Option<Arc<wire::Port>>,
@@ -315,7 +316,7 @@ impl Gossip {
             counters.add("refused", 1);
             tracing::error!(%key, %why, "a record cannot be published");
         }
-        let host = config.host;
+        let (host, ways) = (config.host, net.ways.clone());
         let (events, events_rx) = mpsc::unbounded_channel();
         let (commands, commands_rx) = mpsc::unbounded_channel();
         let (live_tx, live) = watch::channel(Vec::new());
@@ -333,7 +334,7 @@ impl Gossip {
             // It may be waiting for a name server.
             resolver.abort();
         });
-        Ok((Self { host, commands, live, counters, task, port: None }, events_rx))
+        Ok((Self { host, commands, live, counters, ways, task, port: None }, events_rx))
     }
 
     /// Writes (`Some`) and withdraws (`None`) records of ours.
@@ -379,6 +380,14 @@ impl Gossip {
     /// Gossip addresses of the peers that are alive, in order.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.live.borrow().clone()
+    }
+
+    /// The same, and the other addresses of those that have one of each family:
+    /// to find them by when this host has another family than now.
+    pub fn peers_everywhere(&self) -> Vec<SocketAddr> {
+        let live = self.peers();
+        let others: Vec<_> = live.iter().filter_map(|peer| self.ways.other(peer)).collect();
+        live.into_iter().chain(others).collect()
     }
 
     /// Every life of every other host that gossip knows, at most a quarter of

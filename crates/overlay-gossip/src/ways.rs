@@ -29,12 +29,13 @@ pub(crate) struct Ways {
     known: RwLock<Known>,
 }
 
+/// Hosts that have another address beside the one that they advertise.
 #[derive(Debug, Default)]
 struct Known {
-    /// By the address that is advertised.
-    to: HashMap<SocketAddr, SocketAddr>,
+    /// It, by that one.
+    others: HashMap<SocketAddr, SocketAddr>,
     /// The other way round.
-    from: HashMap<SocketAddr, SocketAddr>,
+    advertised: HashMap<SocketAddr, SocketAddr>,
 }
 
 impl Ways {
@@ -49,40 +50,43 @@ impl Ways {
     /// Takes note of how `host` is reached.
     pub(crate) fn note(&self, host: &Host) {
         let advertised = host.gossip;
-        let way = match self.has(&advertised.ip()) {
-            true => None,
-            false => host.vteps.iter().find(|ip| self.has(ip)),
-        };
-        let way = way.map(|ip| SocketAddr::new(*ip, advertised.port()));
-        if self.known().to.get(&advertised).copied() == way {
+        let other = host.vteps.iter().find(|ip| ip.is_ipv4() != advertised.is_ipv4());
+        let other = other.map(|ip| SocketAddr::new(*ip, advertised.port()));
+        if self.known().others.get(&advertised).copied() == other {
             return;
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.to.len() >= WAYS {
+        if known.others.len() >= WAYS {
             *known = Known::default();
         }
-        if let Some(former) = known.to.remove(&advertised) {
-            known.from.remove(&former);
+        if let Some(former) = known.others.remove(&advertised) {
+            known.advertised.remove(&former);
         }
-        if let Some(way) = way {
-            known.to.insert(advertised, way);
-            known.from.insert(way, advertised);
+        if let Some(other) = other {
+            known.others.insert(advertised, other);
+            known.advertised.insert(other, advertised);
         }
+    }
+
+    /// The other address of a host that advertises `addr`.
+    pub(crate) fn other(&self, addr: &SocketAddr) -> Option<SocketAddr> {
+        self.known().others.get(addr).copied()
     }
 
     /// True if messages to a host that advertises `addr` may arrive.
     pub(crate) fn reach(&self, addr: &SocketAddr) -> bool {
-        self.has(&addr.ip()) || self.known().to.contains_key(addr)
+        self.has(&self.to(*addr).ip())
     }
 
     /// Where a message for `addr` goes to.
     pub(crate) fn to(&self, addr: SocketAddr) -> SocketAddr {
-        self.known().to.get(&addr).copied().unwrap_or(addr)
+        if self.has(&addr.ip()) { addr } else { self.other(&addr).unwrap_or(addr) }
     }
 
     /// Whom a message from `addr` is from.
     pub(crate) fn from(&self, addr: SocketAddr) -> SocketAddr {
-        self.known().from.get(&addr).copied().unwrap_or(addr)
+        let advertised = self.known().advertised.get(&addr).copied();
+        advertised.filter(|advertised| !self.has(&advertised.ip())).unwrap_or(addr)
     }
 
     fn has(&self, ip: &IpAddr) -> bool {
@@ -135,6 +139,9 @@ mod tests {
             ways.note(&both);
             assert_eq!(ways.to(both.gossip), both.gossip);
             assert!(ways.reach(&both.gossip));
+            let other = addr("[2001:db8::2]:7946");
+            assert_eq!(ways.from(other), other);
+            assert_eq!(ways.other(&both.gossip), Some(other), "for when ours is another");
         }
         assert!(Ways::default().reach(&both.gossip), "a transport of somebody else's");
     }
@@ -148,6 +155,7 @@ mod tests {
             ways.note(&Host { gossip, vteps: vec![v6], ..host("192.0.2.2:1", &[]) });
             assert!(ways.reach(&gossip));
         }
-        assert!(ways.known().to.len() <= WAYS && ways.known().from.len() <= WAYS);
+        let known = ways.known();
+        assert!(known.others.len() <= WAYS && known.advertised.len() <= WAYS);
     }
 }
