@@ -21,7 +21,7 @@
 //! And for the host: the rules of all ports, and whom it takes VXLAN from.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use overlay_model::{
@@ -127,6 +127,11 @@ impl Engine {
         for host in self.view.at_large() {
             firewall.vteps.extend(&host.vteps);
             firewall.gossip.insert(host.gossip);
+            if host.vteps.len() > 1 {
+                // It receives gossip at both.
+                let port = host.gossip.port();
+                firewall.gossip.extend(host.vteps.iter().map(|ip| SocketAddr::new(*ip, port)));
+            }
         }
         if self.completeness == Completeness::Partial
             && let Some(Object::Firewall(now)) = self.kernel.mirror().get(&ObjectKey::Firewall)

@@ -177,6 +177,8 @@ pub struct Engine {
     named: BTreeMap<HostId, (Name, String)>,
     /// Where the machines gossip that claim to be one host.
     pub(crate) doubled: BTreeMap<HostId, Vec<SocketAddr>>,
+    /// This host has had VTEP addresses of both families.
+    pub(crate) had_both: bool,
     /// Hosts that were told to have no address family in common with this one.
     pub(crate) told_apart: BTreeSet<HostId>,
     /// Why the VTEP address is gone, if it is.
@@ -232,6 +234,7 @@ impl Engine {
             names: BTreeMap::new(),
             named: BTreeMap::new(),
             doubled: BTreeMap::new(),
+            had_both: config.vteps.len() > 1,
             told_apart: BTreeSet::new(),
             underlay_lost: None,
             stamp: (0, 0),
@@ -1229,6 +1232,7 @@ impl Engine {
             return;
         }
         let before = std::mem::replace(&mut config.vteps, addrs.clone());
+        self.had_both |= addrs.len() > 1;
         config.underlay_mtu = mtu;
         config.gossip = gossip;
         config.underlay_dev = dev.clone();

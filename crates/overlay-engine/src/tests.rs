@@ -907,7 +907,8 @@ fn each_pair_of_hosts_uses_one_family_ipv4_before_ipv6_and_a_device_of_it() {
 #[test]
 fn two_hosts_with_both_families_use_ipv4() {
     let mut w = World::of_families(&["46", "46"]);
-    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    let demo = CreateNetwork { mtu: Some(1430), ..create("demo", 7, "10.9.0.0/24") };
+    w.create(0, demo).unwrap();
     w.attach(0, attach("demo", "c0")).unwrap();
     w.attach(1, attach("demo", "c1")).unwrap();
     w.assert_kernels_match_the_cluster();
@@ -923,6 +924,14 @@ fn two_hosts_with_both_families_use_ipv4() {
     // One of them loses that address: both go on by the other.
     w.has_families(1, "6");
     assert_eq!(fdb(&mut w), ["ovx7-6 2001:db8::2"]);
+    let Reply::Status(status) = w.request(1, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(
+        status.warnings,
+        [
+            "the IPv4 VTEP address of this host is gone: 2001:db8::2 is used for all hosts, and those \
+          with IPv4 only are out of reach"
+        ]
+    );
     w.assert_kernels_match_the_cluster();
     assert!(!w.kernel(1).objects().contains_key(&ObjectKey::Link(vni(7).vxlan())), "of no use");
     w.has_families(1, "46");

@@ -566,10 +566,11 @@ impl Engine {
                 ));
             }
         }
-        if let ([vtep], true) = (self.config.vteps.as_slice(), self.config.dual) {
+        if let ([vtep], true) = (self.config.vteps.as_slice(), self.had_both) {
+            let other = if vtep.is_ipv4() { "IPv6" } else { "IPv4" };
             list.push(format!(
-                "this host has VTEP addresses of both families as a rule, and of {vtep}'s alone \
-                 now: whoever has the other one only is out of reach"
+                "the {other} VTEP address of this host is gone: {vtep} is used for all hosts, and \
+                 those with {other} only are out of reach"
             ));
         }
         for net in self.used_networks() {

@@ -121,7 +121,7 @@ struct Candidate {
 ///
 /// # Errors
 /// [`UnderlayError`], whose text says which option to pass. Of two families one
-/// is enough.
+/// is enough, but an address that is said must be there.
 pub async fn underlay_for(wanted: &Wanted) -> Result<Underlay, UnderlayError> {
     choose(wanted, &[]).await
 }
@@ -144,6 +144,11 @@ pub(crate) async fn choose(wanted: &Wanted, was: &[IpAddr]) -> Result<Underlay, 
         // That the kernel cannot be read says nothing about addresses.
         if let Err(err @ UnderlayError::Kernel(_)) = one {
             return Err(err);
+        }
+        // At the start, an address that was said must be there, as a single one must.
+        let said = of(&wanted.vteps, v6).is_some();
+        if one.is_err() && was.is_empty() && said {
+            return one;
         }
         found.push(one);
     }

@@ -1486,6 +1486,10 @@ fn of_two_families_each_is_followed_and_one_is_enough() {
         let one = underlay_for(&Wanted { dev: Some(name("eth0")), ..both.clone() }).await.unwrap();
         assert_eq!((one.addr, one.other), (v4, None), "there is no other one on eth0");
 
+        let elsewhere = Wanted { vteps: vec![v4, "2001:db8::9".parse().unwrap()], ..both.clone() };
+        let refused = underlay_for(&elsewhere).await.unwrap_err().to_string();
+        assert!(refused.starts_with("--vtep-ip 2001:db8::9 is on no device"), "{refused}");
+
         let was = underlay_for(&both).await.unwrap();
         let mut follow = overlay_netlink::follow_underlay(both, was).unwrap();
         lab::run("ip addr del 192.0.2.1/24 dev eth0");

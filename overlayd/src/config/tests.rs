@@ -591,3 +591,70 @@ fn outer_headers_that_cannot_be_are_refused_with_what_can() {
         /etc/overlayd/overlayd.toml line 2: vxlan-ttl must be a number or a text in quotes"#]],
     );
 }
+
+#[test]
+fn a_vtep_address_of_each_family_can_be_said_in_any_place() {
+    let both: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+    let one: Vec<IpAddr> = both[..1].to_vec();
+    let file = |file| Told { file, ..Told::default() }.settings();
+    for settings in [
+        flags("--vtep-ip 192.0.2.1 --vtep-ip 2001:db8::1 --underlay-dev eth0"),
+        flags("--vtep-ip 192.0.2.1,2001:db8::1"),
+        file("vtep-ip = ['192.0.2.1', '2001:db8::1']"),
+        Told { env: &[("OVERLAYD_VTEP_IP", "192.0.2.1, 2001:db8::1")], ..Told::default() }
+            .settings(),
+    ] {
+        assert_eq!(settings.vtep_ips, both);
+        assert!(settings.dual() && !settings.both_families);
+    }
+    assert_eq!(file("vtep-ip = '192.0.2.1'").vtep_ips, one);
+    assert_eq!(file("vtep-ip = ['192.0.2.1']").vtep_ips, one);
+    assert!(!flags("--vtep-ip 192.0.2.1").dual());
+    assert!(flags("--vtep-families both").dual());
+    let printed = Told { flags: "--vtep-ip 192.0.2.1,2001:db8::1", ..Told::default() };
+    let printed = printed.resolve().unwrap().to_toml();
+    assert!(printed.contains(r#"vtep-ip = ["192.0.2.1", "2001:db8::1"]"#), "{printed}");
+
+    bad_flags(
+        "--vtep-ip 192.0.2.1 --vtep-ip 192.0.2.2",
+        expect![
+            "--vtep-ip: `192.0.2.2` is the second address of its family; give at most one of IPv4 and one of IPv6"
+        ],
+    );
+    bad_flags(
+        "--vtep-ip 192.0.2.1,::1 --vtep-families two",
+        expect![[r#"
+            --vtep-ip: `::1` reaches no other host; give the address of this host on the underlay
+            --vtep-families: `two` is neither one nor both"#]],
+    );
+    bad_flags(
+        "--vtep-ip 192.0.2.1,2001:db8::9 --underlay-dev eth0",
+        expect![
+            "vtep-ip 192.0.2.1,2001:db8::9 (--vtep-ip) and underlay-dev eth0 (--underlay-dev): that device has 192.0.2.1, 2001:db8::1: give one of the two, or the right address"
+        ],
+    );
+    bad_file(
+        "vtep-ip = 7",
+        expect![
+            "/etc/overlayd/overlayd.toml line 1: vtep-ip must be a text in quotes, or a list of two"
+        ],
+    );
+}
+
+#[test]
+fn with_both_families_gossip_listens_at_both_unless_one_is_said() {
+    let vteps: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+    let also = |text: &str, vteps: &[IpAddr]| {
+        let settings = flags(text);
+        let listen = settings.gossip_listen(vteps[0], |_| true);
+        settings.gossip_listen_also(listen, vteps).map(|addr| addr.to_string())
+    };
+    let v6 = Some("[2001:db8::1]:7946".to_owned());
+    assert_eq!(also("", &vteps), v6);
+    assert_eq!(also("--advertise 192.0.2.9", &vteps), v6);
+    let v4 = Some("192.0.2.1:99".to_owned());
+    assert_eq!(also("--advertise 2001:db8::9 --gossip-port 99", &vteps), v4);
+    assert_eq!(also("", &vteps[..1]), None, "there is no other one");
+    assert_eq!(also("--gossip-bind 192.0.2.1", &vteps), None);
+    assert_eq!(also("--gossip-bind ::", &vteps), None, "which is both already");
+}

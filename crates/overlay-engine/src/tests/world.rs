@@ -227,8 +227,8 @@ impl World {
             last_token: 0,
             last_fresh: 0,
         };
-        for i in 0..n {
-            let (vteps, dual) = (vteps(i, families[i]), families[i].len() > 1);
+        for (i, families) in families.iter().enumerate() {
+            let (vteps, dual) = (vteps(i, families), families.len() > 1);
             let config = config(i, 1, 1, &vteps, dual);
             let engine = Engine::new(config, Restored::default(), world.now());
             world.nodes.push(Node {
