@@ -35,7 +35,11 @@ use crate::ipam::{NoAddress, is_host_address};
 use crate::reconcile::Cause;
 
 /// How long an owner has to answer a request for addresses.
-pub(crate) const WANT_PATIENCE: Duration = Duration::from_millis(700);
+const WANT_PATIENCE: Duration = Duration::from_millis(700);
+
+/// The same where no way leads to it: question and answer go through others,
+/// from round to round of gossip.
+const WANT_PATIENCE_APART: Duration = Duration::from_secs(4);
 
 /// Bytes that labels, and aliases, may take together: a record must stay
 /// within what gossip carries well.
@@ -426,7 +430,7 @@ impl Engine {
                             RecordKey::Want(waiting.network, family),
                             Some(Record::Want(want)),
                         );
-                        let until = self.now.mono + WANT_PATIENCE;
+                        let until = self.answer_due(target);
                         waiting.asking = Some(Asking { family, target, until });
                     }
                     self.waiting.push(waiting);
@@ -434,6 +438,12 @@ impl Engine {
             }
         }
         self.serve_imports();
+    }
+
+    /// Until when an owner that is asked for addresses now may answer.
+    pub(crate) fn answer_due(&self, owner: HostId) -> Duration {
+        let apart = self.apart(owner).is_some();
+        self.now.mono + if apart { WANT_PATIENCE_APART } else { WANT_PATIENCE }
     }
 
     /// Says whether an answer of `host` is waited for.
@@ -445,6 +455,13 @@ impl Engine {
     /// When [`Engine::serve_waiting`] gives an owner up.
     pub(crate) fn waiting_deadline(&self) -> Option<Duration> {
         self.waiting.iter().filter_map(|w| w.asking.as_ref().map(|a| a.until)).min()
+    }
+
+    /// Those first that answer soon.
+    pub(crate) fn nearest_first(&self, owners: impl Iterator<Item = HostId>) -> Vec<HostId> {
+        let mut owners: Vec<HostId> = owners.collect();
+        owners.sort_by_key(|owner| self.apart(*owner).is_some());
+        owners
     }
 
     pub(crate) fn withdraw_want(&mut self, network: NetworkId, family: Family) {
@@ -559,7 +576,7 @@ impl Engine {
         Missing::Ask {
             family,
             what: WantWhat::Half,
-            owners: others.into_iter().filter(up).collect(),
+            owners: self.nearest_first(others.into_iter().filter(up)),
             otherwise,
         }
     }

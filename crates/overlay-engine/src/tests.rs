@@ -972,6 +972,18 @@ fn hosts_without_a_family_in_common_are_named_wherever_one_looks() {
     w.assert_kernels_match_the_cluster();
 }
 
+/// h0 made the network and owns its addresses; h1 gossips with it through h2.
+#[test]
+fn an_owner_that_no_way_leads_to_has_longer_to_answer_and_is_asked_last() {
+    let mut w = mixed();
+    let [h0, h2] = [0, 2].map(|i| w.engine(i).config.host);
+    let now = w.now().mono;
+    let time = |w: &mut World, owner| w.engine(1).answer_due(owner) - now;
+    assert_eq!(time(&mut w, h2), Duration::from_millis(700));
+    assert_eq!(time(&mut w, h0), Duration::from_secs(4));
+    assert_eq!(w.engine(1).nearest_first([h0, h2].into_iter()), [h2, h0]);
+}
+
 #[test]
 fn a_restart_with_other_families_moves_devices_and_leaves_none_behind() {
     let mut w = mixed();

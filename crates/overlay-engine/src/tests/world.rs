@@ -306,13 +306,13 @@ impl World {
         let (token, fresh) = (self.last_token, self.last_fresh);
         self.step(i, Event::Request { token, fresh, request: Box::new(request) });
         // Owners have their time to answer.
-        for _ in 0..40 {
+        for _ in 0..120 {
             if let Some(result) = self.nodes[i].replies.remove(&token) {
                 return result;
             }
             self.pass(Duration::from_millis(100));
         }
-        panic!("no reply within four seconds");
+        panic!("no reply within twelve seconds");
     }
 
     pub(crate) fn create(
