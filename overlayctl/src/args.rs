@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
-use ipnet::IpNet;
+use overlay_api::v1::WantedSubnet;
 use overlay_model::mtu::MIN_INNER_MTU;
 use overlay_model::{IfName, KeyId, MacAddr, Name, Vni};
 
@@ -131,7 +131,7 @@ Kinds:
   fight              another hand changes an object each time it is put back
   overrun            the kernel dropped notifications: everything was read again
   kernel_refused donated view_complete not_persisted
-  same_name same_identity underlay underlay_lost
+  same_name same_identity underlay underlay_lost apart
   missed             so many events came faster than they were read; always shown
 
 Times are UTC. The stream ends, with exit code 1, when overlayd stops.";
@@ -232,15 +232,17 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N", value_parser = vni)]
     pub(crate) vni: Option<Vni>,
 
-    /// Subnet; at most one IPv4 and one IPv6 [default: a free 10.x.y.0/24]
-    #[arg(long = "subnet", value_name = "CIDR", value_parser = cidr)]
-    pub(crate) subnets: Vec<IpNet>,
+    /// Subnet, at most one IPv4 and one IPv6; `ipv4` stands for a free 10.x.y.0/24, `ipv6` for a
+    /// free fd…::/64 [default: ipv4]
+    #[arg(long = "subnet", value_name = "CIDR|ipv4|ipv6", value_parser = subnet)]
+    pub(crate) subnets: Vec<WantedSubnet>,
 
     /// Gateway in one of the subnets [default: the first address of each]
     #[arg(long = "gateway", value_name = "IP", value_parser = ip)]
     pub(crate) gateways: Vec<IpAddr>,
 
-    /// Bytes of IP packet inside the network [default: 1450]
+    /// Bytes of IP packet inside the network [default: 1450, or 1430 if a host has an IPv6 VTEP
+    /// address only]
     #[arg(long, value_name = "N", value_parser = mtu)]
     pub(crate) mtu: Option<u16>,
 
@@ -490,10 +492,8 @@ fn ifname(text: &str) -> Result<IfName, overlay_model::InvalidIfName> {
     text.parse()
 }
 
-fn cidr(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| {
-        format!("`{text}` is not a subnet; write an address and a prefix length like 10.0.9.0/24")
-    })
+fn subnet(text: &str) -> Result<WantedSubnet, overlay_api::v1::InvalidSubnet> {
+    text.parse()
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use overlay_model::{IfName, Name, Outer};
+use overlay_netlink::Wanted;
 
 /// Read if `--config` names no other and it exists.
 pub const DEFAULT_FILE: &str = "/etc/overlayd/overlayd.toml";
@@ -45,6 +46,7 @@ const KEYS: &[Key] = &[
     with("name", None, "the machine's host name"),
     with("advertise", None, "the gossip address"),
     with("vtep-ip", None, "the source address of the default route"),
+    with("vtep-families", Some("one"), ""),
     with("underlay-dev", None, "the device that has the VTEP address"),
     with("gossip-port", Some("7946"), ""),
     with("gossip-bind", None, "the VTEP address"),
@@ -131,9 +133,14 @@ pub struct Flags {
     /// Where other hosts reach our gossip [default: the gossip address]
     #[arg(long, global = true, value_name = "IP[:PORT]")]
     pub advertise: Option<String>,
-    /// Our end of the VXLAN tunnels [default: the source address of the default route]
-    #[arg(long, global = true, value_name = "IP")]
-    pub vtep_ip: Option<String>,
+    /// Our end of the VXLAN tunnels; twice for one of IPv4 and one of IPv6 [default: the source
+    /// address of the default route]
+    #[arg(long, global = true, value_name = "IP", value_delimiter = ',')]
+    pub vtep_ip: Vec<String>,
+    /// With both, an address of IPv4 and one of IPv6 is looked for, as far as there is one: one or
+    /// both [default: one]
+    #[arg(long, global = true, value_name = "WHICH")]
+    pub vtep_families: Option<String>,
     /// Take the VTEP address from this device
     #[arg(long, global = true, value_name = "IF")]
     pub underlay_dev: Option<String>,
@@ -219,7 +226,9 @@ impl Flags {
             "join" => Some(self.join.clone()),
             "name" => one(&self.name),
             "advertise" => one(&self.advertise),
-            "vtep-ip" => one(&self.vtep_ip),
+            "vtep-ip" if self.vtep_ip.is_empty() => None,
+            "vtep-ip" => Some(self.vtep_ip.clone()),
+            "vtep-families" => one(&self.vtep_families),
             "underlay-dev" => one(&self.underlay_dev),
             "gossip-port" => one(&self.gossip_port),
             "gossip-bind" => one(&self.gossip_bind),
@@ -257,8 +266,10 @@ pub struct Settings {
     pub name: Name,
     /// Where other hosts reach our gossip, if not where it listens.
     pub advertise: Option<Advertise>,
-    /// Our end of the tunnels, if told.
-    pub vtep_ip: Option<IpAddr>,
+    /// Our end of the tunnels, if told; at most one a family.
+    pub vtep_ips: Vec<IpAddr>,
+    /// An address of each family is wanted.
+    pub both_families: bool,
     /// The device that has it, if told.
     pub underlay_dev: Option<IfName>,
     /// UDP port of gossip.
@@ -319,6 +330,17 @@ pub enum LogForm {
 }
 
 impl Settings {
+    /// Which underlay is wanted.
+    pub fn underlay(&self) -> Wanted {
+        let (vteps, dev) = (self.vtep_ips.clone(), self.underlay_dev.clone());
+        Wanted { vteps, dev, both: self.both_families }
+    }
+
+    /// True if this host is to have a VTEP address of each family.
+    pub fn dual(&self) -> bool {
+        self.both_families || self.vtep_ips.len() > 1
+    }
+
     /// Where gossip listens. Unless told, that is the address that others are
     /// told, if this host `has` it (it may be that of a router that translates
     /// it), else the VTEP's; else, if that is of the other family, any address.
@@ -335,6 +357,14 @@ impl Settings {
             (None, _) => vtep,
         };
         SocketAddr::new(ip, self.gossip_port)
+    }
+
+    /// Where gossip listens besides, on a host of both families: at the VTEP
+    /// address of the other one, so that hosts that have it alone reach us.
+    pub fn gossip_listen_also(&self, listen: SocketAddr, vteps: &[IpAddr]) -> Option<SocketAddr> {
+        let both = vteps.len() > 1 && self.gossip_bind.is_none() && !listen.ip().is_unspecified();
+        let other = vteps.iter().find(|ip| ip.is_ipv4() != listen.is_ipv4()).filter(|_| both);
+        other.map(|ip| SocketAddr::new(*ip, self.gossip_port))
     }
 
     /// Where others reach it.
@@ -496,9 +526,9 @@ impl Resolved {
         let mut lines = Vec::new();
         for (key, texts, source) in &self.origins {
             let line = match texts {
-                Some(texts) if *key == "join" => {
+                Some(texts) if *key == "join" || (is_list(key) && texts.len() > 1) => {
                     let quoted: Vec<_> = texts.iter().map(|text| quote(text)).collect();
-                    format!("join = [{}]", quoted.join(", "))
+                    format!("{key} = [{}]", quoted.join(", "))
                 }
                 Some(texts) => {
                     let text = texts.first().map(String::as_str).unwrap_or_default();
@@ -542,9 +572,14 @@ fn env_name(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.to_ascii_uppercase().replace('-', "_"))
 }
 
+/// A key that may have several values.
+fn is_list(key: &str) -> bool {
+    matches!(key, "join" | "vtep-ip")
+}
+
 /// Several values in one text, where a key may have several.
 fn split(key: &str, text: &str) -> Vec<String> {
-    if key == "join" {
+    if is_list(key) {
         text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
     } else {
         vec![text.to_owned()]
@@ -636,6 +671,7 @@ fn read_file(
 fn texts(key: &str, value: toml::Value) -> Result<Vec<String>, &'static str> {
     let wanted = match key {
         "join" => "a list of texts, like [\"host:7946\"]",
+        "vtep-ip" => "a text in quotes, or a list of two",
         _ if key.ends_with("-port") => "a number",
         "insecure" | "vxlan-checksum" => "true or false",
         "vxlan-ttl" | "vxlan-dscp" => "a number or a text in quotes",
@@ -647,7 +683,7 @@ fn texts(key: &str, value: toml::Value) -> Result<Vec<String>, &'static str> {
         toml::Value::Integer(number) if wanted.starts_with("a number") => {
             Ok(vec![number.to_string()])
         }
-        toml::Value::Array(items) if key == "join" => items
+        toml::Value::Array(items) if is_list(key) => items
             .into_iter()
             .map(|item| match item {
                 toml::Value::String(text) => Ok(text),
@@ -695,7 +731,12 @@ impl Values {
         let join = self.join(gossip_port);
         let name = self.name(world);
         let advertise = self.value("advertise", advertise);
-        let vtep_ip = self.value("vtep-ip", vtep);
+        let vtep_ips = self.vteps();
+        let both_families = self.value("vtep-families", |text| match text {
+            "one" => Ok(false),
+            "both" => Ok(true),
+            _ => Err(format!("`{text}` is neither one nor both")),
+        });
         let underlay_dev =
             self.value("underlay-dev", |text| IfName::new(text).map_err(|err| err.to_string()));
         let gossip_bind = self.value("gossip-bind", bind);
@@ -757,9 +798,9 @@ impl Values {
             let why = "one is IPv4 and the other IPv6: nobody could reach us";
             self.clash("advertise", "gossip-bind", why);
         }
-        if let (Some(ip), Some(device)) = (vtep_ip, &underlay_dev)
+        if let (Some(ips), Some(device)) = (&vtep_ips, &underlay_dev)
             && let Some(addresses) = world.addresses(device)
-            && !addresses.contains(&ip)
+            && ips.iter().any(|ip| !addresses.contains(ip))
         {
             let has: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
             let has = if has.is_empty() { "no address".to_owned() } else { has.join(", ") };
@@ -770,7 +811,8 @@ impl Values {
             join: join?,
             name: name?,
             advertise,
-            vtep_ip,
+            vtep_ips: vtep_ips?,
+            both_families: both_families?,
             underlay_dev,
             gossip_port: gossip_port?,
             gossip_bind,
@@ -836,6 +878,26 @@ impl Values {
             }
         }
         good.then_some(peers)
+    }
+
+    fn vteps(&mut self) -> Option<Vec<IpAddr>> {
+        let Some((texts, source)) = self.found.get("vtep-ip") else { return Some(Vec::new()) };
+        let mut found: Vec<IpAddr> = Vec::new();
+        let before = self.problems.len();
+        for text in texts {
+            match vtep(text.trim()) {
+                Ok(ip) if found.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) => {
+                    let why = format!(
+                        "`{text}` is the second address of its family; give at most one of IPv4 \
+                         and one of IPv6"
+                    );
+                    self.problems.push(problem("vtep-ip", source, &why));
+                }
+                Ok(ip) => found.push(ip),
+                Err(why) => self.problems.push(problem("vtep-ip", source, &why)),
+            }
+        }
+        (self.problems.len() == before).then_some(found)
     }
 
     fn name(&mut self, world: &dyn Surroundings) -> Option<Name> {

@@ -13,7 +13,7 @@ use overlay_engine::{
     Where,
 };
 use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
-use overlay_model::{Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
+use overlay_model::{Family, Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
@@ -46,7 +46,23 @@ pub fn create_network(body: v1::CreateNetwork) -> Result<CreateNetwork, v1::Erro
     Ok(CreateNetwork {
         name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
         vni: body.vni.map(Vni::new).transpose().map_err(invalid)?,
-        subnets: body.subnets,
+        subnets: body
+            .subnets
+            .iter()
+            .filter_map(|subnet| match subnet {
+                v1::WantedSubnet::Cidr(cidr) => Some(*cidr),
+                v1::WantedSubnet::Ipv4 | v1::WantedSubnet::Ipv6 => None,
+            })
+            .collect(),
+        free: body
+            .subnets
+            .iter()
+            .filter_map(|subnet| match subnet {
+                v1::WantedSubnet::Cidr(_) => None,
+                v1::WantedSubnet::Ipv4 => Some(Family::V4),
+                v1::WantedSubnet::Ipv6 => Some(Family::V6),
+            })
+            .collect(),
         gateways: body.gateways,
         mtu: body.mtu,
         internal: body.internal,
@@ -196,6 +212,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::Pending => ("pending", None),
         EndpointState::Failed(why) => ("failed", Some(why)),
         EndpointState::HostDown => ("host-down", None),
+        EndpointState::Unreachable(why) => ("unreachable", Some(why)),
         EndpointState::Conflict(why) => ("conflict", Some(why)),
     };
     let ep = view.endpoint;
@@ -452,11 +469,17 @@ pub fn event(notice: &Notice) -> v1::Event {
             there: Some(!addrs.is_empty()),
             ..kind("same_identity")
         },
-        Notice::Underlay { dev, addr, before, mtu } => v1::Event {
+        Notice::Underlay { dev, addrs, before, mtu } => v1::Event {
             dev: some(dev),
-            addrs: vec![addr.to_string(), before.to_string()],
+            addrs: [addrs, before].map(|addrs| comma_separated(addrs)).to_vec(),
             mtu: Some(*mtu),
             ..kind("underlay")
+        },
+        Notice::Apart { host, why } => v1::Event {
+            host: some(host),
+            why: why.clone(),
+            there: Some(why.is_some()),
+            ..kind("apart")
         },
         Notice::UnderlayLost { addr, why } => {
             v1::Event { addrs: vec![addr.to_string()], why: some(why), ..kind("underlay_lost") }
@@ -576,4 +599,9 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
             serde_json::to_vec(&v1::Left { told, endpoints })
         }
     }
+}
+
+/// Addresses in one text.
+pub(crate) fn comma_separated(addrs: &[IpAddr]) -> String {
+    addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

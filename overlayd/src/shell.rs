@@ -34,6 +34,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Settings;
+use crate::convert::comma_separated;
 use crate::events::Hub;
 use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
@@ -114,7 +115,7 @@ impl Clock {
 /// Whatever keeps it from starting: each says what to do.
 pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     require_root()?;
-    let underlay = overlay_netlink::underlay_for(settings.vtep_ip, settings.underlay_dev.as_ref())
+    let underlay = overlay_netlink::underlay_for(&settings.underlay())
         .await
         .context("cannot tell which address VXLAN packets come to")?;
     let keys = match &settings.key_file {
@@ -124,16 +125,23 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
         None => None,
     };
-    if !settings.outer.checksum && underlay.addr.is_ipv6() {
+    if !settings.outer.checksum
+        && let Some(addr) = underlay.addrs().find(IpAddr::is_ipv6)
+    {
         bail!(
-            "vxlan-checksum=false needs IPv4 VTEPs: this one is {}, and over IPv6 the other hosts \
-             drop packets without a checksum (RFC 8200 section 8.1); leave it true",
-            underlay.addr
+            "vxlan-checksum=false needs IPv4 VTEPs: this one is {addr}, and over IPv6 the other \
+             hosts drop packets without a checksum (RFC 8200 section 8.1); leave it true"
         );
     }
     let advertise = settings.gossip_advertise(underlay.addr);
     let listen = settings.gossip_listen(underlay.addr, has_address);
-    if keys.is_none() && !settings.insecure && !listen.ip().is_loopback() {
+    let vteps: Vec<IpAddr> = underlay.addrs().collect();
+    let listen_also = settings.gossip_listen_also(listen, &vteps);
+    if keys.is_none()
+        && !settings.insecure
+        && let Some(listen) =
+            std::iter::once(listen).chain(listen_also).find(|addr| !addr.ip().is_loopback())
+    {
         bail!(
             "gossip on {listen} would be open to everybody there: make a key with (umask 077; \
              overlayd keygen > /etc/overlayd/key), give it to every host of the cluster, and say \
@@ -160,8 +168,10 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         host: found.host,
         incarnation: found.incarnation,
         name: settings.name.clone(),
-        vteps: vec![underlay.addr],
+        vteps,
+        dual: settings.dual(),
         underlay_dev: underlay.dev.clone(),
+        other_dev: underlay.devs().nth(1).cloned(),
         underlay_mtu: underlay.mtu,
         vxlan_port: settings.vxlan_port,
         outer: settings.outer,
@@ -184,10 +194,11 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     info!(
         host = %config.host,
         name = %config.name,
-        vtep = %underlay.addr,
+        vtep = comma_separated(&config.vteps),
         dev = %underlay.dev,
         mtu = underlay.mtu,
         gossip = %listen,
+        gossip_also = listen_also.map(tracing::field::display),
         networks = restored.networks.len(),
         endpoints = restored.endpoints.len(),
         "overlayd {} starts",
@@ -203,7 +214,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         }
     }
 
-    let wrong = overlay_netlink::broken_tx_checksum(&underlay.dev);
+    let wrong = underlay.devs().find_map(overlay_netlink::broken_tx_checksum);
     if let (None, Some(why)) = (settings.tx_checksum, &wrong) {
         warn!(
             "checksums of what VXLAN carries are written by the kernel, not by the network card: \
@@ -225,6 +236,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         incarnation: found.incarnation,
         next_incarnation: incarnations(&state),
         listen,
+        listen_also,
         advertise,
         join: settings
             .join
@@ -260,9 +272,8 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     let server = tokio::spawn(server);
     tokio::spawn(surroundings.clone().keep_looking());
 
-    let follow =
-        overlay_netlink::follow_underlay(settings.vtep_ip, settings.underlay_dev.clone(), underlay)
-            .context("cannot follow the underlay")?;
+    let follow = overlay_netlink::follow_underlay(settings.underlay(), underlay)
+        .context("cannot follow the underlay")?;
     let mut shell = Shell {
         engine,
         clock,
@@ -284,6 +295,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
+        last_peers: Vec::new(),
         leaving: false,
         ready: false,
     };
@@ -400,6 +412,8 @@ struct Shell {
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
+    /// Who was there when gossip ended last.
+    last_peers: Vec<SocketAddr>,
     leaving: bool,
     ready: bool,
 }
@@ -460,18 +474,24 @@ impl Shell {
 
     /// The underlay is another, or there is none.
     async fn follow(&mut self, found: Result<Underlay, UnderlayError>) {
-        let Underlay { addr, dev, mtu } = match found {
+        let Underlay { addr, dev, mtu, other } = match found {
             Ok(underlay) => underlay,
             Err(err) => return self.step(Event::UnderlayLost { why: err.to_string() }).await,
         };
         let gossip = self.settings.gossip_advertise(addr);
         let listen = self.settings.gossip_listen(addr, has_address);
-        self.step(Event::Underlay { addr, dev, mtu, gossip }).await;
-        if (listen, gossip) != (self.joined.listen, self.joined.advertise) {
-            let port_is_ours = listen == self.joined.listen
+        let vteps: Vec<IpAddr> =
+            std::iter::once(addr).chain(other.as_ref().map(|(addr, _)| *addr)).collect();
+        let also = self.settings.gossip_listen_also(listen, &vteps);
+        self.step(Event::Underlay { addr, other, dev, mtu, gossip }).await;
+        let joined = &mut self.joined;
+        if (listen, also, gossip) != (joined.listen, joined.listen_also, joined.advertise) {
+            let held = [Some(joined.listen), joined.listen_also];
+            let wanted = [Some(listen), also];
+            let port_is_ours = held.iter().flatten().any(|addr| wanted.contains(&Some(*addr)))
                 || listen.ip().is_unspecified()
-                || self.joined.listen.ip().is_unspecified();
-            (self.joined.listen, self.joined.advertise) = (listen, gossip);
+                || joined.listen.ip().is_unspecified();
+            (joined.listen, joined.listen_also, joined.advertise) = (listen, also, gossip);
             if port_is_ours {
                 self.end_gossip().await;
             }
@@ -481,6 +501,7 @@ impl Shell {
 
     async fn end_gossip(&mut self) {
         if let Some(gossip) = self.gossip.take() {
+            self.last_peers = gossip.peers_everywhere();
             for (name, n) in gossip.stats().0 {
                 *self.former_stats.entry(name).or_default() += n;
             }
@@ -494,7 +515,8 @@ impl Shell {
         let incarnation = (self.joined.next_incarnation)().max(self.joined.incarnation + 1);
         let mut config = GossipConfig { incarnation, ..self.joined.clone() };
         config.join.extend(self.noted_peers.iter().map(ToString::to_string));
-        let live = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
+        let live = self.gossip.as_ref().map(Gossip::peers_everywhere);
+        let live = live.as_ref().unwrap_or(&self.last_peers);
         config.join.extend(live.iter().map(ToString::to_string));
         let started = self.gossip_on.spawn(Gossip::start(config, self.engine.own_records()));
         match started.await.map_err(anyhow::Error::from).and_then(|done| Ok(done?)) {
@@ -517,7 +539,7 @@ impl Shell {
     }
 
     fn note_peers(&mut self) {
-        let peers = self.gossip.as_ref().map(Gossip::peers).unwrap_or_default();
+        let peers = self.gossip.as_ref().map(Gossip::peers_everywhere).unwrap_or_default();
         // Alone is no news: it is then that the former peers are needed.
         if peers.is_empty() || peers == self.noted_peers {
             return;

@@ -155,7 +155,7 @@ fn networks_that_cannot_be() -> Result<()> {
             overlayctl: cannot create network x: 10.9.0.128/25 overlaps 10.9.0.0/24 of network demo
                         choose another subnet, or leave --subnet out for a free one"#]],
         )?;
-        s.refuses(&["net", "create", "x", "--subnet", "10.1.0.0/33"], 2, expect!["overlayctl: --subnet: `10.1.0.0/33` is not a subnet; write an address and a prefix length like 10.0.9.0/24"])?;
+        s.refuses(&["net", "create", "x", "--subnet", "10.1.0.0/33"], 2, expect!["overlayctl: --subnet: `10.1.0.0/33` is not a subnet; write an address and a prefix length like 10.0.9.0/24, or ipv4 or ipv6 for one that is free"])?;
         s.refuses(
             &["net", "create", "x", "--subnet", "10.1.0.0/24", "--gateway", "10.2.0.1"],
             1,

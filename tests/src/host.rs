@@ -82,6 +82,13 @@ pub enum Vtep {
     V4,
     /// `--vtep-ip`, the host's IPv6 address.
     V6,
+    /// `--vtep-ip` twice, both addresses.
+    Both,
+    /// `--vtep-families=both`: addresses may change.
+    Families,
+    /// `--vtep-ip`, the IPv6 address, and gossip there too: for a host that has
+    /// no other.
+    V6Alone,
     /// `--underlay-dev`: addresses may change.
     Device(&'static str),
     /// By itself, from the default route.
@@ -204,7 +211,7 @@ impl Host {
 
     /// Where VXLAN packets for it go to.
     pub fn vtep(&self) -> IpAddr {
-        if self.state().options.vtep == Vtep::V6 {
+        if matches!(self.state().options.vtep, Vtep::V6 | Vtep::V6Alone) {
             self.address_v6().into()
         } else {
             self.address().into()
@@ -266,6 +273,14 @@ impl Host {
         match options.vtep {
             Vtep::V4 => args.extend(addresses(self.address().into())),
             Vtep::V6 => args.extend(addresses(self.address_v6().into())),
+            Vtep::Both => {
+                let (v4, v6) = (self.address().to_string(), self.address_v6().to_string());
+                args.extend(["--vtep-ip".into(), v4, "--vtep-ip".into(), v6]);
+            }
+            Vtep::Families => args.push("--vtep-families=both".into()),
+            Vtep::V6Alone => {
+                args.extend(["--vtep-ip".into(), self.address_v6().to_string()]);
+            }
             Vtep::Device(dev) => args.extend(["--underlay-dev".into(), dev.to_owned()]),
             Vtep::Found => {}
         }

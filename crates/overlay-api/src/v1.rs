@@ -7,11 +7,13 @@
 //! requests of a newer client that it can serve.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::Not;
+use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 /// What is wrong, for code; the text of an [`Error`] is for people.
@@ -107,15 +109,17 @@ pub struct CreateNetwork {
     /// 1 to 16777215; a free one from 4097 upward when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
-    /// At most one a family; a free 10.x.y.0/24 when empty.
+    /// At most one a family: each a CIDR, or `ipv4` or `ipv6` for one that is
+    /// free, 10.x.y.0/24 or a unique local fd…::/64; `ipv4` when empty.
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub subnets: Vec<IpNet>,
+    pub subnets: Vec<WantedSubnet>,
     /// In one of the subnets; its first address when left out.
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
-    /// Bytes of inner IP packet, 1280 to 65465; 1450 when left out.
+    /// Bytes of inner IP packet, 1280 to 65465. When left out 1450, or 1430 if a
+    /// host of the cluster has an IPv6 VTEP address only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// No gateway, no way out.
@@ -127,6 +131,65 @@ pub struct CreateNetwork {
     /// Free text for people and tools.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// A subnet to create a network with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedSubnet {
+    /// This one.
+    Cidr(IpNet),
+    /// One of IPv4 that is free.
+    Ipv4,
+    /// One of IPv6 that is free.
+    Ipv6,
+}
+
+impl From<IpNet> for WantedSubnet {
+    fn from(cidr: IpNet) -> Self {
+        Self::Cidr(cidr)
+    }
+}
+
+impl fmt::Display for WantedSubnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cidr(cidr) => cidr.fmt(f),
+            Self::Ipv4 => f.write_str("ipv4"),
+            Self::Ipv6 => f.write_str("ipv6"),
+        }
+    }
+}
+
+/// The text is no [`WantedSubnet`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a subnet; write an address and a prefix length like 10.0.9.0/24, or ipv4 or ipv6 \
+     for one that is free"
+)]
+pub struct InvalidSubnet(pub String);
+
+impl FromStr for WantedSubnet {
+    type Err = InvalidSubnet;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSubnet> {
+        match text {
+            "ipv4" => Ok(Self::Ipv4),
+            "ipv6" => Ok(Self::Ipv6),
+            _ => text.parse().map(Self::Cidr).map_err(|_| InvalidSubnet(text.to_owned())),
+        }
+    }
+}
+
+impl Serialize for WantedSubnet {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for WantedSubnet {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// A network.
@@ -296,7 +359,8 @@ pub struct Endpoint {
     /// Milliseconds since 1970.
     pub attached_ms: u64,
     /// `ready`, `pending` (not yet in the kernel), `failed`, `host-down` (its
-    /// host has been down beyond the grace: no entries), or `conflict`
+    /// host has been down beyond the grace: no entries), `unreachable` (its host
+    /// and this one have no address family in common: no entries), or `conflict`
     /// (another endpoint holds its MAC or address).
     pub state: String,
     /// Why, when the state is not `ready`.
@@ -652,7 +716,8 @@ pub struct Left {
 /// | `view_complete`, `not_persisted` | `why` |
 /// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
 /// | `same_identity` | `host`, `addrs` of the machines, `there` |
-/// | `underlay` | `dev`, `addrs` (new, former), `mtu` |
+/// | `underlay` | `dev`, `addrs` (new, former; of two families with a comma between), `mtu` |
+/// | `apart` | `host`, `why`, `there` (false: it is over) |
 /// | `underlay_lost` | `addrs` (the one that is gone), `why` |
 /// | `missed` | `count` of events that this reader was too slow for; no `seq` |
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

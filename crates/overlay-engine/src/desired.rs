@@ -9,7 +9,7 @@
 //! | key | object |
 //! |---|---|
 //! | bridge `ovb<VNI>` | MAC of the anycast gateway, the same on every host |
-//! | vxlan `ovx<VNI>` | port of the bridge, learning off, `neigh_suppress` on |
+//! | vxlan `ovx<VNI>` | port of the bridge, learning off, `neigh_suppress` on; a second one, `ovx<VNI>-6`, on a host with VTEP addresses of both families (see `ways.rs`) |
 //! | gateway address on the bridge | unless the network is internal |
 //! | flood entry per VTEP | of every other host that uses the network |
 //! | vxlan FDB, bridge FDB, neighbour | for each remote MAC and address |
@@ -21,11 +21,11 @@
 //! And for the host: the rules of all ports, and whom it takes VXLAN from.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use overlay_model::{
-    EndpointId, Family, Firewall, Guard, HostId, IfName, Link, LinkKind, MacAddr, Network, Object,
+    EndpointId, Family, Firewall, Guard, IfName, Link, LinkKind, MacAddr, Network, Object,
     ObjectKey, Port, PortFlags, VethPeer, Vni,
 };
 
@@ -41,7 +41,10 @@ const WANTED_SLICE: usize = 128;
 /// device.
 pub(crate) fn vni_of(name: &IfName) -> Option<Vni> {
     let text = name.as_str();
-    let digits = text.strip_prefix("ovb").or_else(|| text.strip_prefix("ovx"))?;
+    let digits = match text.strip_prefix("ovx") {
+        Some(rest) => rest.strip_suffix("-6").unwrap_or(rest),
+        None => text.strip_prefix("ovb")?,
+    };
     digits.parse().ok()
 }
 
@@ -70,18 +73,21 @@ impl Engine {
                 gateways(net).any(|gateway| gateway == *address).then_some(Object::Address)
             }
             ObjectKey::Flood(dev, vtep) => {
-                let net = self.used_by_vxlan(dev)?;
+                let (net, family) = self.used_by_vxlan(dev)?;
                 let hosts = || self.view.users_of(net.id);
-                (net.flood && hosts().any(|host| self.vtep_of(host) == Some(*vtep)))
-                    .then_some(Object::Flood)
+                (net.flood
+                    && Family::of(vtep) == family
+                    && hosts().any(|host| self.vtep_of(host) == Some(*vtep)))
+                .then_some(Object::Flood)
             }
             ObjectKey::VxlanFdb(dev, mac) => {
-                let net = self.used_by_vxlan(dev)?;
+                let (net, family) = self.used_by_vxlan(dev)?;
                 let (host, _) = self.view.mac_winner(net.id, *mac)?;
                 if host == self.config.host {
                     return None;
                 }
-                Some(Object::VxlanFdb { dst: self.vtep_of(host)? })
+                let dst = self.vtep_of(host).filter(|dst| Family::of(dst) == family)?;
+                Some(Object::VxlanFdb { dst })
             }
             ObjectKey::BridgeFdb(dev, mac) => {
                 let net = self.used_by_bridge(dev)?;
@@ -90,13 +96,17 @@ impl Engine {
                     let port = self.local.get(&ep.id)?.local.port()?;
                     Object::BridgeFdb { port, extern_learn: false }
                 } else {
-                    self.vtep_of(host)?;
-                    Object::BridgeFdb { port: net.vni.vxlan(), extern_learn: true }
+                    let way = Family::of(&self.vtep_of(host)?);
+                    Object::BridgeFdb { port: self.config.device(net.vni, way), extern_learn: true }
                 })
             }
             ObjectKey::Neigh(dev, ip) => {
                 let net = self.used_by_bridge(dev)?;
-                let (_, ep) = self.view.ip_winner(net.id, *ip)?;
+                let (host, ep) = self.view.ip_winner(net.id, *ip)?;
+                // Who asks for an address that cannot be reached hears no answer.
+                if host != self.config.host {
+                    self.vtep_of(host)?;
+                }
                 Some(Object::Neigh { mac: ep.mac })
             }
         }
@@ -117,6 +127,11 @@ impl Engine {
         for host in self.view.at_large() {
             firewall.vteps.extend(&host.vteps);
             firewall.gossip.insert(host.gossip);
+            if host.vteps.len() > 1 {
+                // It receives gossip at both.
+                let port = host.gossip.port();
+                firewall.gossip.extend(host.vteps.iter().map(|ip| SocketAddr::new(*ip, port)));
+            }
         }
         if self.completeness == Completeness::Partial
             && let Some(Object::Firewall(now)) = self.kernel.mirror().get(&ObjectKey::Firewall)
@@ -161,16 +176,21 @@ impl Engine {
         if *name == net.vni.bridge() {
             return Some(bridge);
         }
+        let family = self.config.family_of(name, net.vni)?;
         let mut seed = self.config.host.0.as_bytes().to_vec();
         seed.extend(net.vni.get().to_be_bytes());
+        if *name != net.vni.vxlan() {
+            seed.push(6);
+        }
+        let isolated = self.config.vteps.len() > 1;
         Some(Link {
             mac: MacAddr::derived(&seed),
             master: Some(net.vni.bridge()),
-            port: Some(PortFlags { learning: false, neigh_suppress: true }),
+            port: Some(PortFlags { learning: false, neigh_suppress: true, isolated }),
             kind: LinkKind::Vxlan {
                 vni: net.vni,
                 port: self.config.vxlan_port,
-                local: self.config.vtep(),
+                local: self.config.vtep_in(family)?,
                 outer: self.config.outer,
             },
             ..bridge
@@ -189,7 +209,7 @@ impl Engine {
             endpoint: local.endpoint.id,
             index,
             bridge: Some(net.vni.bridge()),
-            flags: Some(PortFlags { learning: false, neigh_suppress: false }),
+            flags: Some(PortFlags { learning: false, neigh_suppress: false, isolated: false }),
             up: true,
             was_up,
         })
@@ -218,7 +238,7 @@ impl Engine {
             master: Some(net.vni.bridge()),
             // Its one MAC has been said; a frame to a reserved group address
             // would be learned from without having passed any rule.
-            port: Some(PortFlags { learning: false, neigh_suppress: false }),
+            port: Some(PortFlags { learning: false, neigh_suppress: false, isolated: false }),
             altered: BTreeSet::new(),
             kind: LinkKind::Veth {
                 peer: Some(Box::new(VethPeer {
@@ -241,10 +261,10 @@ impl Engine {
     /// Every key that the kernel should hold for `net`, and perhaps a few that
     /// it should not.
     pub(crate) fn wanted_keys(&self, net: &Network) -> Vec<ObjectKey> {
-        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
+        let bridge = net.vni.bridge();
         let mut keys = self.wanted_frame(net);
         for mac in self.view.macs_on(net.id) {
-            keys.push(ObjectKey::VxlanFdb(vxlan.clone(), mac));
+            keys.push(ObjectKey::VxlanFdb(self.device_to(net, mac), mac));
             keys.push(ObjectKey::BridgeFdb(bridge.clone(), mac));
         }
         keys.extend(self.view.ips_on(net.id).map(|ip| ObjectKey::Neigh(bridge.clone(), ip)));
@@ -253,19 +273,16 @@ impl Engine {
 
     /// Those of them that are not about the MAC or address of an endpoint.
     fn wanted_frame(&self, net: &Network) -> Vec<ObjectKey> {
-        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
-        let mut keys = vec![
-            ObjectKey::Firewall,
-            ObjectKey::PortRules,
-            ObjectKey::Link(bridge.clone()),
-            ObjectKey::Link(vxlan.clone()),
-        ];
+        let bridge = net.vni.bridge();
+        let mut keys =
+            vec![ObjectKey::Firewall, ObjectKey::PortRules, ObjectKey::Link(bridge.clone())];
+        keys.extend(self.config.devices(net.vni).map(ObjectKey::Link));
         keys.extend(gateways(net).map(|g| ObjectKey::Address(bridge.clone(), g)));
         keys.extend(
             self.view
                 .users_of(net.id)
                 .filter_map(|host| self.vtep_of(host))
-                .map(|vtep| ObjectKey::Flood(vxlan.clone(), vtep)),
+                .map(|vtep| self.flood_key(net, vtep)),
         );
         let here = self.local.values().filter(|l| l.local.endpoint.network == net.id);
         for local in here {
@@ -273,6 +290,23 @@ impl Engine {
             keys.extend(local.local.port().map(ObjectKey::Guard));
         }
         keys
+    }
+
+    /// The device whose FDB has `mac`, or would have it.
+    fn device_to(&self, net: &Network, mac: MacAddr) -> IfName {
+        let way = match self.config.vteps.as_slice() {
+            [one] => *one,
+            _ => {
+                let host = self.view.mac_winner(net.id, mac).map(|(host, _)| host);
+                host.and_then(|host| self.vtep_of(host)).unwrap_or(self.config.vtep())
+            }
+        };
+        self.config.device(net.vni, Family::of(&way))
+    }
+
+    /// The key of a broadcast destination.
+    pub(crate) fn flood_key(&self, net: &Network, vtep: IpAddr) -> ObjectKey {
+        ObjectKey::Flood(self.config.device(net.vni, Family::of(&vtep)), vtep)
     }
 
     /// The next few of all keys that [`Engine::wanted_keys`] says of all used
@@ -296,7 +330,7 @@ impl Engine {
             (Some(at), Some(_)) => net.id >= at,
         });
         let Some(net) = next else { return (Vec::new(), None) };
-        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
+        let bridge = net.vni.bridge();
         let part = part.filter(|_| at == Some(net.id));
         let (keys, part) = match part {
             None | Some(WantedPart::All) => (self.wanted_frame(net), WantedPart::Macs(None)),
@@ -304,7 +338,7 @@ impl Engine {
                 let macs: Vec<MacAddr> =
                     self.view.macs_after(net.id, after).take(WANTED_SLICE).collect();
                 let pair = |mac: &MacAddr| {
-                    let fdb = ObjectKey::VxlanFdb(vxlan.clone(), *mac);
+                    let fdb = ObjectKey::VxlanFdb(self.device_to(net, *mac), *mac);
                     [fdb, ObjectKey::BridgeFdb(bridge.clone(), *mac)]
                 };
                 let part = match macs.last() {
@@ -340,14 +374,10 @@ impl Engine {
         self.used(vni_of(dev)?).filter(|net| net.vni.bridge() == *dev)
     }
 
-    fn used_by_vxlan(&self, dev: &IfName) -> Option<&Network> {
-        self.used(vni_of(dev)?).filter(|net| net.vni.vxlan() == *dev)
-    }
-
-    /// The address that VXLAN packets for `host` go to: of our own family.
-    pub(crate) fn vtep_of(&self, host: HostId) -> Option<IpAddr> {
-        let family = Family::of(&self.config.vtep());
-        self.view.host(host)?.vteps.iter().copied().find(|ip| Family::of(ip) == family)
+    /// The network of a VXLAN device that there is to be, and the device's family.
+    fn used_by_vxlan(&self, dev: &IfName) -> Option<(&Network, Family)> {
+        let net = self.used(vni_of(dev)?)?;
+        Some((net, self.config.family_of(dev, net.vni)?))
     }
 }
 

@@ -26,7 +26,7 @@ use overlay_model::{
 
 use crate::cluster_view::{HostState, Placed};
 use crate::desired::{endpoint_of, gateways};
-use crate::engine::{After, Engine, check_routes};
+use crate::engine::{After, Config, Engine, check_routes};
 use crate::event::{
     Attach, ErrorKind, LocalEndpoint, Notice, Place, Refused, Reply, StateChange, Token, Where,
     doubled_text,
@@ -35,7 +35,11 @@ use crate::ipam::{NoAddress, is_host_address};
 use crate::reconcile::Cause;
 
 /// How long an owner has to answer a request for addresses.
-pub(crate) const WANT_PATIENCE: Duration = Duration::from_millis(700);
+const WANT_PATIENCE: Duration = Duration::from_millis(700);
+
+/// The same where no way leads to it: question and answer go through others,
+/// from round to round of gossip.
+const WANT_PATIENCE_APART: Duration = Duration::from_secs(4);
 
 /// Bytes that labels, and aliases, may take together: a record must stay
 /// within what gossip carries well.
@@ -305,7 +309,7 @@ impl Engine {
             )
             .hint("list them with: ip link"));
         };
-        if *ifname == self.config.underlay_dev {
+        if self.config.underlay_devs().any(|dev| dev == ifname) {
             return Err(invalid(format!(
                 "{ifname} is the underlay: VXLAN packets leave by it; attach a VLAN of it, or \
                  another interface"
@@ -426,7 +430,7 @@ impl Engine {
                             RecordKey::Want(waiting.network, family),
                             Some(Record::Want(want)),
                         );
-                        let until = self.now.mono + WANT_PATIENCE;
+                        let until = self.answer_due(target);
                         waiting.asking = Some(Asking { family, target, until });
                     }
                     self.waiting.push(waiting);
@@ -434,6 +438,12 @@ impl Engine {
             }
         }
         self.serve_imports();
+    }
+
+    /// Until when an owner that is asked for addresses now may answer.
+    pub(crate) fn answer_due(&self, owner: HostId) -> Duration {
+        let apart = self.apart(owner).is_some();
+        self.now.mono + if apart { WANT_PATIENCE_APART } else { WANT_PATIENCE }
     }
 
     /// Says whether an answer of `host` is waited for.
@@ -445,6 +455,13 @@ impl Engine {
     /// When [`Engine::serve_waiting`] gives an owner up.
     pub(crate) fn waiting_deadline(&self) -> Option<Duration> {
         self.waiting.iter().filter_map(|w| w.asking.as_ref().map(|a| a.until)).min()
+    }
+
+    /// Those first that answer soon.
+    pub(crate) fn nearest_first(&self, owners: impl Iterator<Item = HostId>) -> Vec<HostId> {
+        let mut owners: Vec<HostId> = owners.collect();
+        owners.sort_by_key(|owner| self.apart(*owner).is_some());
+        owners
     }
 
     pub(crate) fn withdraw_want(&mut self, network: NetworkId, family: Family) {
@@ -559,7 +576,7 @@ impl Engine {
         Missing::Ask {
             family,
             what: WantWhat::Half,
-            owners: others.into_iter().filter(up).collect(),
+            owners: self.nearest_first(others.into_iter().filter(up)),
             otherwise,
         }
     }
@@ -697,7 +714,8 @@ impl Engine {
             };
             let port = self.local[&id].local.port_key();
             let guard = self.local[&id].local.port().map(ObjectKey::Guard);
-            let needed: Vec<ObjectKey> = needed(net).chain(guard).chain(port.clone()).collect();
+            let needed: Vec<ObjectKey> =
+                needed(&self.config, net).chain(guard).chain(port.clone()).collect();
             let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
             if let Some(failure) = failed {
                 let kind = match failure.refusal {
@@ -961,12 +979,12 @@ pub(crate) fn gone_text(place: &Place) -> &'static str {
 }
 
 /// What must be in the kernel of a network for an endpoint to be of use.
-pub(crate) fn needed(net: &Network) -> impl Iterator<Item = ObjectKey> {
+pub(crate) fn needed(config: &Config, net: &Network) -> impl Iterator<Item = ObjectKey> {
     let bridge = net.vni.bridge();
-    let links = [ObjectKey::Link(bridge.clone()), ObjectKey::Link(net.vni.vxlan())];
-    [ObjectKey::Firewall, ObjectKey::PortRules]
+    let vxlans: Vec<ObjectKey> = config.devices(net.vni).map(ObjectKey::Link).collect();
+    [ObjectKey::Firewall, ObjectKey::PortRules, ObjectKey::Link(bridge.clone())]
         .into_iter()
-        .chain(links)
+        .chain(vxlans)
         .chain(gateways(net).map(move |g| ObjectKey::Address(bridge.clone(), g)))
 }
 

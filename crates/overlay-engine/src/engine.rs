@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use overlay_model::mtu::{DEFAULT_INNER_MTU, MIN_INNER_MTU, overhead};
+use overlay_model::mtu::{DEFAULT_INNER_MTU, DEFAULT_INNER_MTU_V6, MIN_INNER_MTU, overhead};
+use overlay_model::records::way_between;
 use overlay_model::{
     ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent, HostKeys, IfName,
     KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Outer,
@@ -47,12 +48,19 @@ pub struct Config {
     pub incarnation: u64,
     /// What people call it.
     pub name: Name,
-    /// Addresses that VXLAN packets for this host come to; never empty. The
-    /// first one's family is what it sends by.
+    /// Addresses that VXLAN packets for this host come to: one, or one of IPv4
+    /// and one of IPv6, in this order.
     pub vteps: Vec<IpAddr>,
+    /// It has addresses of both families, or is to have them: one may be gone
+    /// for a while.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dual: bool,
     /// The device that has the first of them.
     pub underlay_dev: IfName,
-    /// Bytes of IP packet that it takes.
+    /// The device that has the second, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_dev: Option<IfName>,
+    /// Bytes of IP packet that it takes; the lesser of two devices.
     pub underlay_mtu: u16,
     /// UDP port for VXLAN.
     pub vxlan_port: u16,
@@ -80,7 +88,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The address that VXLAN packets are sent from.
+    /// The first of its addresses, which names the host to people.
     pub fn vtep(&self) -> IpAddr {
         self.vteps[0]
     }
@@ -169,6 +177,10 @@ pub struct Engine {
     named: BTreeMap<HostId, (Name, String)>,
     /// Where the machines gossip that claim to be one host.
     pub(crate) doubled: BTreeMap<HostId, Vec<SocketAddr>>,
+    /// This host has had VTEP addresses of both families.
+    pub(crate) had_both: bool,
+    /// Hosts that were told to have no address family in common with this one.
+    pub(crate) told_apart: BTreeSet<HostId>,
     /// Why the VTEP address is gone, if it is.
     pub(crate) underlay_lost: Option<String>,
     stamp: (u64, u32),
@@ -222,6 +234,8 @@ impl Engine {
             names: BTreeMap::new(),
             named: BTreeMap::new(),
             doubled: BTreeMap::new(),
+            had_both: config.vteps.len() > 1,
+            told_apart: BTreeSet::new(),
             underlay_lost: None,
             stamp: (0, 0),
             persisting: BTreeMap::new(),
@@ -389,8 +403,8 @@ impl Engine {
                     self.publish(RecordKey::Keys, Some(keys));
                 }
             }
-            Event::Underlay { addr, dev, mtu, gossip } => {
-                self.on_underlay(addr, dev, mtu, gossip);
+            Event::Underlay { addr, other, dev, mtu, gossip } => {
+                self.on_underlay(addr, other, dev, mtu, gossip);
             }
             Event::UnderlayLost { why } => self.on_underlay_lost(why),
             Event::Rejoined { incarnation } => {
@@ -513,7 +527,7 @@ impl Engine {
                 })
                 .ok_or_else(|| Refused::new(ErrorKind::Exhausted, "no VNI is free"))?,
         };
-        for name in [vni.bridge(), vni.vxlan()] {
+        for name in std::iter::once(vni.bridge()).chain(self.config.devices(vni)) {
             if request.foreign.squatters.contains(&name) {
                 return Err(taken(format!("a link {name} exists that is not overlayd's"))
                     .hint("rename or remove it, or choose another VNI"));
@@ -529,7 +543,7 @@ impl Engine {
                 net.id, net.vni
             )));
         }
-        let mtu = request.mtu.unwrap_or(DEFAULT_INNER_MTU);
+        let mtu = request.mtu.unwrap_or_else(|| self.default_mtu());
         let most = u16::MAX - overhead(&IpAddr::from([0u8; 16]));
         if !(MIN_INNER_MTU..=most).contains(&mtu) {
             return Err(invalid(format!("an MTU of {mtu} is out of range"))
@@ -541,7 +555,7 @@ impl Engine {
                 "the labels have {labels} bytes together; at most {LABEL_BYTES} are carried"
             )));
         }
-        let subnets = self.define_subnets(vni, &request)?;
+        let subnets = self.define_subnets(vni, fresh, &request)?;
         let created = self.new_stamp(None);
         let mut id = NetworkId(fresh);
         while self.networks.all().any(|n| n.id == id) {
@@ -562,13 +576,34 @@ impl Engine {
         })
     }
 
-    fn define_subnets(&self, vni: Vni, request: &CreateNetwork) -> Result<Vec<Subnet>, Refused> {
-        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
-        let cidrs: Vec<IpNet> = if request.subnets.is_empty() {
-            vec![self.free_subnet(vni, &request.foreign)?]
+    /// What crosses between all hosts there are, on plain Ethernet: a host with
+    /// an IPv6 VTEP address only needs the larger header.
+    fn default_mtu(&self) -> u16 {
+        let by_v4 = |vteps: &[IpAddr]| vteps.is_empty() || vteps.iter().any(IpAddr::is_ipv4);
+        let others = self.view.hosts().filter(|(_, p, ..)| p.state != HostState::Left);
+        let mut others = others.filter_map(|(.., host)| host);
+        if by_v4(&self.config.vteps) && others.all(|host| by_v4(&host.vteps)) {
+            DEFAULT_INNER_MTU
         } else {
-            request.subnets.clone()
-        };
+            DEFAULT_INNER_MTU_V6
+        }
+    }
+
+    fn define_subnets(
+        &self,
+        vni: Vni,
+        fresh: u64,
+        request: &CreateNetwork,
+    ) -> Result<Vec<Subnet>, Refused> {
+        let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
+        let mut cidrs = request.subnets.clone();
+        let unsaid = cidrs.is_empty() && request.free.is_empty();
+        for family in request.free.iter().copied().chain(unsaid.then_some(Family::V4)) {
+            match family {
+                Family::V4 => cidrs.insert(0, self.free_subnet(vni, &request.foreign)?),
+                Family::V6 => cidrs.push(self.free_ula(vni, fresh, &request.foreign)?),
+            }
+        }
         let mut gateways = request.gateways.clone();
         let mut subnets: Vec<Subnet> = Vec::new();
         for cidr in cidrs {
@@ -628,19 +663,46 @@ impl Engine {
             .map_err(|r| r.hint("choose another subnet, or leave --subnet out for a free one"))
     }
 
+    /// True if another network or a route of this host has some of `cidr`.
+    fn is_taken(&self, cidr: IpNet, foreign: &Foreign) -> bool {
+        let nets = self.networks.iter().flat_map(|n| n.subnets.iter().map(|s| s.cidr));
+        nets.chain(foreign.routes.iter().map(|(route, _)| *route)).any(|o| overlaps(o, cidr))
+    }
+
+    /// A unique local subnet (RFC 4193): fd, 40 random bits, 16 of the VNI, /64.
+    ///
+    /// Each network has random bits of its own: two that are made on both sides
+    /// of a partition, or in two clusters that are joined one day, do not meet.
+    fn free_ula(&self, vni: Vni, fresh: u64, foreign: &Foreign) -> Result<IpNet, Refused> {
+        let mut seed = b"ULA".to_vec();
+        seed.extend(fresh.to_be_bytes());
+        // The first byte has bits of its own.
+        let [_, random @ ..] = overlay_model::MacAddr::derived(&seed).0;
+        (0..=0xffffu32)
+            .map(|n| {
+                let id = (vni.get().wrapping_add(n) & 0xffff) as u16;
+                let mut bytes = [0; 16];
+                bytes[0] = 0xfd;
+                bytes[1..6].copy_from_slice(&random);
+                bytes[6..8].copy_from_slice(&id.to_be_bytes());
+                IpNet::new(IpAddr::from(bytes), 64).expect("64 is a prefix length")
+            })
+            .find(|cidr| !self.is_taken(*cidr, foreign))
+            .ok_or_else(|| {
+                Refused::new(ErrorKind::Exhausted, "no /64 of fd00::/8 is free")
+                    .hint("choose one with --subnet")
+            })
+    }
+
     /// 10.x.y.0/24 with x.y from the VNI, or the next one that is free.
     fn free_subnet(&self, vni: Vni, foreign: &Foreign) -> Result<IpNet, Refused> {
-        let used = |cidr: IpNet| {
-            let nets = self.networks.iter().flat_map(|n| n.subnets.iter().map(|s| s.cidr));
-            nets.chain(foreign.routes.iter().map(|(route, _)| *route)).any(|o| overlaps(o, cidr))
-        };
         (0..=0xffffu32)
             .map(|n| {
                 let third = vni.get().wrapping_add(n) & 0xffff;
                 let addr = std::net::Ipv4Addr::from_bits(0x0a00_0000 | (third << 8));
                 IpNet::new(IpAddr::V4(addr), 24).expect("24 is a prefix length")
             })
-            .find(|cidr| !used(*cidr))
+            .find(|cidr| !self.is_taken(*cidr, foreign))
             .ok_or_else(|| {
                 Refused::new(ErrorKind::Exhausted, "no /24 of 10.0.0.0/8 is free")
                     .hint("choose one with --subnet")
@@ -834,7 +896,10 @@ impl Engine {
                 });
                 match key {
                     RecordKey::Endpoint(..) => self.tell_elsewhere(&shifts),
-                    RecordKey::Host => self.look_for_namesakes(host),
+                    RecordKey::Host => {
+                        self.look_for_namesakes(host);
+                        self.look_for_a_way(host);
+                    }
                     _ => {}
                 }
                 if vtep != self.vtep_of(host) {
@@ -905,14 +970,14 @@ impl Engine {
             }
             Shift::Want(host, net, family, want) => self.on_want(host, net, family, want),
             Shift::Voice(host, before) => {
-                let family = Family::of(&self.config.vtep());
-                let before = before.into_iter().find(|ip| Family::of(ip) == family);
-                self.touch_host(host, before);
+                self.touch_host(host, way_between(&self.config.vteps, &before));
                 self.look_for_namesakes(host);
+                self.look_for_a_way(host);
             }
             Shift::Host(host) => {
                 self.republish = true;
                 self.look_for_namesakes(host);
+                self.look_for_a_way(host);
                 let presence = self.view.presence(host);
                 if let Some(presence) = presence {
                     let state = presence.state.as_str();
@@ -1146,23 +1211,39 @@ impl Engine {
 
     // ----- the underlay ----------------------------------------------------
 
-    /// The VTEP's address, its device or the MTU may be others.
-    fn on_underlay(&mut self, addr: IpAddr, dev: IfName, mtu: u16, gossip: SocketAddr) {
-        let before = self.config.vtep();
+    /// The VTEP's addresses, their devices or the MTU may be others.
+    fn on_underlay(
+        &mut self,
+        addr: IpAddr,
+        other: Option<(IpAddr, IfName)>,
+        dev: IfName,
+        mtu: u16,
+        gossip: SocketAddr,
+    ) {
         let config = &mut self.config;
-        let same = before == addr && config.underlay_dev == dev && config.underlay_mtu == mtu;
+        let (other, other_dev) = other.unzip();
+        let other_dev = other_dev.filter(|other| *other != dev);
+        let addrs: Vec<IpAddr> = std::iter::once(addr).chain(other).collect();
+        let same = config.vteps == addrs
+            && config.underlay_dev == dev
+            && config.other_dev == other_dev
+            && config.underlay_mtu == mtu;
         if std::mem::take(&mut self.underlay_lost).is_none() && same && config.gossip == gossip {
             return;
         }
-        config.vteps = vec![addr];
+        let before = std::mem::replace(&mut config.vteps, addrs.clone());
+        self.had_both |= addrs.len() > 1;
         config.underlay_mtu = mtu;
         config.gossip = gossip;
         config.underlay_dev = dev.clone();
-        self.notice(Notice::Underlay { dev, addr, before, mtu });
+        config.other_dev = other_dev;
+        self.notice(Notice::Underlay { dev, addrs: addrs.clone(), before: before.clone(), mtu });
         self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
-        if before != addr {
+        if before != addrs {
             let vnis: Vec<Vni> = self.used_networks().map(|net| net.vni).collect();
             vnis.into_iter().for_each(|vni| self.touch_vni(vni));
+            let hosts: Vec<HostId> = self.view.hosts().map(|(id, ..)| id).collect();
+            hosts.into_iter().for_each(|host| self.look_for_a_way(host));
         }
     }
 
@@ -1178,7 +1259,8 @@ impl Engine {
 
     /// The underlay's MTU may be another than at the start.
     fn note_underlay(&mut self, foreign: &Foreign) {
-        let mtu = foreign.mtus.get(&self.config.underlay_dev).copied();
+        let mtu =
+            self.config.underlay_devs().filter_map(|dev| foreign.mtus.get(dev)).min().copied();
         if let Some(mtu) = mtu.filter(|mtu| *mtu != self.config.underlay_mtu) {
             self.config.underlay_mtu = mtu;
             self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
@@ -1292,7 +1374,7 @@ impl Engine {
     pub(crate) fn plan_of(&self, keys: impl IntoIterator<Item = ObjectKey>) -> Vec<KernelOp> {
         let deltas = keys.into_iter().map(|key| Delta {
             want: self.want(&key),
-            retired: self.ever_wanted.contains(&key),
+            retired: self.ever_wanted.contains(&key) || self.is_of_no_family(&key),
             key,
         });
         let mut ops = plan(deltas, self.kernel.mirror(), self.completeness);
@@ -1470,14 +1552,14 @@ impl Engine {
         if !self.view.is_user(ep.network, me) && host != me {
             return;
         }
-        let (bridge, vxlan) = (net.vni.bridge(), net.vni.vxlan());
-        self.touch(ObjectKey::VxlanFdb(vxlan.clone(), ep.mac));
-        self.touch(ObjectKey::BridgeFdb(bridge.clone(), ep.mac));
-        for ip in &ep.addresses {
-            self.touch(ObjectKey::Neigh(bridge.clone(), *ip));
-        }
-        if let Some(vtep) = self.vtep_of(host) {
-            self.touch(ObjectKey::Flood(vxlan, vtep));
+        let bridge = net.vni.bridge();
+        let mut keys = vec![ObjectKey::BridgeFdb(bridge.clone(), ep.mac)];
+        // In all of them: it may have been behind another one.
+        keys.extend(self.config.devices(net.vni).map(|dev| ObjectKey::VxlanFdb(dev, ep.mac)));
+        keys.extend(ep.addresses.iter().map(|ip| ObjectKey::Neigh(bridge.clone(), *ip)));
+        keys.extend(self.vtep_of(host).map(|vtep| self.flood_key(net, vtep)));
+        for key in keys {
+            self.touch(key);
         }
     }
 
@@ -1495,7 +1577,7 @@ impl Engine {
                 self.touch_endpoint(host, &ep);
             }
             if let (Some(net), Some(vtep)) = (self.networks.get(id), before) {
-                let key = ObjectKey::Flood(net.vni.vxlan(), vtep);
+                let key = self.flood_key(net, vtep);
                 self.touch(key);
             }
         }
@@ -1511,7 +1593,7 @@ impl Engine {
     fn touch_vni(&mut self, vni: Vni) {
         let mut keys: Vec<ObjectKey> =
             self.networks.programmed(vni).map(|net| self.wanted_keys(net)).unwrap_or_default();
-        for link in [vni.bridge(), vni.vxlan()] {
+        for link in [vni.bridge(), vni.vxlan(), vni.vxlan6()] {
             keys.extend(self.kernel.mirror().keys_on(&link));
             keys.push(ObjectKey::Link(link));
         }

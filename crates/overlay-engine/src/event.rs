@@ -67,11 +67,15 @@ pub enum Event {
     Keys(HostKeys),
     /// How this host is reached may be another than it was.
     Underlay {
-        /// The VTEP's address, of the same family as before.
+        /// The VTEP's address, of the same family as before; of either if the
+        /// host is to have both.
         addr: IpAddr,
+        /// The IPv6 address beside it, and the device that has that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        other: Option<(IpAddr, IfName)>,
         /// The device that has it.
         dev: IfName,
-        /// Bytes of IP packet that it takes.
+        /// Bytes of IP packet that it takes; the lesser of two devices.
         mtu: u16,
         /// Where gossip is received.
         gossip: SocketAddr,
@@ -181,6 +185,10 @@ pub struct CreateNetwork {
     pub vni: Option<Vni>,
     /// At most one a family.
     pub subnets: Vec<IpNet>,
+    /// Families of which a subnet is to be chosen; with no subnet either, that
+    /// is IPv4.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub free: Vec<Family>,
     /// At most one a family, each in a subnet.
     pub gateways: Vec<IpAddr>,
     /// Bytes of inner IP packet.
@@ -627,12 +635,20 @@ pub enum Notice {
     Underlay {
         /// The device.
         dev: IfName,
-        /// The VTEP address.
-        addr: IpAddr,
-        /// What it was; the same if only the MTU changed.
-        before: IpAddr,
+        /// The VTEP addresses.
+        addrs: Vec<IpAddr>,
+        /// What they were; the same if only the MTU changed.
+        before: Vec<IpAddr>,
         /// Bytes of IP packet.
         mtu: u16,
+    },
+    /// A host and this one have no VTEP address of one family: no packet goes
+    /// from the one to the other.
+    Apart {
+        /// Its name, or its id.
+        host: String,
+        /// What each has, and what to do; `None`: it is over.
+        why: Option<String>,
     },
     /// The VTEP address is on no device any more.
     UnderlayLost {
@@ -709,6 +725,7 @@ impl Notice {
             | Self::UnderlayLost { .. }
             | Self::NotPersisted { .. } => Level::Warning,
             Self::SameName { over, .. } => warning_if(!over),
+            Self::Apart { why, .. } => warning_if(why.is_some()),
             Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
             Self::Network { .. }
             | Self::Underlay { .. }
@@ -781,11 +798,18 @@ impl fmt::Display for Notice {
             Self::Doubled { host, id, addrs, state_dir } => {
                 write!(f, "{}", doubled_text(host, *id, addrs, state_dir))
             }
-            Self::Underlay { dev, addr, before, mtu } if addr == before => {
-                write!(f, "the underlay is {addr} on {dev}, its MTU {mtu}")
+            Self::Underlay { dev, addrs, before, mtu } if addrs == before => {
+                write!(f, "the underlay is {} on {dev}, its MTU {mtu}", and(addrs))
             }
-            Self::Underlay { dev, addr, before, mtu } => {
-                write!(f, "the underlay moved from {before} to {addr} on {dev}, MTU {mtu}")
+            Self::Underlay { dev, addrs, before, mtu } => {
+                let (before, now) = (and(before), and(addrs));
+                write!(f, "the underlay moved from {before} to {now} on {dev}, MTU {mtu}")
+            }
+            Self::Apart { host, why: Some(why) } => {
+                write!(f, "host {host} and this one cannot reach each other: {why}")
+            }
+            Self::Apart { host, why: None } => {
+                write!(f, "host {host} and this one have an address family in common now")
             }
             Self::UnderlayLost { addr, why } => {
                 write!(f, "the VTEP address {addr} is gone: {why}")
@@ -860,6 +884,12 @@ pub(crate) fn doubled_text(
         id.short(),
         addrs.join(" and ")
     )
+}
+
+/// Addresses, for people.
+fn and(addrs: &[IpAddr]) -> String {
+    let texts: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+    texts.join(" and ")
 }
 
 /// What the engine keeps of [`HostId`]s that it cannot name yet.

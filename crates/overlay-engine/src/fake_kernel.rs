@@ -8,10 +8,13 @@
 //! - A table of nftables that goes takes its elements along, in silence.
 //! - A bridge that goes lets its ports go. A device that is not ours can be a
 //!   port while it is there, under its index.
+//! - A VXLAN device takes destinations of its own family only, and there is one
+//!   of each family on a VNI and port.
 //! - A link whose name exists is refused; putting and deleting entries repeats
 //!   without error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use overlay_model::{
@@ -105,6 +108,19 @@ impl FakeKernel {
                 if let Some(master) = &link.master {
                     self.expect_link(master)?;
                 }
+                if let LinkKind::Vxlan { vni, port, local, .. } = &link.kind {
+                    let holds = |object: &Object| match object {
+                        Object::Link(other) => matches!(
+                            &other.kind,
+                            LinkKind::Vxlan { vni: v, port: p, local: l, .. }
+                                if (v, p, l.is_ipv4()) == (vni, port, local.is_ipv4())
+                        ),
+                        _ => false,
+                    };
+                    if self.objects.values().any(holds) {
+                        return Err(Refusal::Taken);
+                    }
+                }
                 self.set(key, Object::Link(link), changes);
             }
             KernelOp::SetLink(name, change) => {
@@ -132,6 +148,13 @@ impl FakeKernel {
                 if let Object::BridgeFdb { port, .. } = object {
                     self.expect_port(port)?;
                 }
+                match (key, object) {
+                    (ObjectKey::Flood(dev, dst), _)
+                    | (ObjectKey::VxlanFdb(dev, _), Object::VxlanFdb { dst }) => {
+                        self.expect_family(dev, dst)?;
+                    }
+                    _ => {}
+                }
                 if let (ObjectKey::Port(name), Object::Port(port)) = (key, object) {
                     if self.devices.get(name) != Some(&port.index) {
                         return Err(Refusal::DeviceGone);
@@ -155,6 +178,18 @@ impl FakeKernel {
             Ok(())
         } else {
             Err(Refusal::NoDevice)
+        }
+    }
+
+    fn expect_family(&self, dev: &IfName, dst: &IpAddr) -> Result<(), Refusal> {
+        match self.objects.get(&ObjectKey::Link(dev.clone())) {
+            Some(Object::Link(link)) => match &link.kind {
+                LinkKind::Vxlan { local, .. } if local.is_ipv4() != dst.is_ipv4() => {
+                    Err(Refusal::Other)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 

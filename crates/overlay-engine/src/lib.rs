@@ -45,6 +45,7 @@ mod reconcile;
 mod repairs;
 mod statics;
 mod views;
+mod ways;
 
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};

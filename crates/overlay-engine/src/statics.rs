@@ -25,7 +25,7 @@ use overlay_model::{
 };
 
 use crate::cluster_view::HostState;
-use crate::endpoints::{Asking, Local, Phase, Station, WANT_PATIENCE, needed, unsaved};
+use crate::endpoints::{Asking, Local, Phase, Station, needed, unsaved};
 use crate::engine::{After, Engine};
 use crate::event::{
     Detail, ErrorKind, Import, LocalEndpoint, Notice, Place, Refused, Reply, StateChange, Token,
@@ -179,7 +179,7 @@ impl Engine {
                         if count <= SINGLES { WantWhat::Address(first) } else { WantWhat::Half };
                     let want = Want { target: owner, seq: self.want_seq, what };
                     self.publish(RecordKey::Want(network, family), Some(Record::Want(want)));
-                    let until = self.now.mono + WANT_PATIENCE;
+                    let until = self.answer_due(owner);
                     waiting.asking = Some((network, Asking { family, target: owner, until }));
                     waiting.had = has;
                     waiting.rounds += 1;
@@ -372,7 +372,7 @@ impl Engine {
             }
         }
         let Some(net) = self.networks.get(draft.network) else { return };
-        let needed: Vec<_> = needed(net).collect();
+        let needed: Vec<_> = needed(&self.config, net).collect();
         let used = self.view.is_user(draft.network, me);
         let failure = needed.iter().filter(|_| used).find_map(|k| self.kernel.failures().get(k));
         if let Some(failure) = failure {

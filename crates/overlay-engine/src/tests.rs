@@ -6,10 +6,10 @@ pub(crate) mod world;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use overlay_model::{IfName, KernelChange, MacAddr, Object, ObjectKey, Refusal, Vni};
+use overlay_model::{Family, IfName, KernelChange, MacAddr, Object, ObjectKey, Refusal, Vni};
 use proptest::prelude::*;
 
-use crate::event::{Effect, ErrorKind, Event, Notice, Place, Reply, Request, Where};
+use crate::event::{CreateNetwork, Effect, ErrorKind, Event, Notice, Place, Reply, Request, Where};
 use crate::repairs::{Found, Repair};
 use crate::views::{EndpointState, Table};
 use world::{World, add, attach, create, list, plug};
@@ -844,7 +844,8 @@ fn an_underlay_that_moves_changes_devices_in_place_and_peers_follow() {
     let addr = "192.0.2.77".parse().unwrap();
     let dev = IfName::new("eth1").unwrap();
     let gossip = ([192, 0, 2, 77], 7946).into();
-    let effects = w.engine(0).step(Event::Underlay { addr, dev, mtu: 1480, gossip }, now);
+    let effects =
+        w.engine(0).step(Event::Underlay { addr, other: None, dev, mtu: 1480, gossip }, now);
     let mut told = Vec::new();
     for effect in effects {
         match effect {
@@ -862,6 +863,202 @@ fn an_underlay_that_moves_changes_devices_in_place_and_peers_follow() {
             "host",
         ]
     );
+}
+
+/// A v4-only, a v6-only and a dual host, a network, c0 to c2 on them.
+fn mixed() -> World {
+    let mut w = World::of_families(&["4", "6", "46"]);
+    let demo = CreateNetwork { mtu: Some(1430), ..create("demo", 7, "10.9.0.0/24") };
+    w.create(0, demo).unwrap();
+    for i in 0..3 {
+        w.attach(i, attach("demo", &format!("c{i}"))).unwrap();
+    }
+    w
+}
+
+#[test]
+fn each_pair_of_hosts_uses_one_family_ipv4_before_ipv6_and_a_device_of_it() {
+    let mut w = mixed();
+    w.assert_kernels_match_the_cluster();
+    w.applied(2);
+    w.restart(2);
+    w.pass(Duration::from_secs(20));
+    assert_eq!(w.applied(2), Vec::<String>::new(), "it is at rest");
+    w.reboot(2);
+    w.pass(Duration::from_secs(20));
+    w.applied(2);
+    w.attach(2, attach("demo", "c2")).unwrap();
+    let ops: Vec<String> = w.applied(2).into_iter().filter(|op| op.contains("ovx")).collect();
+    check(
+        &ops,
+        expect![[r#"
+            ip link add ovx7 address 06:7d:bd:5c:c8:59 mtu 1430 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type vxlan id 7 dstport 4789 local 192.0.2.3 nolearning && bridge link set dev ovx7 learning off neigh_suppress on isolated on
+            ip link add ovx7-6 address 06:a8:c4:a8:79:6d mtu 1430 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type vxlan id 7 dstport 4789 local 2001:db8::3 nolearning && bridge link set dev ovx7-6 learning off neigh_suppress on isolated on
+            bridge fdb append 00:00:00:00:00:00 dev ovx7 dst 192.0.2.1 self permanent
+            bridge fdb append 00:00:00:00:00:00 dev ovx7-6 dst 2001:db8::2 self permanent
+            bridge fdb replace 02:42:0a:09:00:02 dev ovx7 dst 192.0.2.1 self permanent
+            bridge fdb replace 02:42:0a:09:00:81 dev ovx7-6 dst 2001:db8::2 self permanent
+            bridge fdb replace 02:42:0a:09:00:02 dev ovx7 master static extern_learn
+            bridge fdb replace 02:42:0a:09:00:81 dev ovx7-6 master static extern_learn
+        "#]],
+    );
+}
+
+#[test]
+fn two_hosts_with_both_families_use_ipv4() {
+    let mut w = World::of_families(&["46", "46"]);
+    let demo = CreateNetwork { mtu: Some(1430), ..create("demo", 7, "10.9.0.0/24") };
+    w.create(0, demo).unwrap();
+    w.attach(0, attach("demo", "c0")).unwrap();
+    w.attach(1, attach("demo", "c1")).unwrap();
+    w.assert_kernels_match_the_cluster();
+    let fdb = |w: &mut World| {
+        let entries = w.kernel(0).objects().iter();
+        let found = entries.filter_map(|(key, object)| match (key, object) {
+            (ObjectKey::VxlanFdb(dev, _), Object::VxlanFdb { dst }) => Some(format!("{dev} {dst}")),
+            _ => None,
+        });
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(fdb(&mut w), ["ovx7 192.0.2.2"]);
+    // One of them loses that address: both go on by the other.
+    w.has_families(1, "6");
+    assert_eq!(fdb(&mut w), ["ovx7-6 2001:db8::2"]);
+    let Reply::Status(status) = w.request(1, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(
+        status.warnings,
+        [
+            "the IPv4 VTEP address of this host is gone: 2001:db8::2 is used for all hosts, and those \
+          with IPv4 only are out of reach"
+        ]
+    );
+    w.assert_kernels_match_the_cluster();
+    assert!(!w.kernel(1).objects().contains_key(&ObjectKey::Link(vni(7).vxlan())), "of no use");
+    w.has_families(1, "46");
+    assert_eq!(fdb(&mut w), ["ovx7 192.0.2.2"]);
+    w.assert_kernels_match_the_cluster();
+}
+
+#[test]
+fn hosts_without_a_family_in_common_are_named_wherever_one_looks() {
+    let mut w = mixed();
+    let why = "no address family in common: it has VTEP addresses of IPv6 only (2001:db8::2), \
+               this host VTEP addresses of IPv4 only (192.0.2.1); give one of the two the other \
+               family as well (--vtep-ip, twice)";
+    let told = |w: &World| {
+        let notices = w.notices(0).iter().filter(|n| matches!(n, Notice::Apart { .. }));
+        notices.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&w), [format!("host h1 and this one cannot reach each other: {why}")]);
+    let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(status.warnings, [format!("host h1 cannot be reached: {why}")]);
+    let Reply::Hosts(hosts) = w.request(0, Request::Hosts).unwrap() else { panic!("hosts") };
+    let notes: Vec<_> = hosts.iter().flat_map(|host| &host.notes).collect();
+    let note = "no address family in common with this host";
+    assert_eq!(notes, [note]);
+    let states: Vec<_> = w.endpoints(0).into_iter().map(|v| (v.host, v.state, v.vtep)).collect();
+    assert_eq!(states[0].1, EndpointState::Ready);
+    assert_eq!(
+        states[1],
+        ("h1".into(), EndpointState::Unreachable(format!("its host has {note}")), None)
+    );
+    assert_eq!(states[2].2, "192.0.2.3".parse().ok());
+    let neighbours = w.kernel(0).objects().keys().filter(|k| matches!(k, ObjectKey::Neigh(..)));
+    assert_eq!(neighbours.count(), 2, "nobody answers for whom nobody reaches");
+
+    w.restart_with(1, "46");
+    w.pass(Duration::from_secs(20));
+    assert_eq!(told(&w)[1..], ["host h1 and this one have an address family in common now"]);
+    w.assert_kernels_match_the_cluster();
+}
+
+/// h0 made the network and owns its addresses; h1 gossips with it through h2.
+#[test]
+fn an_owner_that_no_way_leads_to_has_longer_to_answer_and_is_asked_last() {
+    let mut w = mixed();
+    let [h0, h2] = [0, 2].map(|i| w.engine(i).config.host);
+    let now = w.now().mono;
+    let time = |w: &mut World, owner| w.engine(1).answer_due(owner) - now;
+    assert_eq!(time(&mut w, h2), Duration::from_millis(700));
+    assert_eq!(time(&mut w, h0), Duration::from_secs(4));
+    assert_eq!(w.engine(1).nearest_first([h0, h2].into_iter()), [h2, h0]);
+}
+
+#[test]
+fn a_restart_with_other_families_moves_devices_and_leaves_none_behind() {
+    let mut w = mixed();
+    for families in ["46", "4", "6", "46", "6"] {
+        w.restart_with(0, families);
+        w.pass(Duration::from_secs(2));
+        w.assert_kernels_match_the_cluster();
+        let vxlans =
+            w.kernel(0).objects().keys().filter(
+                |key| matches!(key, ObjectKey::Link(name) if name.as_str().starts_with("ovx")),
+            );
+        assert_eq!(vxlans.count(), families.len(), "before anybody's silence was waited for");
+        w.pass(Duration::from_secs(20));
+        w.assert_kernels_match_the_cluster();
+    }
+}
+
+#[test]
+fn a_network_too_large_for_the_header_of_a_pair_is_told_with_its_figures() {
+    let mut w = World::of_families(&["4", "6", "46"]);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    assert_eq!(w.networks(0)[0].network.mtu, 1430, "one host has IPv6 alone");
+    let large = CreateNetwork { mtu: Some(1450), ..create("large", 8, "10.8.0.0/24") };
+    w.create(0, large).unwrap();
+    let refused = w.attach(1, attach("large", "c1")).unwrap_err();
+    assert_eq!(
+        refused.message,
+        "an MTU of 1450 needs an underlay MTU of 1520 (1450 + 70 for VXLAN), but the underlay has \
+         1500 (eth0, 2001:db8::2)"
+    );
+    w.attach(2, attach("large", "c2")).unwrap();
+    let Reply::Status(status) = w.request(2, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(status.warnings, Vec::<String>::new(), "nobody on it needs the larger header");
+    // The other end has room, this one has not.
+    let mut wide = attach("large", "c1");
+    wide.foreign.mtus.insert(IfName::new("eth0").unwrap(), 9000);
+    w.attach(1, wide).unwrap();
+    let Reply::Status(status) = w.request(2, Request::Status).unwrap() else { panic!("status") };
+    assert_eq!(
+        status.warnings,
+        ["network large to host h1 (2001:db8::2): an MTU of 1450 needs an underlay MTU of 1520 \
+          (1450 + 70 for VXLAN), but the underlay has 1500"]
+    );
+}
+
+#[test]
+fn subnets_that_are_chosen_are_free_and_of_ipv6_unique_local_ones() {
+    let mut w = World::new(2);
+    let ask = |name: &str, vni: u32, free: &[Family], subnets: &[&str]| CreateNetwork {
+        free: free.to_vec(),
+        subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
+        ..CreateNetwork { subnets: vec![], ..create(name, vni, "10.0.0.0/24") }
+    };
+    let mut cidrs = |create: CreateNetwork| {
+        let view = w.create(0, create).unwrap();
+        let subnets = view.network.subnets.iter();
+        subnets.map(|s| format!("{} {}", s.cidr, s.gateway)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        cidrs(ask("none", 7, &[], &[])),
+        ["10.0.7.0/24 10.0.7.1"],
+        "IPv4 if nothing is said"
+    );
+    let six = cidrs(ask("six", 8, &[Family::V6], &[]));
+    assert_eq!(six, ["fd99:ca0b:ed35:8::/64 fd99:ca0b:ed35:8::1"], "IPv6 alone");
+    let both = cidrs(ask("both", 9, &[Family::V6, Family::V4], &[]));
+    assert_eq!(both[0], "10.0.9.0/24 10.0.9.1");
+    assert!(both[1].starts_with("fd") && both[1].contains(":9::/64"), "{both:?}");
+    assert_ne!(both[1][..14], six[0][..14], "each with random bits of its own");
+    let given = cidrs(ask("given", 10, &[Family::V6], &["10.77.0.0/24"]));
+    assert_eq!(given[0], "10.77.0.0/24 10.77.0.1");
+    assert!(given[1].starts_with("fd"), "{given:?}");
+    let twice = ask("twice", 11, &[Family::V6], &["fd00:1::/64"]);
+    let refused = w.create(0, twice).unwrap_err();
+    assert!(refused.message.contains("second subnet of its family"), "{refused}");
 }
 
 #[derive(Debug, Clone)]
@@ -884,6 +1081,7 @@ enum Op {
     ClockJumps(usize, i64),
     Meddle(usize, usize),
     Check(usize, usize),
+    Families(usize, &'static str),
     Pass(u64),
 }
 
@@ -908,7 +1106,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Heal),
         1 => (h.clone(), -10i64..=10).prop_map(|(h, hours)| Op::ClockJumps(h, hours)),
         2 => (h.clone(), any::<usize>()).prop_map(|(h, n)| Op::Meddle(h, n)),
-        1 => (h, any::<usize>()).prop_map(|(h, n)| Op::Check(h, n)),
+        1 => (h.clone(), any::<usize>()).prop_map(|(h, n)| Op::Check(h, n)),
+        2 => (h, prop::sample::select(vec!["4", "6", "46"])).prop_map(|(h, f)| Op::Families(h, f)),
         2 => (0u64..20).prop_map(Op::Pass),
     ]
 }
@@ -919,7 +1118,7 @@ proptest! {
     /// exactly what it should, and nobody has an address twice.
     #[test]
     fn whatever_happens_every_kernel_ends_as_it_should(ops in prop::collection::vec(any_op(), 1..60)) {
-        let mut w = World::new(3);
+        let mut w = World::of_families(&["46", "46", "46"]);
         for op in ops {
             match op {
                 Op::Create(h, v) => {
@@ -977,6 +1176,7 @@ proptest! {
                     let doomed = w.kernel(h).objects().keys().nth(n % 16).cloned();
                     w.is_checked(h, doomed);
                 }
+                Op::Families(h, families) => w.has_families(h, families),
                 Op::Pass(s) => w.pass(Duration::from_secs(s)),
             }
             w.assert_no_address_twice();

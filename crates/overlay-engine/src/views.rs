@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use overlay_model::mtu::fits;
 use overlay_model::{
     Endpoint, EndpointId, Host, HostId, HostKeys, IfName, Name, Network, NetworkId, Object,
     ObjectKey,
@@ -45,6 +46,8 @@ pub enum EndpointState {
     Failed(String),
     /// Its host is down beyond the grace.
     HostDown,
+    /// Its host and this one have no address family in common.
+    Unreachable(String),
     /// Another endpoint holds its MAC or address, or another network its VNI.
     Conflict(String),
 }
@@ -341,8 +344,11 @@ impl Engine {
             views.extend(self.view.remote_endpoints().map(|(host, presence, ep)| {
                 let state = if !presence.in_use {
                     EndpointState::HostDown
+                } else if let Some(why) = self.lost(host, ep) {
+                    EndpointState::Conflict(why)
                 } else {
-                    self.lost(host, ep).map_or(EndpointState::Ready, EndpointState::Conflict)
+                    let why = self.apart_note(host).map(|why| format!("its host has {why}"));
+                    why.map_or(EndpointState::Ready, EndpointState::Unreachable)
                 };
                 EndpointView { state, ..self.endpoint_view(host, ep) }
             }));
@@ -534,6 +540,7 @@ impl Engine {
         {
             notes.push(format!("not the only host called {name}"));
         }
+        notes.extend(self.apart_note(id));
         notes
     }
 
@@ -559,14 +566,30 @@ impl Engine {
                 ));
             }
         }
+        if let ([vtep], true) = (self.config.vteps.as_slice(), self.had_both) {
+            let other = if vtep.is_ipv4() { "IPv6" } else { "IPv4" };
+            list.push(format!(
+                "the {other} VTEP address of this host is gone: {vtep} is used for all hosts, and \
+                 those with {other} only are out of reach"
+            ));
+        }
         for net in self.used_networks() {
-            let vtep = self.config.vtep();
-            if let Err(small) = overlay_model::mtu::fits(net.mtu, self.config.underlay_mtu, &vtep) {
+            let underlay = self.config.underlay_mtu;
+            let own = fits(net.mtu, underlay, &self.config.vtep());
+            if let Err(small) = own {
                 list.push(format!("network {}: {small} ({})", net.name, self.config.underlay_dev));
             }
-            for host in self.view.users_of(net.id).filter_map(|id| self.view.host(id)) {
-                if let Err(small) = overlay_model::mtu::fits(net.mtu, host.underlay_mtu, &vtep) {
+            for id in self.view.users_of(net.id) {
+                let (Some(host), Some(way)) = (self.view.host(id), self.vtep_of(id)) else {
+                    continue;
+                };
+                if let Err(small) = fits(net.mtu, host.underlay_mtu, &way) {
                     list.push(format!("network {} on host {}: {small}", net.name, host.name));
+                }
+                // What fits between others need not fit the larger header of this pair.
+                if let (Ok(()), Err(small)) = (own, fits(net.mtu, underlay, &way)) {
+                    let (net, host) = (&net.name, &host.name);
+                    list.push(format!("network {net} to host {host} ({way}): {small}"));
                 }
             }
         }
@@ -580,19 +603,13 @@ impl Engine {
                     host.name, host.vxlan_port, self.config.vxlan_port
                 ));
             }
-            if self.vtep_of(id).is_none() {
-                list.push(format!(
-                    "host {} has no VTEP address of the family of {}: its endpoints cannot be \
-                     reached",
-                    host.name,
-                    self.config.vtep()
-                ));
+            if let Some(why) = self.apart(id) {
+                list.push(format!("host {} cannot be reached: {why}", host.name));
             }
-            if host.vteps.contains(&self.config.vtep()) {
+            for vtep in self.config.vteps.iter().filter(|vtep| host.vteps.contains(vtep)) {
                 list.push(format!(
-                    "host {} announces this host's VTEP address {}: give each its own --vtep-ip",
+                    "host {} announces this host's VTEP address {vtep}: give each its own --vtep-ip",
                     host.name,
-                    self.config.vtep()
                 ));
             }
         }

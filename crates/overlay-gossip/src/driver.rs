@@ -21,12 +21,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chitchat::transport::Transport;
 use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, ProtocolVersion,
     spawn_chitchat,
 };
-use overlay_model::{ClusterEvent, NetworkId, RecordKey};
+use overlay_model::{ClusterEvent, NetworkId, Record, RecordKey};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout_at};
 
@@ -37,7 +36,8 @@ use crate::refusals::Why;
 use crate::stats::Counters;
 use crate::transport::{Tap, Tapped};
 use crate::view::{END, ID, Pushed, View};
-use crate::{Change, GossipConfig, GossipError};
+use crate::ways::Ways;
+use crate::{Change, GossipConfig, GossipError, Net};
 
 /// Who misses something asks one peer no more often than this.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -91,6 +91,7 @@ pub(crate) struct Driver {
     live: watch::Sender<Vec<SocketAddr>>,
     counters: Arc<Counters>,
     pushes: Arc<dyn Pushes>,
+    ways: Arc<Ways>,
     outbox: Outbox,
     /// When peers were asked for what is missing.
     asked: BTreeMap<SocketAddr, Instant>,
@@ -171,12 +172,12 @@ impl Driver {
     pub(crate) async fn start(
         config: GossipConfig,
         initial: Vec<Change>,
-        transport: Arc<dyn Transport>,
-        pushes: Arc<dyn Pushes>,
+        net: Net,
         counters: Arc<Counters>,
         events: mpsc::UnboundedSender<ClusterEvent>,
         live: watch::Sender<Vec<SocketAddr>>,
     ) -> Result<Self, GossipError> {
+        let Net { transport, pushes, ways } = net;
         let transport = Tapped {
             transport,
             tap: Arc::new(Tap::default()),
@@ -217,6 +218,7 @@ impl Driver {
             live,
             counters,
             pushes,
+            ways,
             asked: BTreeMap::new(),
             pursued: BTreeMap::new(),
             catch_up: None,
@@ -359,7 +361,7 @@ impl Driver {
     /// Sends what is due to everybody who may listen.
     fn push(&mut self) {
         let now = Instant::now();
-        let peers = self.view.hopeful_peers(now);
+        let peers = self.reached(self.view.hopeful_peers(now));
         let view = &self.view;
         let out = self.outbox.take(now, &peers, |net| view.users(net));
         self.counters.add("pushes_sent", out.len() as u64);
@@ -382,7 +384,7 @@ impl Driver {
         }
         let (events, outcome) = self.view.pushed(push, Instant::now());
         for event in events {
-            let _ = self.events.send(event);
+            self.tell(event);
         }
         match outcome {
             Pushed::Complete => {}
@@ -420,13 +422,34 @@ impl Driver {
     }
 
     fn ask_suspects(&mut self) {
-        let suspects: Vec<_> = self.view.lately_silent(Instant::now()).into_iter().collect();
+        let suspects: Vec<_> =
+            self.reached(self.view.lately_silent(Instant::now())).into_iter().collect();
+        if suspects.is_empty() {
+            return;
+        }
         let many = SUSPECTS * SUSPECTS_UP_TO / self.view.hosts().max(SUSPECTS_UP_TO);
         let many = many.clamp(1, SUSPECTS).min(suspects.len());
         for i in 0..many {
             self.gossip(suspects[self.turn.wrapping_add(i) % suspects.len()]);
         }
         self.turn = self.turn.wrapping_add(many);
+    }
+
+    /// Tells what is new.
+    fn tell(&self, event: ClusterEvent) {
+        if let ClusterEvent::Record { record: Some(record), .. } = &event
+            && let Record::Host(host) = record.as_ref()
+        {
+            self.ways.note(host);
+        }
+        // Nobody listens any more: about to be dropped.
+        let _ = self.events.send(event);
+    }
+
+    /// Those of `peers` that messages may get to.
+    fn reached(&self, mut peers: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+        peers.retain(|peer| self.ways.reach(peer));
+        peers
     }
 
     /// Starts a handshake. That chitchat has died is noticed elsewhere.
@@ -446,8 +469,7 @@ impl Driver {
         self.look_at = self.view.next_look(now);
         self.suspects = !self.view.lately_silent(now).is_empty();
         for event in events {
-            // Nobody listens any more: about to be dropped.
-            let _ = self.events.send(event);
+            self.tell(event);
         }
         let was_alone = self.live.borrow().is_empty();
         let live: Vec<_> = self.view.live_peers().into_iter().collect();
@@ -506,7 +528,7 @@ impl Driver {
         if round.idle >= CATCH_UP_IDLE || now >= round.until {
             return;
         }
-        let mut peers = self.view.hopeful_peers(now);
+        let mut peers = self.reached(self.view.hopeful_peers(now));
         if self.live.borrow().is_empty() {
             peers.extend(&self.contacts);
         }
@@ -635,7 +657,7 @@ impl Driver {
 
     async fn stop(mut self, flush: Duration) -> usize {
         self.push();
-        let peers = self.view.live_peers();
+        let peers = self.reached(self.view.live_peers());
         let tap = self.transport.tap.clone();
         tap.watch();
         let deadline = Instant::now() + flush;

@@ -37,7 +37,7 @@ pub(crate) fn system_lookup() -> Lookup {
 
 pub(crate) struct Resolver {
     pub(crate) names: Vec<String>,
-    pub(crate) own: [SocketAddr; 2],
+    pub(crate) own: Vec<SocketAddr>,
     pub(crate) live: watch::Receiver<Vec<SocketAddr>>,
     /// Weak: that we look for names keeps nobody alive.
     pub(crate) commands: mpsc::WeakUnboundedSender<Command>,

@@ -20,6 +20,7 @@
 //! | `round_trip` | how long a peer takes to answer |
 //! | `limits` | what chitchat must not be shown |
 //! | `transport` | chitchat's messages through that port |
+//! | `ways` | hosts that advertise an address of a family that this one has not |
 //! | `join` | from `--join` names to addresses, for ever |
 //!
 //! Promises:
@@ -76,6 +77,7 @@ mod tcp;
 mod told;
 mod transport;
 mod view;
+mod ways;
 mod wire;
 
 pub use codec::{MAX_VALUE, TooLong};
@@ -87,6 +89,7 @@ pub use stats::{GossipStats, PeerInfo};
 
 use driver::{Command, Driver};
 use stats::Counters;
+use ways::Ways;
 
 /// Gives the incarnation of the next life: larger than all before, and
 /// persisted before it is returned.
@@ -105,6 +108,9 @@ pub struct GossipConfig {
     pub next_incarnation: NextIncarnation,
     /// Where we receive.
     pub listen: SocketAddr,
+    /// And where besides, at an address of the other family: hosts that have that
+    /// one only reach us there, if it is a VTEP address of our host record.
+    pub listen_also: Option<SocketAddr>,
     /// Where others reach us.
     pub advertise: SocketAddr,
     /// Peers to find the cluster by, `HOST:PORT`. Names are resolved again and
@@ -136,6 +142,7 @@ impl GossipConfig {
                 next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
             }),
             listen: addr,
+            listen_also: None,
             advertise: addr,
             join: Vec::new(),
             cluster: "overlayd".to_owned(),
@@ -153,6 +160,7 @@ impl fmt::Debug for GossipConfig {
             .field("host", &self.host)
             .field("incarnation", &self.incarnation)
             .field("listen", &self.listen)
+            .field("listen_also", &self.listen_also)
             .field("advertise", &self.advertise)
             .field("join", &self.join)
             .field("cluster", &self.cluster)
@@ -225,12 +233,20 @@ pub fn check(record: &Record) -> Result<(), TooLong> {
 /// So many records are written in one go.
 const AT_ONCE: usize = 4096;
 
+/// What messages go by.
+struct Net {
+    transport: Arc<dyn chitchat::transport::Transport>,
+    pushes: Arc<dyn Pushes>,
+    ways: Arc<Ways>,
+}
+
 /// Our part in the cluster's gossip.
 pub struct Gossip {
     host: HostId,
     commands: mpsc::UnboundedSender<Command>,
     live: watch::Receiver<Vec<SocketAddr>>,
     counters: Arc<Counters>,
+    ways: Arc<Ways>,
     task: JoinHandle<()>,
     /// For what is still on its way when all else has ended.
     port: Option<Arc<wire::Port>>,
@@ -249,19 +265,25 @@ impl Gossip {
         config: GossipConfig,
         initial: Vec<(RecordKey, Record)>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
-        let addr = config.listen;
         let counters = Arc::new(Counters::default());
+        let listen: Vec<_> = std::iter::once(config.listen).chain(config.listen_also).collect();
+        let ways = Arc::new(Ways::of(&listen));
         let options = wire::PortOptions {
-            listen: addr,
+            listen,
             advertise: config.advertise,
             keys: config.keys.clone(),
             mtu: config.mtu,
         };
-        let port = wire::Port::bind(&options, counters.clone())
-            .map_err(|err| GossipError::Listen { addr, err })?;
+        let port = wire::Port::bind(&options, ways.clone(), counters.clone())
+            .map_err(|(addr, err)| GossipError::Listen { addr, err })?;
         let relay = Arc::new(transport::Relay(port.clone()));
-        let (mut gossip, events) =
-            Self::start_on(config, initial, relay, port.clone(), counters).await?;
+        let (mut gossip, events) = Self::start_on(
+            config,
+            initial,
+            Net { transport: relay, pushes: port.clone(), ways },
+            counters,
+        )
+        .await?;
         gossip.port = Some(port);
         Ok((gossip, events))
     }
@@ -276,15 +298,15 @@ impl Gossip {
         transport: Arc<dyn chitchat::transport::Transport>,
         pushes: Arc<dyn Pushes>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
-        Self::start_on(config, initial, transport, pushes, Arc::default()).await
+        let net = Net { transport, pushes, ways: Arc::default() };
+        Self::start_on(config, initial, net, Arc::default()).await
     }
 
     /// The same over any transport: the sealed one, or one of a test.
     async fn start_on(
         config: GossipConfig,
         mut initial: Vec<(RecordKey, Record)>,
-        transport: Arc<dyn chitchat::transport::Transport>,
-        pushes: Arc<dyn Pushes>,
+        net: Net,
         counters: Arc<Counters>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ClusterEvent>), GossipError> {
         initial.sort_by_key(|(key, _)| *key == RecordKey::Host);
@@ -294,27 +316,25 @@ impl Gossip {
             counters.add("refused", 1);
             tracing::error!(%key, %why, "a record cannot be published");
         }
-        let host = config.host;
+        let (host, ways) = (config.host, net.ways.clone());
         let (events, events_rx) = mpsc::unbounded_channel();
         let (commands, commands_rx) = mpsc::unbounded_channel();
         let (live_tx, live) = watch::channel(Vec::new());
         let resolver = join::Resolver {
             names: config.join.clone(),
-            own: [config.listen, config.advertise],
+            own: [config.listen, config.advertise].into_iter().chain(config.listen_also).collect(),
             live: live.clone(),
             commands: commands.downgrade(),
             lookup: join::system_lookup(),
         };
-        let driver =
-            Driver::start(config, initial, transport, pushes, counters.clone(), events, live_tx)
-                .await?;
+        let driver = Driver::start(config, initial, net, counters.clone(), events, live_tx).await?;
         let resolver = tokio::spawn(resolver.run());
         let task = tokio::spawn(async move {
             driver.run(commands_rx).await;
             // It may be waiting for a name server.
             resolver.abort();
         });
-        Ok((Self { host, commands, live, counters, task, port: None }, events_rx))
+        Ok((Self { host, commands, live, counters, ways, task, port: None }, events_rx))
     }
 
     /// Writes (`Some`) and withdraws (`None`) records of ours.
@@ -360,6 +380,14 @@ impl Gossip {
     /// Gossip addresses of the peers that are alive, in order.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.live.borrow().clone()
+    }
+
+    /// The same, and the other addresses of those that have one of each family:
+    /// to find them by when this host has another family than now.
+    pub fn peers_everywhere(&self) -> Vec<SocketAddr> {
+        let live = self.peers();
+        let others: Vec<_> = live.iter().filter_map(|peer| self.ways.other(peer)).collect();
+        live.into_iter().chain(others).collect()
     }
 
     /// Every life of every other host that gossip knows, at most a quarter of

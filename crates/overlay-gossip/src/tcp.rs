@@ -85,14 +85,14 @@ pub(crate) struct Tcp {
     shared: Arc<Shared>,
     runtime: Handle,
     diallers: Mutex<JoinSet<()>>,
-    acceptor: JoinHandle<()>,
+    acceptors: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
     seal: Arc<Seal>,
     advertise: SocketAddr,
-    /// Where connections are made from: peers may know us by it.
-    source: IpAddr,
+    /// Where connections are made from, by family: peers may know us by it.
+    sources: Vec<IpAddr>,
     counters: Arc<Counters>,
     deliver: Deliver,
     peers: Mutex<HashMap<SocketAddr, Arc<Queue>>>,
@@ -122,34 +122,40 @@ impl Queue {
 
 impl Drop for Tcp {
     fn drop(&mut self) {
-        self.acceptor.abort();
+        self.acceptors.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Tcp {
-    /// Serves `listener`, and sends as `advertise`.
+    /// Serves `listeners`, and sends as `advertise`.
     pub(crate) fn new(
-        listener: std::net::TcpListener,
+        listeners: Vec<std::net::TcpListener>,
         advertise: SocketAddr,
         seal: Arc<Seal>,
         counters: Arc<Counters>,
         deliver: Deliver,
     ) -> io::Result<Self> {
-        let source = listener.local_addr()?.ip();
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let mut sources = Vec::new();
+        let mut accepting = Vec::new();
+        for listener in listeners {
+            sources.push(listener.local_addr()?.ip());
+            listener.set_nonblocking(true)?;
+            accepting.push(TcpListener::from_std(listener)?);
+        }
         let shared = Arc::new(Shared {
             seal,
             advertise,
-            source,
+            sources,
             counters,
             deliver,
             peers: Mutex::default(),
             under_way: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         });
+        let room = Room::default();
+        let accept = |listener| tokio::spawn(accept(listener, shared.clone(), room.clone()));
         Ok(Self {
-            acceptor: tokio::spawn(accept(listener, shared.clone())),
+            acceptors: accepting.into_iter().map(accept).collect(),
             shared,
             runtime: Handle::current(),
             diallers: Mutex::default(),
@@ -336,8 +342,9 @@ async fn send_on(
 
 async fn connect(shared: &Shared, to: SocketAddr) -> io::Result<Link> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if !shared.source.is_unspecified() && shared.source.is_ipv4() == to.is_ipv4() {
-        socket.bind(SocketAddr::new(shared.source, 0))?;
+    let source = shared.sources.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
+    if let Some(source) = source.filter(|ip| !ip.is_unspecified()) {
+        socket.bind(SocketAddr::new(*source, 0))?;
     }
     let mut stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
@@ -370,10 +377,26 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) 
 
 // The other end.
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let all = Arc::new(Semaphore::new(ACCEPTED));
-    let unproven = Arc::new(Semaphore::new(UNPROVEN));
-    let seats: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
+/// How many connections there may be, by whichever listener they came.
+#[derive(Clone)]
+struct Room {
+    all: Arc<Semaphore>,
+    unproven: Arc<Semaphore>,
+    seats: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(ACCEPTED)),
+            unproven: Arc::new(Semaphore::new(UNPROVEN)),
+            seats: Arc::default(),
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, room: Room) {
+    let Room { all, unproven, seats } = room;
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -586,7 +609,7 @@ pub(crate) async fn serve_one(
     let shared = Shared {
         seal,
         advertise: from,
-        source: from.ip(),
+        sources: vec![from.ip()],
         counters,
         deliver,
         peers: Mutex::default(),

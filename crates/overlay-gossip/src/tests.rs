@@ -147,7 +147,13 @@ impl Setup {
         let (n, addr) = (self.config.host.0.as_bytes()[0], self.config.advertise);
         let started = match self.transport {
             Some((transport, pushes)) => {
-                Gossip::start_on(self.config, self.records, transport, pushes, Arc::default()).await
+                Gossip::start_on(
+                    self.config,
+                    self.records,
+                    crate::Net { transport, pushes, ways: Arc::default() },
+                    Arc::default(),
+                )
+                .await
             }
             None => Gossip::start(self.config, self.records).await,
         };
@@ -543,7 +549,7 @@ async fn a_name_that_does_not_resolve_is_tried_until_it_does() {
     let (_live_tx, live) = watch::channel(Vec::new());
     let resolver = join::Resolver {
         names: vec!["peer.example:7946".to_owned(), "192.0.2.7:7946".to_owned()],
-        own: [channel_addr(1), channel_addr(7)],
+        own: vec![channel_addr(1), channel_addr(7)],
         live,
         commands: commands.downgrade(),
         lookup: Arc::new(move |_| {
@@ -1055,4 +1061,49 @@ async fn thousands_of_records_come_by_tcp() {
     let stats = a.gossip.stats();
     assert!(stats.get("tcp_messages_sent") > 0, "{stats:?}");
     assert_eq!(stats.get("tcp_failed") + stats.get("tcp_dropped"), 0, "{stats:?}");
+}
+
+/// a has IPv4 alone and s IPv6 alone: they hear of each other through d.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_of_ipv4_of_ipv6_and_of_both_are_one_cluster() {
+    let start = async |n: u8, listen: &[SocketAddr], join: SocketAddr| {
+        let mut it = setup(n, listen[0], &[join]);
+        it.config.listen_also = listen.get(1).copied();
+        let Some((_, Record::Host(host))) = it.records.first_mut() else { unreachable!() };
+        host.gossip = listen[0];
+        host.vteps = listen.iter().map(SocketAddr::ip).collect();
+        it.start().await
+    };
+    let four = |addr: SocketAddr| addr;
+    let six = |addr: SocketAddr| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, addr.port()));
+    let [a, s, d] = [(); 3].map(|()| free_addr());
+    let mut d_host = start(3, &[four(d), six(d)], four(a)).await;
+    let mut a_host = start(1, &[four(a)], four(d)).await;
+    let mut s_host = start(2, &[six(s)], six(d)).await;
+    for peer in [&mut a_host, &mut s_host, &mut d_host] {
+        let own = peer.n;
+        for n in (1..=3).filter(|n| *n != own) {
+            peer.told("the others are there", |e| is_alive(e, n, 1000)).await;
+        }
+    }
+    // What each says arrives with the others, and between d and s at once.
+    for (n, peer) in [&a_host, &s_host, &d_host].into_iter().enumerate() {
+        peer.gossip.publish(vec![changed(endpoint(n as u64))]).await.unwrap();
+    }
+    for peer in [&mut a_host, &mut s_host, &mut d_host] {
+        let own = peer.n;
+        for n in (1..=3).filter(|n| *n != own) {
+            peer.eventually("its record", |told| {
+                standing(told, n, 1000)
+                    .keys()
+                    .any(|key| matches!(key, RecordKey::Endpoint(..)))
+                    .then_some(())
+            })
+            .await;
+        }
+    }
+    assert!(d_host.gossip.stats().get("pushes_received") >= 2, "{:?}", d_host.gossip.stats());
+    assert!(s_host.gossip.stats().get("pushes_received") >= 1, "{:?}", s_host.gossip.stats());
+    // And they stay.
+    assert!(!a_host.told.iter().any(|e| is_silent(e, 2, 1000)), "{:?}", a_host.told);
 }

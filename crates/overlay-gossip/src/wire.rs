@@ -42,6 +42,7 @@ use crate::refusals::Why;
 use crate::seal::Seal;
 use crate::stats::Counters;
 use crate::tcp::Tcp;
+use crate::ways::Ways;
 
 /// What our socket can hold while we are busy, bytes, if the kernel lets us:
 /// the default loses 190 of 200 simultaneous answers.
@@ -105,8 +106,8 @@ impl Inbox {
 /// How the port is opened.
 #[derive(Debug, Clone)]
 pub(crate) struct PortOptions {
-    /// Where it listens, UDP and TCP.
-    pub(crate) listen: SocketAddr,
+    /// Where it listens, UDP and TCP: at one address, or one of each family.
+    pub(crate) listen: Vec<SocketAddr>,
     /// What peers are told of where it listens.
     pub(crate) advertise: SocketAddr,
     /// What messages are sealed with; `None`: they are not.
@@ -120,7 +121,7 @@ impl PortOptions {
     /// A port of the loopback device, without keys.
     pub(crate) fn loopback() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { listen, advertise: listen, keys: None, mtu: 1500 }
+        Self { listen: vec![listen], advertise: listen, keys: None, mtu: 1500 }
     }
 }
 
@@ -130,8 +131,9 @@ const NARROW: usize = 4096;
 
 /// Our end of the network.
 pub(crate) struct Port {
-    /// The same socket as the receiving task's; sending by it never waits.
-    pub(crate) socket: UdpSocket,
+    /// The same sockets as the receiving tasks'; sending by them never waits.
+    pub(crate) sockets: Vec<UdpSocket>,
+    ways: Arc<Ways>,
     pub(crate) gossip: Inbox,
     pub(crate) push: Inbox,
     seal: Arc<Seal>,
@@ -140,12 +142,12 @@ pub(crate) struct Port {
     /// The largest datagram that the way to an address may take.
     narrow: std::sync::Mutex<HashMap<IpAddr, usize>>,
     counters: Arc<Counters>,
-    receiving: JoinHandle<()>,
+    receiving: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
-        self.receiving.abort();
+        self.receiving.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -210,6 +212,21 @@ fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
 }
 
+/// [`bind`], with what both sockets are to be like.
+fn open(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let (socket, listener) = bind(listen)?;
+    never_fragment(&socket)?;
+    // `FORCE` passes net.core.rmem_max and needs CAP_NET_ADMIN.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    }
+    let bytes = getsockopt(&socket, sockopt::RcvBuf).unwrap_or(0);
+    let listen = socket.local_addr()?;
+    tracing::debug!(%listen, bytes, "gossip receive buffer");
+    socket.set_nonblocking(true)?;
+    Ok((socket, listener))
+}
+
 /// The kernel neither fragments nor lets routers do so.
 fn never_fragment(socket: &UdpSocket) -> io::Result<()> {
     if socket.local_addr()?.is_ipv4() {
@@ -223,24 +240,27 @@ fn never_fragment(socket: &UdpSocket) -> io::Result<()> {
 }
 
 impl Port {
-    /// Takes `options.listen`, UDP and TCP.
-    pub(crate) fn bind(options: &PortOptions, counters: Arc<Counters>) -> io::Result<Arc<Self>> {
-        let (socket, listener) = bind(options.listen)?;
-        never_fragment(&socket)?;
-        // `FORCE` passes net.core.rmem_max and needs CAP_NET_ADMIN.
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    /// Takes `options.listen`, UDP and TCP. Of an error, which of them.
+    pub(crate) fn bind(
+        options: &PortOptions,
+        ways: Arc<Ways>,
+        counters: Arc<Counters>,
+    ) -> Result<Arc<Self>, (SocketAddr, io::Error)> {
+        let mut bound = Vec::new();
+        for addr in &options.listen {
+            bound.push(open(*addr).map_err(|err| (*addr, err))?);
         }
-        let bytes = getsockopt(&socket, sockopt::RcvBuf).unwrap_or(0);
-        let listen = socket.local_addr()?;
-        tracing::debug!(%listen, bytes, "gossip receive buffer");
-        socket.set_nonblocking(true)?;
-        // Not for writing: each datagram that leaves would wake the receiver.
-        #[expect(
-            deprecated,
-            reason = "a std socket keeps its descriptor, which its unsafe successor asks for"
-        )]
-        let receiver = AsyncFd::with_interest(socket.try_clone()?, Interest::READABLE)?;
+        Self::on(bound, options, ways, counters).map_err(|err| (options.listen[0], err))
+    }
+
+    fn on(
+        bound: Vec<(UdpSocket, TcpListener)>,
+        options: &PortOptions,
+        ways: Arc<Ways>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Arc<Self>> {
+        let (sockets, listeners): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
+        let listen = sockets[0].local_addr()?;
         let (gossip_tx, gossip) = mpsc::channel(WAITING);
         let (push_tx, push) = mpsc::channel(WAITING);
         let incoming = Arc::new(Incoming {
@@ -258,10 +278,22 @@ impl Port {
             let incoming = incoming.clone();
             Arc::new(move |from, kind, body| incoming.deliver(from, kind, body))
         };
-        let tcp = Tcp::new(listener, advertise, seal.clone(), counters.clone(), deliver)?;
-        let receiving = tokio::spawn(receive(receiver, seal.clone(), incoming, counters.clone()));
+        let tcp = Tcp::new(listeners, advertise, seal.clone(), counters.clone(), deliver)?;
+        let receiving = sockets.iter().map(|socket| {
+            // Not for writing: each datagram that leaves would wake the receiver.
+            #[expect(
+                deprecated,
+                reason = "a std socket keeps its descriptor, which its unsafe successor asks for"
+            )]
+            let receiver = AsyncFd::with_interest(socket.try_clone()?, Interest::READABLE)?;
+            let (seal, ways) = (seal.clone(), ways.clone());
+            let receiving = receive(receiver, seal, ways, incoming.clone(), counters.clone());
+            Ok(tokio::spawn(receiving))
+        });
+        let receiving = receiving.collect::<io::Result<_>>()?;
         Ok(Arc::new(Self {
-            socket,
+            sockets,
+            ways,
             gossip: Inbox(Mutex::new(gossip)),
             push: Inbox(Mutex::new(push)),
             seal,
@@ -273,19 +305,32 @@ impl Port {
         }))
     }
 
-    /// Where it listens.
+    /// Where it listens, first of all.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.sockets[0].local_addr()
+    }
+
+    /// The socket by which datagrams go to an address.
+    fn socket_to(&self, to: SocketAddr) -> &UdpSocket {
+        let of_its_family = |socket: &&UdpSocket| {
+            socket.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4())
+        };
+        match self.sockets.as_slice() {
+            // It may be of both families.
+            [one] => one,
+            more => more.iter().find(of_its_family).unwrap_or(&more[0]),
+        }
     }
 
     /// Sends one message. Returns the bytes that went, or that a connection
     /// will take.
     pub(crate) fn send(&self, to: SocketAddr, kind: Kind, body: &[u8]) -> io::Result<usize> {
         let kind = kind.byte();
+        let to = self.ways.to(to);
         let len = body.len() + self.seal.overhead();
         if len <= self.largest(to.ip()) {
             let datagram = self.seal.seal(to, kind, body, Instant::now());
-            match self.socket.send_to(&datagram, to) {
+            match self.socket_to(to).send_to(&datagram, to) {
                 Err(err) if err.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
                     self.counters.add("too_large_for_way", 1);
                     self.narrow(to.ip(), len - 1);
@@ -324,6 +369,7 @@ impl Port {
 async fn receive(
     socket: AsyncFd<UdpSocket>,
     seal: Arc<Seal>,
+    ways: Arc<Ways>,
     incoming: Arc<Incoming>,
     counters: Arc<Counters>,
 ) {
@@ -347,7 +393,7 @@ async fn receive(
             }
         }
         if let Some((kind, body)) = verdict.message {
-            incoming.deliver(from, kind, body);
+            incoming.deliver(ways.from(from), kind, body);
         }
     }
 }

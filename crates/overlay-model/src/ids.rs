@@ -199,6 +199,11 @@ impl Vni {
     pub fn vxlan(self) -> IfName {
         IfName::numbered(*b"ovx", self.0)
     }
+
+    /// The second one, of IPv6, where the first is of IPv4: `ovx<VNI>-6`.
+    pub fn vxlan6(self) -> IfName {
+        IfName::new(&format!("{}-6", self.vxlan())).expect("13 characters at most, none strange")
+    }
 }
 
 impl fmt::Display for Vni {

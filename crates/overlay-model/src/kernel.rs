@@ -257,8 +257,6 @@ pub enum Setting {
     McastFlood,
     /// Of a bridge port: broadcast would stay.
     BcastFlood,
-    /// Of a bridge port: nothing would pass between two such ports.
-    Isolated,
     /// Of a bridge port: frames would come back to where they came from.
     Hairpin,
     /// Of a bridge port: unknown stations would be cut off.
@@ -278,7 +276,6 @@ impl Setting {
             Self::Flood => "flood on",
             Self::McastFlood => "mcast_flood on",
             Self::BcastFlood => "bcast_flood on",
-            Self::Isolated => "isolated off",
             Self::Hairpin => "hairpin off",
             Self::Locked => "locked off",
         }
@@ -293,12 +290,9 @@ impl Setting {
             | Self::Stp
             | Self::Learning
             | Self::TxChecksum => false,
-            Self::Flood
-            | Self::McastFlood
-            | Self::BcastFlood
-            | Self::Isolated
-            | Self::Hairpin
-            | Self::Locked => true,
+            Self::Flood | Self::McastFlood | Self::BcastFlood | Self::Hairpin | Self::Locked => {
+                true
+            }
         }
     }
 }
@@ -328,6 +322,10 @@ pub struct PortFlags {
     /// The bridge answers ARP and ND for what is behind this port, and does
     /// not send out of it what it has answered or knows to be local.
     pub neigh_suppress: bool,
+    /// Nothing passes between two such ports: between the two VXLAN devices of
+    /// a network, as no VTEP passes on what another has sent it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 /// What a link is, with the attributes that cannot be changed afterwards.
@@ -644,7 +642,9 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
         " && bridge link set dev {name} learning {} neigh_suppress {}",
         on_off(port.learning),
         on_off(port.neigh_suppress)
-    )
+    )?;
+    // It is off on a port that is new.
+    if port.isolated { f.write_str(" isolated on") } else { Ok(()) }
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
@@ -681,9 +681,10 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     let mut port_text = String::new();
     if let Some(port) = port {
         port_text += &format!(
-            " learning {} neigh_suppress {}",
+            " learning {} neigh_suppress {} isolated {}",
             on_off(port.learning),
-            on_off(port.neigh_suppress)
+            on_off(port.neigh_suppress),
+            on_off(port.isolated)
         );
     }
     for setting in restore.iter().filter(|setting| setting.of_port()) {

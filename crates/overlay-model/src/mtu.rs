@@ -8,6 +8,9 @@ pub const MIN_INNER_MTU: u16 = 1280;
 /// The MTU of a network unless told: plain Ethernet less the IPv4 envelope.
 pub const DEFAULT_INNER_MTU: u16 = 1450;
 
+/// The same where hosts have IPv6 VTEP addresses only: less the IPv6 envelope.
+pub const DEFAULT_INNER_MTU_V6: u16 = 1430;
+
 /// Bytes that VXLAN adds to an inner IP packet: outer IP (20 or 40), UDP 8,
 /// VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
 pub fn overhead(vtep: &IpAddr) -> u16 {

@@ -135,6 +135,24 @@ impl Family {
     }
 }
 
+/// The address of a host with the VTEPs `theirs` that VXLAN packets go to from one with `ours`:
+/// of the family that both have, and of IPv4 if they have both in common, because its header is
+/// 20 bytes smaller. Both ends choose the same family. `None` if they have none in common.
+///
+/// ```
+/// # use overlay_model::records::way_between;
+/// let [a, b] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+/// let [a6, b6] = ["2001:db8::1", "2001:db8::2"].map(|ip| ip.parse().unwrap());
+/// assert_eq!(way_between(&[a, a6], &[b6, b]), Some(b));
+/// assert_eq!(way_between(&[a, a6], &[b6]), Some(b6));
+/// assert_eq!(way_between(&[a], &[b6]), None);
+/// ```
+pub fn way_between(ours: &[IpAddr], theirs: &[IpAddr]) -> Option<IpAddr> {
+    let common =
+        theirs.iter().filter(|ip| ours.iter().any(|own| Family::of(own) == Family::of(ip)));
+    common.min_by_key(|ip| Family::of(ip)).copied()
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -18,13 +18,12 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::libc;
-use overlay_model::IfName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::error::KernelError;
 use crate::read::LinkRow;
-use crate::underlay::{Underlay, UnderlayError, choose};
+use crate::underlay::{Underlay, UnderlayError, Wanted, choose};
 use crate::watch::subscribe;
 
 /// Changes so close together are looked at once: an address that is replaced
@@ -45,25 +44,24 @@ const GROUPS: [u32; 5] = [
 /// Tells how the underlay of the calling thread's network namespace is, each
 /// time that it is not as was told before; at first compared with `was`.
 ///
-/// * `vtep`, `dev`: as for [`crate::underlay_for`]. An address that is gone is
-///   followed by another of its family, unless `vtep` says that it is the one.
+/// `wanted` is as for [`crate::underlay_for`]. An address that is gone is followed
+/// by another of its family, unless it was said to be the one.
 ///
 /// An error says that there is none now; it ends nothing.
 ///
 /// # Errors
 /// [`KernelError`] if the kernel cannot be watched.
 pub fn follow_underlay(
-    vtep: Option<IpAddr>,
-    dev: Option<IfName>,
+    wanted: Wanted,
     was: Underlay,
 ) -> Result<mpsc::UnboundedReceiver<Result<Underlay, UnderlayError>>, KernelError> {
     let socket = subscribe(NETLINK_ROUTE, &GROUPS).map_err(KernelError::Open)?;
     let (out, told) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let mut current = was.addr;
+        let mut current: Vec<IpAddr> = was.addrs().collect();
         let mut last = Ok(was);
         loop {
-            match choose(vtep, dev.as_ref(), Some(current)).await {
+            match choose(&wanted, &current).await {
                 Err(UnderlayError::Kernel(err)) => {
                     tracing::warn!(%err, "cannot look at the underlay; trying again");
                     tokio::time::sleep(RETRY).await;
@@ -73,7 +71,10 @@ pub fn follow_underlay(
                     let now = now.map_err(|err| (err.to_string(), err));
                     let known = now.as_ref().map_err(|(text, _)| text.clone()).cloned();
                     if let Ok(underlay) = &now {
-                        current = underlay.addr;
+                        // One that is gone for now is still the one to come back.
+                        let now: Vec<IpAddr> = underlay.addrs().collect();
+                        current.retain(|old| now.iter().all(|ip| ip.is_ipv6() != old.is_ipv6()));
+                        current.extend(now);
                     }
                     if known != last {
                         last = known;

@@ -5,6 +5,7 @@
 //! invisible from here, and its name has to be looked for elsewhere.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
@@ -17,10 +18,17 @@ use crate::netns;
 use crate::read::{self, LinkRow, RowKind};
 use crate::wire::Conn;
 
-/// Names the device that holds `vni` on `port` in the namespace of `conn`.
-pub(crate) async fn find(conn: &mut Conn, own: &File, vni: Vni, port: u16) -> Option<String> {
+/// Names the device that holds `vni` on `port` in the namespace of `conn`, in
+/// the family of `local`.
+pub(crate) async fn find(
+    conn: &mut Conn,
+    own: &File,
+    vni: Vni,
+    port: u16,
+    local: IpAddr,
+) -> Option<String> {
     let holds = |row: &LinkRow| match &row.kind {
-        RowKind::Vxlan(vxlan) => clashes(vxlan, vni, port),
+        RowKind::Vxlan(vxlan) => clashes(vxlan, vni, port, local),
         _ => false,
     };
     if let Some(row) = read::links(conn).await.ok()?.values().find(|row| holds(row)) {

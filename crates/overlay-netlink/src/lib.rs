@@ -37,8 +37,8 @@
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
-//! | `underlay` | the VTEP's address: [`underlay_for`] |
-//! | `follow` | the VTEP's address, as it changes: [`follow_underlay`] |
+//! | `underlay` | the VTEP's addresses: [`underlay_for`] |
+//! | `follow` | the VTEP's addresses, as they change: [`follow_underlay`] |
 //!
 //! `rtnetlink` and its packet crates have broken five times in a year; they do
 //! not show in any public name here.
@@ -70,4 +70,4 @@ pub use kernel::Kernel;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
 pub use passage::{Blocked, blocked};
-pub use underlay::{Underlay, UnderlayError, underlay_for};
+pub use underlay::{Underlay, UnderlayError, Wanted, underlay_for};

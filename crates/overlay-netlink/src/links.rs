@@ -6,6 +6,8 @@
 //! first one fails: they address the link by an index that we choose
 //! ourselves, far above those that the kernel gives.
 
+use std::net::IpAddr;
+
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -69,10 +71,10 @@ impl Writer {
                     if let Some(row) = read::link_by_name(&mut self.conn, name).await? {
                         return self.adopt(name, link, &row).await;
                     }
-                    if let LinkKind::Vxlan { vni, port, .. } = &link.kind
+                    if let LinkKind::Vxlan { vni, port, local, .. } = &link.kind
                         && says_vni_is_taken(err)
                     {
-                        return Err(self.taken(*vni, *port).await);
+                        return Err(self.taken(*vni, *port, *local).await);
                     }
                     // Our index was taken since we looked; try another.
                 }
@@ -103,8 +105,8 @@ impl Writer {
                 self.undo(index).await;
                 match &link.kind {
                     // An external device, or a program, has the UDP port.
-                    LinkKind::Vxlan { vni, port, .. } if err.is(Errno::EADDRINUSE) => {
-                        Err(self.taken(*vni, *port).await)
+                    LinkKind::Vxlan { vni, port, local, .. } if err.is(Errno::EADDRINUSE) => {
+                        Err(self.taken(*vni, *port, *local).await)
                     }
                     _ => Err(err.clone().into()),
                 }
@@ -128,7 +130,7 @@ impl Writer {
         let same = match (&row.kind, &link.kind) {
             (RowKind::Bridge, LinkKind::Bridge) => true,
             (RowKind::Vxlan(is), LinkKind::Vxlan { vni, port, local, outer }) => {
-                let family = |ip: std::net::IpAddr| ip.is_ipv4();
+                let family = |ip: IpAddr| ip.is_ipv4();
                 is.vni == vni.get()
                     && is.port == *port
                     && is.outer.can_become(outer)
@@ -214,15 +216,15 @@ impl Writer {
         // kernel refuses of a link that is up.
         let vxlan = || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan);
         requests.extend(local.map(|local| match local {
-            std::net::IpAddr::V4(local) => change(vxlan().index(index).local(local)),
-            std::net::IpAddr::V6(local) => change(vxlan().index(index).local6(local)),
+            IpAddr::V4(local) => change(vxlan().index(index).local(local)),
+            IpAddr::V6(local) => change(vxlan().index(index).local6(local)),
         }));
         requests.extend(outer.map(|outer| change(changeable(vxlan().index(index), &outer))));
         if let Some(master) = master {
             let master = self.bridge_index(master).await?;
             requests.push(change(at(index).controller(master)));
         }
-        requests.extend(port.map(|port| port_request(index, port)));
+        requests.extend(port.map(|port| port_request(index, port, Some(port.isolated))));
         requests.extend(restore.iter().filter_map(|setting| restore_request(index, *setting)));
         requests.extend(up.map(|up| change(if up { at(index).up() } else { at(index).down() })));
         for result in self.conn.send(requests, Ack::Each).await {
@@ -265,8 +267,8 @@ impl Writer {
         })
     }
 
-    async fn taken(&mut self, vni: Vni, port: u16) -> Failure {
-        let text = match holder::find(&mut self.conn, &self.own_netns, vni, port).await {
+    async fn taken(&mut self, vni: Vni, port: u16, local: IpAddr) -> Failure {
+        let text = match holder::find(&mut self.conn, &self.own_netns, vni, port, local).await {
             Some(holder) => format!("VNI {vni} on UDP port {port} is held by {holder}"),
             None => format!(
                 "VNI {vni} on UDP port {port} is held by a device in another network namespace, \
@@ -338,8 +340,8 @@ fn device_message(name: &IfName, link: &Link, index: u32) -> LinkMessage {
             }
             let message = changeable(message, outer);
             match local {
-                std::net::IpAddr::V4(local) => message.local(*local).build(),
-                std::net::IpAddr::V6(local) => message.local6(*local).build(),
+                IpAddr::V4(local) => message.local(*local).build(),
+                IpAddr::V6(local) => message.local6(*local).build(),
             }
         }
         // LinkBridge::new would bring it up before it is marked.
@@ -384,7 +386,9 @@ pub(crate) fn joining(index: u32, link: &Link, master: Option<u32>) -> Vec<Reque
     let mut requests = Vec::new();
     if let Some(master) = master {
         requests.push(change(at(index).controller(master)));
-        requests.extend(link.port.map(|port| port_request(index, port)));
+        // It is off on a port that is new.
+        let isolated = |port: PortFlags| port.isolated.then_some(true);
+        requests.extend(link.port.map(|port| port_request(index, port, isolated(port))));
     }
     if link.up {
         requests.push(change(at(index).up()));
@@ -410,17 +414,25 @@ fn restore_request(index: u32, setting: Setting) -> Option<Request> {
         Setting::Flood => change(port().flood(true)),
         Setting::McastFlood => change(port().mcast_flood(true)),
         Setting::BcastFlood => change(port().bcast_flood(true)),
-        Setting::Isolated => change(port().isolated(false)),
         Setting::Hairpin => change(port().hairpin(false)),
         Setting::Locked => change(port().locked(false)),
     })
 }
 
-pub(crate) fn port_request(index: u32, port: PortFlags) -> Request {
-    change(LinkBridgePort::new(index).learning(port.learning).neigh_suppress(port.neigh_suppress))
+/// Flags of a port. It is kept apart from others or not where that is said.
+pub(crate) fn port_request(index: u32, port: PortFlags, isolated: Option<bool>) -> Request {
+    let message =
+        LinkBridgePort::new(index).learning(port.learning).neigh_suppress(port.neigh_suppress);
+    change(match isolated {
+        Some(isolated) => message.isolated(isolated),
+        None => message,
+    })
 }
 
-/// True if a device that is there keeps us from having `vni` on `port`.
-pub(crate) fn clashes(row: &VxlanRow, vni: Vni, port: u16) -> bool {
-    row.port == port && (row.external || row.vni == vni.get())
+/// True if a device that is there keeps us from having `vni` on `port`, in the
+/// family of `local`: there may be a device in each (drivers/net/vxlan
+/// `vxlan_config_validate`). One that says no address is of IPv4.
+pub(crate) fn clashes(row: &VxlanRow, vni: Vni, port: u16, local: IpAddr) -> bool {
+    let v6 = row.local.is_some_and(|ip| ip.is_ipv6());
+    row.port == port && (row.external || (row.vni == vni.get() && v6 == local.is_ipv6()))
 }

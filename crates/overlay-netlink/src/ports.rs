@@ -61,7 +61,7 @@ impl Writer {
         if row.master != Some(master) {
             requests.push(change(at(port.index).controller(master)));
         }
-        requests.extend(port.flags.map(|flags| port_request(port.index, flags)));
+        requests.extend(port.flags.map(|flags| port_request(port.index, flags, None)));
         if port.up {
             requests.push(change(at(port.index).up()));
         }

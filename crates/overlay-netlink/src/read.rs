@@ -221,7 +221,8 @@ impl LinkRow {
         let port = Port {
             endpoint,
             index: self.index,
-            flags: bridge.as_ref().and(self.port),
+            // From which other ports a lent device is kept apart is its owner's affair.
+            flags: bridge.as_ref().and(self.port).map(|port| PortFlags { isolated: false, ..port }),
             bridge,
             up: self.up,
             was_up,
@@ -297,7 +298,6 @@ fn altered_port(info: &InfoBridgePort) -> Option<Setting> {
         InfoBridgePort::UnicastFlood(false) => Some(Setting::Flood),
         InfoBridgePort::MulticastFlood(false) => Some(Setting::McastFlood),
         InfoBridgePort::BroadcastFlood(false) => Some(Setting::BcastFlood),
-        InfoBridgePort::Isolated(true) => Some(Setting::Isolated),
         InfoBridgePort::HairpinMode(true) => Some(Setting::Hairpin),
         InfoBridgePort::Locked(true) => Some(Setting::Locked),
         _ => None,
@@ -305,11 +305,12 @@ fn altered_port(info: &InfoBridgePort) -> Option<Setting> {
 }
 
 fn port_of(data: &[InfoBridgePort]) -> PortFlags {
-    let mut port = PortFlags { learning: false, neigh_suppress: false };
+    let mut port = PortFlags { learning: false, neigh_suppress: false, isolated: false };
     for info in data {
         match info {
             InfoBridgePort::Learning(on) => port.learning = *on,
             InfoBridgePort::NeighSupress(on) => port.neigh_suppress = *on,
+            InfoBridgePort::Isolated(on) => port.isolated = *on,
             _ => {}
         }
     }

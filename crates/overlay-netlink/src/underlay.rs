@@ -1,4 +1,5 @@
-//! The address under which other hosts reach this one: the VTEP's.
+//! The addresses under which other hosts reach this one: the VTEP's, one or one
+//! of each family.
 
 use std::net::IpAddr;
 
@@ -14,10 +15,36 @@ use crate::wire::Conn;
 pub struct Underlay {
     /// Device that has the address.
     pub dev: IfName,
-    /// The VTEP's address.
+    /// The VTEP's address; IPv4 if there are two.
     pub addr: IpAddr,
-    /// MTU of the device, bytes; at most 65535.
+    /// MTU of the device, bytes; at most 65535. The lesser one of two devices.
     pub mtu: u16,
+    /// The IPv6 address beside it, and the device that has that.
+    pub other: Option<(IpAddr, IfName)>,
+}
+
+impl Underlay {
+    /// The VTEP's addresses.
+    pub fn addrs(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.addr).chain(self.other.as_ref().map(|(addr, _)| *addr))
+    }
+
+    /// The devices that have them.
+    pub fn devs(&self) -> impl Iterator<Item = &IfName> {
+        let other = self.other.as_ref().map(|(_, dev)| dev).filter(|dev| **dev != self.dev);
+        std::iter::once(&self.dev).chain(other)
+    }
+}
+
+/// Which underlay is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Addresses that devices must have, at most one a family.
+    pub vteps: Vec<IpAddr>,
+    /// A device; its first global address is taken where none is said.
+    pub dev: Option<IfName>,
+    /// An address of each family, as far as there is one.
+    pub both: bool,
 }
 
 /// Why no underlay address was found.
@@ -87,35 +114,65 @@ struct Candidate {
 
 /// Finds the underlay of the calling thread's network namespace.
 ///
-/// * `vtep`: an address that a device must have.
-/// * `dev`: a device; without `vtep`, its first global address is taken, IPv4
-///   before IPv6.
-///
-/// With neither, it is the preferred source address of the default route, or
-/// else the only global address that there is.
+/// Without an address that is said, it is the first global one of the device
+/// that is said, IPv4 before IPv6; without a device either, the preferred
+/// source address of the default route, or else the only global address that
+/// there is. Where both families are wanted, so it is for each of them.
 ///
 /// # Errors
-/// [`UnderlayError`], whose text says which option to pass.
-pub async fn underlay_for(
-    vtep: Option<IpAddr>,
-    dev: Option<&IfName>,
-) -> Result<Underlay, UnderlayError> {
-    choose(vtep, dev, None).await
+/// [`UnderlayError`], whose text says which option to pass. Of two families one
+/// is enough, but an address that is said must be there.
+pub async fn underlay_for(wanted: &Wanted) -> Result<Underlay, UnderlayError> {
+    choose(wanted, &[]).await
 }
 
-/// [`underlay_for`], when `was` has been in use: its address is kept as long as
+/// [`underlay_for`], when `was` has been in use: an address is kept as long as
 /// there is a device that has it, and is followed by one of its family only.
 ///
 /// # Errors
 /// As [`underlay_for`], and [`UnderlayError::OtherFamily`].
-pub(crate) async fn choose(
+pub(crate) async fn choose(wanted: &Wanted, was: &[IpAddr]) -> Result<Underlay, UnderlayError> {
+    let dev = wanted.dev.as_ref();
+    if !wanted.both && wanted.vteps.len() < 2 {
+        let (vtep, was) = (wanted.vteps.first().copied(), was.first().copied());
+        return choose_one(vtep, dev, was, None).await;
+    }
+    let of = |addrs: &[IpAddr], v6: bool| addrs.iter().copied().find(|ip| ip.is_ipv6() == v6);
+    let mut found = Vec::new();
+    for v6 in [false, true] {
+        let one = choose_one(of(&wanted.vteps, v6), dev, of(was, v6), Some(v6)).await;
+        // That the kernel cannot be read says nothing about addresses.
+        if let Err(err @ UnderlayError::Kernel(_)) = one {
+            return Err(err);
+        }
+        // At the start, an address that was said must be there, as a single one must.
+        let said = of(&wanted.vteps, v6).is_some();
+        if one.is_err() && was.is_empty() && said {
+            return one;
+        }
+        found.push(one);
+    }
+    let [v4, v6] = <[_; 2]>::try_from(found).expect("two were pushed");
+    match (v4, v6) {
+        (Ok(v4), Ok(v6)) => {
+            Ok(Underlay { mtu: v4.mtu.min(v6.mtu), other: Some((v6.addr, v6.dev)), ..v4 })
+        }
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+        (Err(why), Err(_)) => Err(why),
+    }
+}
+
+/// One address; of IPv6 or not if that is said.
+async fn choose_one(
     vtep: Option<IpAddr>,
     dev: Option<&IfName>,
     was: Option<IpAddr>,
+    v6: Option<bool>,
 ) -> Result<Underlay, UnderlayError> {
     let mut conn = Conn::open().map_err(KernelError::Open)?;
     let links = read::links(&mut conn).await?;
     let mut all = candidates(&read::addresses(&mut conn).await?, &links);
+    all.retain(|candidate| v6.is_none_or(|v6| candidate.addr.is_ipv6() == v6));
     if let Some(was) = was {
         let there = all.iter().find(|candidate| candidate.addr == was);
         if let Some(row) = there.and_then(|candidate| links.get(&candidate.dev))
@@ -125,6 +182,7 @@ pub(crate) async fn choose(
                 dev,
                 addr: was,
                 mtu: u16::try_from(row.mtu).unwrap_or(u16::MAX),
+                other: None,
             });
         }
         let have: Vec<IpAddr> = all.iter().map(|candidate| candidate.addr).collect();
@@ -176,6 +234,7 @@ pub(crate) async fn choose(
         dev: row.ifname().ok_or_else(undecided)?,
         addr: chosen.addr,
         mtu: u16::try_from(row.mtu).unwrap_or(u16::MAX),
+        other: None,
     })
 }
 

@@ -19,7 +19,7 @@ use overlay_model::{
     EndpointId, Firewall, Guard, IfName, KernelChange, KernelOp, LinkChange, LinkKind, MacAddr,
     Object, ObjectKey, Outer, Port, PortFlags, Refusal, VethPeer, Vni,
 };
-use overlay_netlink::{Kernel, NetnsError, netns_of, peer_ifnames, underlay_for};
+use overlay_netlink::{Kernel, NetnsError, Wanted, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
 
 fn name(text: &str) -> IfName {
@@ -209,7 +209,7 @@ fn a_changed_link_is_told_whole() {
     lab(async {
         let mut host = Host::open().await;
         host.apply(vec![bridge(7), vxlan(7, 4789, "192.0.2.1")]).await;
-        let flags = PortFlags { learning: true, neigh_suppress: false };
+        let flags = PortFlags { learning: true, neigh_suppress: false, isolated: false };
         host.apply(vec![
             KernelOp::SetLink(
                 name("ovx7"),
@@ -287,7 +287,7 @@ fn lend(name_of: &str, id: u64, was_up: bool) -> (ObjectKey, Object) {
         endpoint: EndpointId::from_bits(id),
         index,
         bridge: Some(name("ovb7")),
-        flags: Some(PortFlags { learning: false, neigh_suppress: false }),
+        flags: Some(PortFlags { learning: false, neigh_suppress: false, isolated: false }),
         up: true,
         was_up,
     };
@@ -809,7 +809,7 @@ fn a_setting_that_somebody_altered_is_told_and_restored_in_place() {
             ("ovb7", "ip link set ovb7 addrgenmode eui64", 1),
             ("ovx7", "ip link set ovx7 type vxlan learning", 1),
             ("ovx7", "bridge link set dev ovx7 flood off mcast_flood off bcast_flood off", 3),
-            ("ovx7", "bridge link set dev ovx7 isolated on hairpin on locked on", 3),
+            ("ovx7", "bridge link set dev ovx7 hairpin on locked on", 2),
         ] {
             run(command);
             host.apply(vec![]).await;
@@ -1068,10 +1068,14 @@ fn the_underlay_is_found_or_the_option_is_named() {
     lab(async {
         let ask = async |vtep: Option<&str>, dev: Option<&str>| {
             let dev = dev.map(name);
-            underlay_for(vtep.map(|v| v.parse().unwrap()), dev.as_ref())
-                .await
-                .map(|u| format!("{} {} {}", u.dev, u.addr, u.mtu))
-                .map_err(|err| err.to_string())
+            underlay_for(&Wanted {
+                vteps: vtep.iter().map(|v| v.parse().unwrap()).collect(),
+                dev,
+                both: false,
+            })
+            .await
+            .map(|u| format!("{} {} {}", u.dev, u.addr, u.mtu))
+            .map_err(|err| err.to_string())
         };
         assert_eq!(
             ask(None, None).await.unwrap_err(),
@@ -1299,7 +1303,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             4 => change(LinkChange { up: Some(on), ..Default::default() }),
             5 => change(LinkChange {
                 master: Some(name(&format!("ovb{vni}"))),
-                port: Some(PortFlags { learning: on, neigh_suppress: !on }),
+                port: Some(PortFlags { learning: on, neigh_suppress: !on, isolated: false }),
                 ..Default::default()
             }),
             _ => {
@@ -1414,7 +1418,10 @@ async fn told(
 ) -> String {
     let told = tokio::time::timeout(std::time::Duration::from_secs(5), follow.recv()).await;
     match told.expect("something is told").expect("it goes on") {
-        Ok(underlay) => format!("{} {} {}", underlay.dev, underlay.addr, underlay.mtu),
+        Ok(underlay) => {
+            let addrs: Vec<String> = underlay.addrs().map(|addr| addr.to_string()).collect();
+            format!("{} {} {}", underlay.dev, addrs.join(" and "), underlay.mtu)
+        }
         Err(err) => err.to_string(),
     }
 }
@@ -1428,8 +1435,9 @@ fn the_underlay_is_followed_when_its_address_or_mtu_changes() {
              ip addr add 2001:db8::1/64 dev eth0 nodad && ip link set eth0 up",
         );
         let eth0 = Some(name("eth0"));
-        let was = overlay_netlink::underlay_for(None, eth0.as_ref()).await.unwrap();
-        let mut follow = overlay_netlink::follow_underlay(None, eth0, was.clone()).unwrap();
+        let wanted = Wanted { dev: eth0, ..Wanted::default() };
+        let was = underlay_for(&wanted).await.unwrap();
+        let mut follow = overlay_netlink::follow_underlay(wanted, was.clone()).unwrap();
         lab::run("ip link set eth0 mtu 1400");
         assert_eq!(told(&mut follow).await, "eth0 192.0.2.1 1400");
         // A second address changes nothing while the first is there.
@@ -1446,12 +1454,108 @@ fn the_underlay_is_followed_when_its_address_or_mtu_changes() {
         assert_eq!(told(&mut follow).await, "eth0 192.0.2.10 1450");
 
         // One that was chosen by hand is waited for.
-        let chosen = Some("192.0.2.10".parse().unwrap());
-        let was = overlay_netlink::underlay_for(chosen, None).await.unwrap();
-        let mut follow = overlay_netlink::follow_underlay(chosen, None, was).unwrap();
+        let chosen = Wanted { vteps: vec!["192.0.2.10".parse().unwrap()], ..Wanted::default() };
+        let was = underlay_for(&chosen).await.unwrap();
+        let mut follow = overlay_netlink::follow_underlay(chosen, was).unwrap();
         lab::run("ip addr add 192.0.2.11/24 dev eth0; ip addr del 192.0.2.10/24 dev eth0");
         assert!(told(&mut follow).await.starts_with("--vtep-ip 192.0.2.10 is on no device"));
         lab::run("ip addr add 192.0.2.10/24 dev eth0");
         assert_eq!(told(&mut follow).await, "eth0 192.0.2.10 1450");
+    });
+}
+
+#[test]
+fn of_two_families_each_is_followed_and_one_is_enough() {
+    lab::lab(async {
+        lab::run(
+            "ip link add eth0 mtu 1500 type veth peer name far0 && ip link set far0 up &&
+             ip link add eth6 mtu 1400 type veth peer name far6 && ip link set far6 up &&
+             ip link set eth0 addrgenmode none && ip link set eth6 addrgenmode none &&
+             ip addr add 192.0.2.1/24 dev eth0 && ip addr add 2001:db8::1/64 dev eth6 nodad &&
+             ip link set eth0 up && ip link set eth6 up",
+        );
+        let [v4, v6] = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap());
+        let both = Wanted { both: true, ..Wanted::default() };
+        let told_twice = Wanted { vteps: vec![v6, v4], ..Wanted::default() };
+        for wanted in [&both, &told_twice] {
+            let found = underlay_for(wanted).await.unwrap();
+            assert_eq!(found.addrs().collect::<Vec<_>>(), [v4, v6], "IPv4 first");
+            assert_eq!(found.devs().collect::<Vec<_>>(), [&name("eth0"), &name("eth6")]);
+            assert_eq!(found.mtu, 1400, "the lesser one");
+        }
+        let one = underlay_for(&Wanted { dev: Some(name("eth0")), ..both.clone() }).await.unwrap();
+        assert_eq!((one.addr, one.other), (v4, None), "there is no other one on eth0");
+
+        let elsewhere = Wanted { vteps: vec![v4, "2001:db8::9".parse().unwrap()], ..both.clone() };
+        let refused = underlay_for(&elsewhere).await.unwrap_err().to_string();
+        assert!(refused.starts_with("--vtep-ip 2001:db8::9 is on no device"), "{refused}");
+
+        let was = underlay_for(&both).await.unwrap();
+        let mut follow = overlay_netlink::follow_underlay(both, was).unwrap();
+        lab::run("ip addr del 192.0.2.1/24 dev eth0");
+        assert_eq!(told(&mut follow).await, "eth6 2001:db8::1 1400");
+        lab::run("ip addr add 192.0.2.9/24 dev eth0");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.9 and 2001:db8::1 1400");
+        lab::run("ip addr del 2001:db8::1/64 dev eth6");
+        assert_eq!(told(&mut follow).await, "eth0 192.0.2.9 1500");
+        lab::run("ip addr del 192.0.2.9/24 dev eth0");
+        assert!(told(&mut follow).await.starts_with("this host has no other IPv4 address"));
+        lab::run("ip addr add 2001:db8::7/64 dev eth0 nodad");
+        assert_eq!(told(&mut follow).await, "eth0 2001:db8::7 1500");
+    });
+}
+
+#[test]
+fn a_device_of_each_family_stands_beside_the_other_on_one_vni() {
+    lab(async {
+        let mut host = Host::open().await;
+        let isolated = |op: KernelOp, as_name: &str, mac: MacAddr| {
+            let KernelOp::AddLink(_, mut link) = op else { unreachable!() };
+            link.port = Some(PortFlags { learning: false, neigh_suppress: true, isolated: true });
+            link.mac = mac;
+            KernelOp::AddLink(name(as_name), link)
+        };
+        let second = vxlan(7, 4789, "2001:db8::1");
+        let to = |dev: &str, dst: &str| {
+            let key = ObjectKey::VxlanFdb(name(dev), mac(9));
+            put((key, Object::VxlanFdb { dst: dst.parse().unwrap() }))
+        };
+        let ops = vec![
+            bridge(7),
+            isolated(vxlan(7, 4789, "192.0.2.1"), "ovx7", mac(1)),
+            isolated(second.clone(), "ovx7-6", mac(2)),
+            put(flood(7, "192.0.2.2")),
+            put((ObjectKey::Flood(name("ovx7-6"), "2001:db8::3".parse().unwrap()), Object::Flood)),
+            to("ovx7", "192.0.2.2"),
+            to("ovx7-6", "2001:db8::3"),
+        ];
+        host.apply(ops.clone()).await;
+        assert_eq!(host.kernel.dump().await.unwrap().objects, lab::after(&ops));
+        host.mirror_equals_dump().await;
+
+        // Another hand opens the way between them.
+        run("bridge link set dev ovx7-6 isolated off");
+        let open = |object: Option<&Object>| matches!(object, Some(Object::Link(l)) if l.port.is_some_and(|p| !p.isolated));
+        host.tells(&ObjectKey::Link(name("ovx7-6")), open).await;
+        let port = Some(PortFlags { learning: false, neigh_suppress: true, isolated: true });
+        let change = LinkChange { port, ..LinkChange::default() };
+        host.apply(vec![KernelOp::SetLink(name("ovx7-6"), change)]).await;
+        assert_eq!(host.kernel.dump().await.unwrap().objects, lab::after(&ops));
+
+        // Neither takes a destination of the other's family.
+        let wrong = vec![to("ovx7", "2001:db8::3"), to("ovx7-6", "192.0.2.2")];
+        let refused = host.try_apply(wrong).await.failed;
+        let refused: Vec<_> = refused.iter().map(|f| f.errno.as_deref()).collect();
+        assert_eq!(refused, [Some("EAFNOSUPPORT"); 2]);
+
+        // A third device would be of one of the two families.
+        let third = isolated(second, "ovx8", mac(3));
+        let refused = host.try_apply(vec![third]).await.failed;
+        let [failure] = refused.as_slice() else { panic!("{refused:?}") };
+        assert_eq!(failure.refusal, Refusal::Taken);
+        assert_eq!(
+            failure.text,
+            "VNI 7 on UDP port 4789 is held by device ovx7-6; remove it or choose another VNI"
+        );
     });
 }

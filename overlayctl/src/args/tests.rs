@@ -44,9 +44,9 @@ fn a_wrong_value_is_one_line_that_says_what_to_write() {
     );
     check(
         "overlayctl net create x --subnet 10.0.9.0",
-        expect![[
-            r#"overlayctl: --subnet: `10.0.9.0` is not a subnet; write an address and a prefix length like 10.0.9.0/24"#
-        ]],
+        expect![
+            "overlayctl: --subnet: `10.0.9.0` is not a subnet; write an address and a prefix length like 10.0.9.0/24, or ipv4 or ipv6 for one that is free"
+        ],
     );
     check(
         "overlayctl net create x --gateway 10.0.9.1/24",

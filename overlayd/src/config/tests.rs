@@ -103,6 +103,7 @@ fn told_nothing_everything_has_its_default() {
         name = "box1"                                       # the machine's host name
         # advertise: the gossip address
         # vtep-ip: the source address of the default route
+        vtep-families = "one"                               # default
         # underlay-dev: the device that has the VTEP address
         gossip-port = 7946                                  # default
         # gossip-bind: the VTEP address
@@ -162,6 +163,7 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         name = "web-1"                                      # --name
         # advertise: the gossip address
         vtep-ip = "192.0.2.1"                               # /etc/overlayd/overlayd.toml line 2
+        vtep-families = "one"                               # default
         # underlay-dev: the device that has the VTEP address
         gossip-port = 7946                                  # default
         # gossip-bind: the VTEP address
@@ -229,7 +231,8 @@ fn every_setting_can_stand_in_the_file() {
             join: vec!["a:1".to_owned(), "b:2".to_owned()],
             name: Name::new("x").unwrap(),
             advertise: Some(Advertise { ip: [198, 51, 100, 7].into(), port: Some(99) }),
-            vtep_ip: Some([192, 0, 2, 1].into()),
+            vtep_ips: vec![[192, 0, 2, 1].into()],
+            both_families: false,
             underlay_dev: Some(IfName::new("eth0").unwrap()),
             gossip_port: 1,
             gossip_bind: Some([0; 4].into()),
@@ -319,7 +322,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, gossip-interval, alone-after, journal, journal-limit"#]],
     );
 }
 
@@ -587,4 +590,71 @@ fn outer_headers_that_cannot_be_are_refused_with_what_can() {
         /etc/overlayd/overlayd.toml line 1: vxlan-df must be a text in quotes
         /etc/overlayd/overlayd.toml line 2: vxlan-ttl must be a number or a text in quotes"#]],
     );
+}
+
+#[test]
+fn a_vtep_address_of_each_family_can_be_said_in_any_place() {
+    let both: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+    let one: Vec<IpAddr> = both[..1].to_vec();
+    let file = |file| Told { file, ..Told::default() }.settings();
+    for settings in [
+        flags("--vtep-ip 192.0.2.1 --vtep-ip 2001:db8::1 --underlay-dev eth0"),
+        flags("--vtep-ip 192.0.2.1,2001:db8::1"),
+        file("vtep-ip = ['192.0.2.1', '2001:db8::1']"),
+        Told { env: &[("OVERLAYD_VTEP_IP", "192.0.2.1, 2001:db8::1")], ..Told::default() }
+            .settings(),
+    ] {
+        assert_eq!(settings.vtep_ips, both);
+        assert!(settings.dual() && !settings.both_families);
+    }
+    assert_eq!(file("vtep-ip = '192.0.2.1'").vtep_ips, one);
+    assert_eq!(file("vtep-ip = ['192.0.2.1']").vtep_ips, one);
+    assert!(!flags("--vtep-ip 192.0.2.1").dual());
+    assert!(flags("--vtep-families both").dual());
+    let printed = Told { flags: "--vtep-ip 192.0.2.1,2001:db8::1", ..Told::default() };
+    let printed = printed.resolve().unwrap().to_toml();
+    assert!(printed.contains(r#"vtep-ip = ["192.0.2.1", "2001:db8::1"]"#), "{printed}");
+
+    bad_flags(
+        "--vtep-ip 192.0.2.1 --vtep-ip 192.0.2.2",
+        expect![
+            "--vtep-ip: `192.0.2.2` is the second address of its family; give at most one of IPv4 and one of IPv6"
+        ],
+    );
+    bad_flags(
+        "--vtep-ip 192.0.2.1,::1 --vtep-families two",
+        expect![[r#"
+            --vtep-ip: `::1` reaches no other host; give the address of this host on the underlay
+            --vtep-families: `two` is neither one nor both"#]],
+    );
+    bad_flags(
+        "--vtep-ip 192.0.2.1,2001:db8::9 --underlay-dev eth0",
+        expect![
+            "vtep-ip 192.0.2.1,2001:db8::9 (--vtep-ip) and underlay-dev eth0 (--underlay-dev): that device has 192.0.2.1, 2001:db8::1: give one of the two, or the right address"
+        ],
+    );
+    bad_file(
+        "vtep-ip = 7",
+        expect![
+            "/etc/overlayd/overlayd.toml line 1: vtep-ip must be a text in quotes, or a list of two"
+        ],
+    );
+}
+
+#[test]
+fn with_both_families_gossip_listens_at_both_unless_one_is_said() {
+    let vteps: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+    let also = |text: &str, vteps: &[IpAddr]| {
+        let settings = flags(text);
+        let listen = settings.gossip_listen(vteps[0], |_| true);
+        settings.gossip_listen_also(listen, vteps).map(|addr| addr.to_string())
+    };
+    let v6 = Some("[2001:db8::1]:7946".to_owned());
+    assert_eq!(also("", &vteps), v6);
+    assert_eq!(also("--advertise 192.0.2.9", &vteps), v6);
+    let v4 = Some("192.0.2.1:99".to_owned());
+    assert_eq!(also("--advertise 2001:db8::9 --gossip-port 99", &vteps), v4);
+    assert_eq!(also("", &vteps[..1]), None, "there is no other one");
+    assert_eq!(also("--gossip-bind 192.0.2.1", &vteps), None);
+    assert_eq!(also("--gossip-bind ::", &vteps), None, "which is both already");
 }

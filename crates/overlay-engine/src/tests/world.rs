@@ -131,6 +131,42 @@ struct Node {
     notices: Vec<Notice>,
     /// How far its wall clock is off, milliseconds.
     clock_off: i64,
+    /// Its VTEP addresses.
+    vteps: Vec<IpAddr>,
+    /// It was set up with both families.
+    dual: bool,
+    /// It had other addresses at some time of its life.
+    moved: bool,
+}
+
+impl Node {
+    fn has(&self, v6: bool) -> Option<IpAddr> {
+        self.vteps.iter().copied().find(|ip| ip.is_ipv6() == v6)
+    }
+
+    /// Where VXLAN packets for `other` go to from here, and by which device:
+    /// what `ways.rs` says, said once more.
+    fn way_to(&self, other: &Self, vni: Vni) -> Option<(IfName, IpAddr)> {
+        let common = |v6: bool| self.has(v6).and(other.has(v6));
+        match (common(false), common(true)) {
+            (Some(v4), _) => Some((vni.vxlan(), v4)),
+            (None, Some(v6)) if self.dual => {
+                Some((IfName::new(&format!("ovx{vni}-6")).unwrap(), v6))
+            }
+            (None, Some(v6)) => Some((vni.vxlan(), v6)),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The VTEP addresses of a host: `4`, `6` or `46`.
+fn vteps(i: usize, families: &str) -> Vec<IpAddr> {
+    let of = |family: char| match family {
+        '4' => IpAddr::from([192, 0, 2, i as u8 + 1]),
+        '6' => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, i as u16 + 1]),
+        other => panic!("no family: {other}"),
+    };
+    families.chars().map(of).collect()
 }
 
 pub(crate) struct World {
@@ -149,13 +185,15 @@ fn host(i: usize) -> HostId {
     HostId(uuid::Uuid::from_u128(i as u128 + 1))
 }
 
-fn config(i: usize, incarnation: u64, boot: u32) -> Config {
+fn config(i: usize, incarnation: u64, boot: u32, vteps: &[IpAddr], dual: bool) -> Config {
     Config {
         host: host(i),
         incarnation,
         name: Name::new(&format!("h{i}")).unwrap(),
-        vteps: vec![IpAddr::from([192, 0, 2, i as u8 + 1])],
+        vteps: vteps.to_vec(),
+        dual,
         underlay_dev: IfName::new("eth0").unwrap(),
+        other_dev: None,
         underlay_mtu: 1500,
         vxlan_port: 4789,
         outer: Default::default(),
@@ -174,6 +212,12 @@ fn config(i: usize, incarnation: u64, boot: u32) -> Config {
 impl World {
     /// Hosts that hear each other; their views are complete.
     pub(crate) fn new(n: usize) -> Self {
+        Self::of_families(&vec!["4"; n])
+    }
+
+    /// The same, of hosts with VTEP addresses of these families each.
+    pub(crate) fn of_families(families: &[&str]) -> Self {
+        let n = families.len();
         let mut world = Self {
             nodes: Vec::new(),
             now: Duration::ZERO,
@@ -183,8 +227,10 @@ impl World {
             last_token: 0,
             last_fresh: 0,
         };
-        for i in 0..n {
-            let engine = Engine::new(config(i, 1, 1), Restored::default(), world.now());
+        for (i, families) in families.iter().enumerate() {
+            let (vteps, dual) = (vteps(i, families), families.len() > 1);
+            let config = config(i, 1, 1, &vteps, dual);
+            let engine = Engine::new(config, Restored::default(), world.now());
             world.nodes.push(Node {
                 engine,
                 kernel: FakeKernel::default(),
@@ -199,6 +245,9 @@ impl World {
                 replies: BTreeMap::new(),
                 notices: Vec::new(),
                 clock_off: 0,
+                vteps,
+                dual,
+                moved: false,
             });
         }
         for i in 0..n {
@@ -257,13 +306,13 @@ impl World {
         let (token, fresh) = (self.last_token, self.last_fresh);
         self.step(i, Event::Request { token, fresh, request: Box::new(request) });
         // Owners have their time to answer.
-        for _ in 0..40 {
+        for _ in 0..120 {
             if let Some(result) = self.nodes[i].replies.remove(&token) {
                 return result;
             }
             self.pass(Duration::from_millis(100));
         }
-        panic!("no reply within four seconds");
+        panic!("no reply within twelve seconds");
     }
 
     pub(crate) fn create(
@@ -430,6 +479,9 @@ impl World {
 
     /// kill -9 and start again: the kernel and the disk stay.
     pub(crate) fn restart(&mut self, i: usize) {
+        if std::mem::take(&mut self.nodes[i].moved) {
+            self.former_lives_are_silent(i, self.nodes[i].incarnation + 1);
+        }
         let disk = self.nodes[i].disk.clone();
         self.nodes[i].incarnation += 1;
         let restored = Restored {
@@ -438,13 +490,44 @@ impl World {
             gone: std::mem::take(&mut self.nodes[i].gone),
             ring: disk.ring.into_iter().collect(),
         };
-        let config = config(i, self.nodes[i].incarnation, self.nodes[i].boot);
         let now = self.now_of(i);
         let node = &mut self.nodes[i];
+        let config = config(i, node.incarnation, node.boot, &node.vteps, node.dual);
         node.engine = Engine::new(config, restored, now);
         node.alive = true;
         node.heard = true;
         self.start(i);
+    }
+
+    /// Its addresses are of these families from now on.
+    pub(crate) fn has_families(&mut self, i: usize, families: &str) {
+        self.former_lives_are_silent(i, self.nodes[i].incarnation);
+        self.nodes[i].vteps = vteps(i, families);
+        self.nodes[i].moved = true;
+        let addrs = self.nodes[i].vteps.clone();
+        let eth0 = IfName::new("eth0").unwrap();
+        let event = Event::Underlay {
+            addr: addrs[0],
+            other: addrs.get(1).map(|ip| (*ip, eth0.clone())),
+            dev: eth0,
+            mtu: 1500,
+            gossip: ([192, 0, 2, i as u8 + 1], 7946).into(),
+        };
+        self.step(i, event);
+    }
+
+    /// One at other addresses counts when those before it are heard no more.
+    fn former_lives_are_silent(&mut self, i: usize, now: u64) {
+        for incarnation in 1..now {
+            self.tell_others(i, &ClusterEvent::Silent { host: host(i), incarnation });
+        }
+    }
+
+    /// The daemon is stopped, told of other families, and started.
+    pub(crate) fn restart_with(&mut self, i: usize, families: &str) {
+        let node = &mut self.nodes[i];
+        (node.vteps, node.dual, node.moved) = (vteps(i, families), families.len() > 1, true);
+        self.restart(i);
     }
 
     /// Its containers and VMs end while nobody looks, and take their ports along.
@@ -556,18 +639,41 @@ impl World {
                 let mut own = self.nodes[i].disk.endpoints.values();
                 programmed.contains(&net) && own.any(|own| own.endpoint.network == net)
             };
-            let want: BTreeSet<(String, String)> = winners
-                .iter()
-                .filter(|((net, _), (j, _))| i != *j && uses(*net))
-                .map(|((_, mac), (j, _))| (mac.to_string(), format!("192.0.2.{}", j + 1)))
-                .collect();
-            let have: BTreeSet<(String, String)> = self.nodes[i]
+            let vni_of = |net: NetworkId| {
+                let disks = self.nodes.iter().map(|node| &node.disk);
+                disks.filter_map(|disk| disk.networks.get(&net)).next().unwrap().vni
+            };
+            let way = |net, j: usize| self.nodes[i].way_to(&self.nodes[j], vni_of(net));
+            let remote = winners.iter().filter(|((net, _), (j, _))| i != *j && uses(*net));
+            let mut want: BTreeSet<(String, String, String)> = BTreeSet::new();
+            for ((net, mac), (j, _)) in remote {
+                let Some((dev, vtep)) = way(*net, *j) else { continue };
+                want.insert((dev.to_string(), mac.to_string(), vtep.to_string()));
+                want.insert(("bridge".into(), mac.to_string(), dev.to_string()));
+                want.insert((dev.to_string(), "flood".into(), vtep.to_string()));
+            }
+            // Whoever uses it hears broadcast, though others have won his MACs.
+            for (j, node) in self.nodes.iter().enumerate().filter(|(j, _)| *j != i) {
+                for net in node.disk.endpoints.values().map(|ep| ep.endpoint.network) {
+                    if let Some((dev, vtep)) = way(net, j).filter(|_| uses(net)) {
+                        want.insert((dev.to_string(), "flood".into(), vtep.to_string()));
+                    }
+                }
+            }
+            let have: BTreeSet<(String, String, String)> = self.nodes[i]
                 .kernel
                 .objects()
                 .iter()
                 .filter_map(|(key, object)| match (key, object) {
-                    (ObjectKey::VxlanFdb(_, mac), Object::VxlanFdb { dst }) => {
-                        Some((mac.to_string(), dst.to_string()))
+                    (ObjectKey::VxlanFdb(dev, mac), Object::VxlanFdb { dst }) => {
+                        Some((dev.to_string(), mac.to_string(), dst.to_string()))
+                    }
+                    (
+                        ObjectKey::BridgeFdb(_, mac),
+                        Object::BridgeFdb { port, extern_learn: true },
+                    ) => Some(("bridge".into(), mac.to_string(), port.to_string())),
+                    (ObjectKey::Flood(dev, vtep), _) => {
+                        Some((dev.to_string(), "flood".into(), vtep.to_string()))
                     }
                     _ => None,
                 })

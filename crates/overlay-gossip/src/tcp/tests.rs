@@ -23,7 +23,7 @@ fn end(keys: Option<Arc<Keyring>>) -> End {
     let deliver: Deliver = Arc::new(move |from, kind, body| {
         let _ = taken.send((from, kind, body));
     });
-    let tcp = Tcp::new(listener, SENDER, seal, counters.clone(), deliver).unwrap();
+    let tcp = Tcp::new(vec![listener], SENDER, seal, counters.clone(), deliver).unwrap();
     End { tcp, at, counters, came }
 }
 
@@ -250,7 +250,7 @@ async fn a_peer_that_was_restarted_is_reached_on_a_new_connection() {
     let counters = Arc::new(Counters::default());
     let seal = Arc::new(Seal::new(Some(keys), counters.clone()));
     let deliver: Deliver = Arc::new(move |_, _, body| drop(taken.send(body)));
-    let _b = Tcp::new(listener, SENDER, seal, counters, deliver).unwrap();
+    let _b = Tcp::new(vec![listener], SENDER, seal, counters, deliver).unwrap();
     // The first may go into the old connection's grave, as a datagram would.
     let deadline = Instant::now() + Duration::from_secs(20);
     while came.try_recv().is_err() {

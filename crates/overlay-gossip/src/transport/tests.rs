@@ -12,7 +12,7 @@ fn bad_cluster() -> ChitchatEnvelope {
 }
 
 fn relay() -> Relay {
-    Relay(Port::bind(&PortOptions::loopback(), Arc::default()).unwrap())
+    Relay(Port::bind(&PortOptions::loopback(), Arc::default(), Arc::default()).unwrap())
 }
 
 async fn open() -> Box<dyn Socket> {
@@ -90,7 +90,7 @@ async fn the_receive_buffer_is_larger_than_the_default() {
     let default = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let size = |bytes: nix::Result<usize>| bytes.unwrap();
     assert!(
-        size(getsockopt(&relay().0.socket, sockopt::RcvBuf))
+        size(getsockopt(&relay().0.sockets[0], sockopt::RcvBuf))
             > size(getsockopt(&default, sockopt::RcvBuf))
     );
 }

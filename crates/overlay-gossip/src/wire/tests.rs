@@ -19,7 +19,7 @@ struct End {
 fn end(keys: Option<Arc<Keyring>>, mtu: u16) -> End {
     let counters = Arc::new(Counters::default());
     let options = PortOptions { keys, mtu, ..PortOptions::loopback() };
-    let port = Port::bind(&options, counters.clone()).unwrap();
+    let port = Port::bind(&options, Arc::default(), counters.clone()).unwrap();
     End { at: port.local_addr().unwrap(), port, counters }
 }
 
@@ -89,15 +89,15 @@ async fn no_datagram_is_larger_than_the_mtu_lets_it_be() {
 #[tokio::test]
 async fn neither_the_kernel_nor_a_router_may_fragment() {
     let a = end(None, 1500);
-    let how = rustix::net::sockopt::ip_mtu_discover(&a.port.socket).unwrap();
+    let how = rustix::net::sockopt::ip_mtu_discover(&a.port.sockets[0]).unwrap();
     assert_eq!(how, Ipv4PathMtuDiscovery::DO);
     let v6 = PortOptions {
-        listen: "[::1]:0".parse().unwrap(),
+        listen: vec!["[::1]:0".parse().unwrap()],
         advertise: "[::1]:0".parse().unwrap(),
         ..PortOptions::loopback()
     };
-    let v6 = Port::bind(&v6, Arc::default()).unwrap();
-    let how = rustix::net::sockopt::ipv6_mtu_discover(&v6.socket).unwrap();
+    let v6 = Port::bind(&v6, Arc::default(), Arc::default()).unwrap();
+    let how = rustix::net::sockopt::ipv6_mtu_discover(&v6.sockets[0]).unwrap();
     assert_eq!(how, Ipv6PathMtuDiscovery::DO);
     assert_eq!(v6.largest("::2".parse().unwrap()), 1452);
 }
@@ -137,4 +137,36 @@ async fn a_digest_that_would_end_chitchat_is_kept_from_it() {
     a.port.send(b.at, Kind::Gossip, &good).unwrap();
     let came = timeout(Duration::from_secs(20), b.port.gossip.next()).await.unwrap();
     assert_eq!(came.body, good, "and nothing came before it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_one_family_reaches_who_has_both_and_knows_him_by_what_he_advertises() {
+    let keys = keys();
+    let open = |listen: Vec<SocketAddr>| {
+        let (ways, counters) = (Arc::new(Ways::of(&listen)), Arc::new(Counters::default()));
+        let (advertise, keys) = (listen[0], Some(keys.clone()));
+        let options = PortOptions { listen, advertise, keys, mtu: 1500 };
+        let port = Port::bind(&options, ways.clone(), counters.clone()).unwrap();
+        (End { at: port.local_addr().unwrap(), port, counters }, ways)
+    };
+    let free = || UdpSocket::bind("[::1]:0").unwrap().local_addr().unwrap().port();
+    let port = free();
+    let (both, _) =
+        open(vec![([127, 0, 0, 1], port).into(), (std::net::Ipv6Addr::LOCALHOST, port).into()]);
+    let (six, ways) = open(vec![(std::net::Ipv6Addr::LOCALHOST, 0).into()]);
+    let (_, overlay_model::Record::Host(host)) = crate::codec::tests::host("a") else {
+        unreachable!()
+    };
+    let vteps = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    ways.note(&overlay_model::Host { gossip: both.at, vteps, ..host });
+    for len in [10, 5000] {
+        // The larger one by TCP.
+        six.port.send(both.at, Kind::Push, &body(len)).unwrap();
+        let Message { from, body: came } = both.next_push().await;
+        assert_eq!((from.is_ipv6(), came), (true, body(len)));
+        both.port.send(six.at, Kind::Push, &body(len)).unwrap();
+        let Message { from, body: came } = six.next_push().await;
+        assert_eq!((from, came), (both.at, body(len)), "by the address that it advertises");
+    }
+    assert_eq!((both.count("tcp_accepted"), six.count("tcp_accepted")), (1, 1));
 }
