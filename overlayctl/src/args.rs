@@ -123,6 +123,8 @@ Kinds:
   host               a host is up, suspect, stopped, down, or has left
   entries            the entries of a host went out of use, or are in use again
   attached detached  endpoints of this host
+  moved              an endpoint has come here from another host, or has gone there
+  frozen             a MAC or address moves too often: it stays where it is
   imported           static endpoints of this host, many at once
   device             something about an attached device
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
@@ -275,6 +277,20 @@ pub(crate) enum EndpointCommand {
     Import(ImportArgs),
     /// Remove endpoints of this host
     Rm(RmArgs),
+    /// Let a MAC or address move again that this host has frozen, because it
+    /// moved too often
+    Thaw(ThawArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ThawArgs {
+    /// As `overlayctl status` shows it
+    #[arg(required = true, value_name = "MAC|IP", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) what: Vec<String>,
+
+    /// Its network [default: all]
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -293,6 +309,11 @@ pub(crate) struct AddArgs {
 
     #[command(flatten)]
     pub(crate) called: Called,
+
+    /// Take it over from the host that has it, which may be down: what is left
+    /// out is as it was there
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -305,6 +326,10 @@ pub(crate) struct ImportArgs {
     /// that differ, remove those that are not in the file
     #[arg(long)]
     pub(crate) replace: bool,
+
+    /// Take over what other hosts have of these, which may be down
+    #[arg(long)]
+    pub(crate) take_over: bool,
 
     /// A file, or - for standard input
     #[arg(value_name = "FILE|-")]
@@ -361,6 +386,11 @@ pub(crate) struct AttachArgs {
     /// Set no default route
     #[arg(long, conflicts_with = "device")]
     pub(crate) no_default_route: bool,
+
+    /// Take it over from the host that has it, which may be down: what is left
+    /// out is as it was there
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 /// What people call an endpoint.

@@ -23,7 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::Table;
 
-pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoints};
+pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoints, thawed};
 pub(crate) use entry::{entries, plan};
 pub(crate) use event::event;
 pub(crate) use host::{hosts, left};

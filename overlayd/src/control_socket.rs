@@ -204,6 +204,7 @@ pub async fn serve(
             post(import).layer(DefaultBodyLimit::max(MAX_IMPORT)).delete(detach_import),
         )
         .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
+        .route("/v1/frozen/{what}", axum::routing::delete(thaw))
         .route(
             "/v1/hosts",
             get(|State(door): State<Door>| async move { ok(door.ask(Request::Hosts).await) }),
@@ -360,6 +361,14 @@ async fn detach_import(
     Part(Query(query)): Part<Query<NetQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target: "import".into(), net: query.net }).await)
+}
+
+async fn thaw(
+    State(door): State<Door>,
+    Part(UrlPath(what)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<NetQuery>>,
+) -> Answered {
+    ok(door.ask(Request::Thaw { what, net: query.net }).await)
 }
 
 #[derive(Deserialize)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use overlay_api::v1;
 use overlay_engine::{
-    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, HostView, Import,
-    KeyView, Level, NetworkView, Notice, Place, Refused, Reply, StaticEndpoint, StatusView, Table,
-    Where,
+    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, FrozenView, HostView,
+    Import, KeyView, Level, NetworkView, Notice, Place, Refused, Reply, StaticEndpoint, StatusView,
+    Table, Where,
 };
 use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
 use overlay_model::{Family, Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
@@ -129,6 +129,7 @@ pub fn attach(
         name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
         aliases: names(&body.aliases).map_err(invalid)?,
         labels: body.labels,
+        take_over: body.take_over,
         foreign: Foreign::default(),
     })
 }
@@ -163,7 +164,13 @@ pub fn import(body: v1::Import) -> Result<Import, v1::Error> {
         let message = format!("{wrong} of {count} endpoints {verb} wrong, so none was taken in");
         return Err(v1::Error { details, ..invalid(message) });
     }
-    Ok(Import { net: body.net, replace: body.replace, endpoints, foreign: Foreign::default() })
+    Ok(Import {
+        net: body.net,
+        replace: body.replace,
+        take_over: body.take_over,
+        endpoints,
+        foreign: Foreign::default(),
+    })
 }
 
 fn static_endpoint(item: v1::StaticEndpoint) -> Result<StaticEndpoint, String> {
@@ -214,6 +221,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::HostDown => ("host-down", None),
         EndpointState::Unreachable(why) => ("unreachable", Some(why)),
         EndpointState::Conflict(why) => ("conflict", Some(why)),
+        EndpointState::Moved(why) => ("moved", Some(why)),
     };
     let ep = view.endpoint;
     let (port, ifname, netns) = match view.place {
@@ -237,6 +245,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         local: view.local,
         vtep: view.vtep,
         attached_ms: ep.attached_ms,
+        moves: ep.move_seq,
         state: state.to_owned(),
         reason,
         host_ifname: port,
@@ -346,6 +355,7 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
                 next_ms: f.until.map(ms),
             })
             .collect(),
+        frozen: view.frozen.into_iter().map(frozen).collect(),
         failed: view
             .failed
             .into_iter()
@@ -360,6 +370,17 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
         refused_forgotten: gossip.refusals.forgotten,
         counters,
         warnings: view.warnings.into_iter().chain(gossip.warnings.iter().cloned()).collect(),
+    }
+}
+
+fn frozen(view: FrozenView) -> v1::Frozen {
+    v1::Frozen {
+        what: view.what,
+        net: view.net,
+        host: view.kept,
+        other: view.other,
+        moves: view.moves,
+        thaws_ms: ms(view.thaws_in),
     }
 }
 
@@ -451,6 +472,19 @@ pub fn event(notice: &Notice) -> v1::Event {
             why: some(why),
             ..kind("detached")
         },
+        Notice::Moved { id, name, net, host, seq, here } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            net: some(net),
+            host: some(host),
+            count: Some(u64::from(*seq)),
+            there: Some(*here),
+            ..kind("moved")
+        },
+        Notice::Frozen(frozen) => v1::Event { there: Some(true), ..of_frozen(frozen, &kind) },
+        Notice::Thawed { frozen, why } => {
+            v1::Event { there: Some(false), why: some(why), ..of_frozen(frozen, &kind) }
+        }
         Notice::Imported { net, added, changed, removed } => {
             v1::Event { net: some(net), count: many(added + changed + removed), ..kind("imported") }
         }
@@ -520,6 +554,16 @@ pub fn event(notice: &Notice) -> v1::Event {
     }
 }
 
+fn of_frozen(frozen: &FrozenView, kind: &impl Fn(&str) -> v1::Event) -> v1::Event {
+    v1::Event {
+        object: Some(frozen.what.join(" ")),
+        net: Some(frozen.net.clone()),
+        host: Some(frozen.kept.clone()),
+        count: Some(frozen.moves as u64),
+        ..kind("frozen")
+    }
+}
+
 fn by_name(kinds: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
     kinds.iter().map(|(kind, n)| ((*kind).to_owned(), *n)).collect()
 }
@@ -576,6 +620,9 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
         Reply::Endpoint(view) => serde_json::to_vec(&endpoint(*view)),
         Reply::Endpoints(views) => {
             serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
+        }
+        Reply::Thawed(views) => {
+            serde_json::to_vec(&views.into_iter().map(frozen).collect::<Vec<_>>())
         }
         Reply::Hosts(views) => {
             let hosts = views.into_iter().map(|view| heard_host(view, gossip));

@@ -321,6 +321,9 @@ fn show(effect: &Effect, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  {verb} {key}")
         }),
         Effect::Apply { ops, .. } => ops.iter().try_for_each(|op| writeln!(out, "  {op}")),
+        Effect::Announce(all) => all.iter().try_for_each(|one| {
+            writeln!(out, "  tells those on {} that {} is at {}", one.bridge, one.ip, one.mac)
+        }),
         Effect::Reply { token, result: Ok(_) } => writeln!(out, "  answers request {token}"),
         Effect::Reply { token, result: Err(why) } => {
             writeln!(out, "  refuses request {token}: {why}")

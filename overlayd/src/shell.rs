@@ -655,6 +655,13 @@ impl Shell {
                     }
                     let _ = self.work.send(Work { plan, ops });
                 }
+                Effect::Announce(all) => {
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(err) = overlay_netlink::announce(&all) {
+                            warn!("containers are not told of other MACs: {err}");
+                        }
+                    });
+                }
                 Effect::Reply { token, result } => self.answer(token, result),
                 Effect::Notice(notice) => self.tell(&notice),
                 Effect::Exit => self.leaving = true,

@@ -111,7 +111,7 @@ fn station(n: u32) -> v1::StaticEndpoint {
 }
 
 fn import(host: &Host, net: &str, endpoints: Vec<v1::StaticEndpoint>) -> Result<v1::Imported> {
-    let request = v1::Import { net: net.to_owned(), replace: false, endpoints };
+    let request = v1::Import { net: net.to_owned(), endpoints, ..Default::default() };
     ask(host, async |c| c.import(&request).await)
 }
 
@@ -168,8 +168,8 @@ fn reach() -> Result<()> {
                 if add {
                     let request = v1::Import {
                         net: "demo".into(),
-                        replace: false,
                         endpoints: vec![endpoint],
+                        ..Default::default()
                     };
                     runtime.block_on(client.import(&request))?;
                 } else {

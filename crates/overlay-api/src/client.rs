@@ -189,6 +189,17 @@ impl Client {
         self.delete(&with_query(&path, [("net", net)])).await
     }
 
+    /// Lifts what the host has frozen because it moved too often: a MAC or an
+    /// address, of `net` or of all networks. The reply shows it as it was.
+    pub async fn thaw(
+        &self,
+        what: &str,
+        net: Option<&str>,
+    ) -> Result<Vec<v1::Frozen>, ClientError> {
+        let path = format!("/v1/frozen/{}", encode(what));
+        self.delete(&with_query(&path, [("net", net)])).await
+    }
+
     /// Lists the hosts of the cluster.
     pub async fn hosts(&self) -> Result<Vec<v1::Host>, ClientError> {
         self.get("/v1/hosts").await

@@ -14,6 +14,7 @@
 //! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
 //! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `DELETE /v1/frozen/{MAC or address}?net=…` | - | [`v1::Frozen`] as they were, a list |
 //! | `GET /v1/hosts` | - | [`v1::Host`], a list |
 //! | `GET /v1/status` | - | [`v1::Status`] |
 //! | `GET /v1/events?since=…` | - | [`v1::Event`], one a line, without end |

@@ -36,6 +36,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::import,
         operations::list_endpoints,
         operations::detach,
+        operations::thaw,
         operations::list_hosts,
         operations::get_status,
         operations::watch_events,
@@ -152,6 +153,18 @@ mod operations {
         responses((status = 200, description = "As it was", body = Endpoint),
             Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
     fn detach() {}
+
+    /// Lifts what this host has frozen because it moved too often.
+    ///
+    /// What was frozen with it, of the same endpoint, is lifted too.
+    #[utoipa::path(delete, path = "/v1/frozen/{what}", tag = "endpoints",
+        params(
+            ("what" = String, Path, description = "A MAC or an address"),
+            ("net" = Option<String>, Query, description = "Only on this network, by name or id"),
+        ),
+        responses((status = 200, description = "As it was", body = Vec<Frozen>),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn thaw() {}
 
     /// Lists the hosts of the cluster.
     #[utoipa::path(get, path = "/v1/hosts", tag = "host",

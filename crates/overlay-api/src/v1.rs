@@ -279,6 +279,12 @@ pub struct Attach {
     /// Do not set a default route, even on a network that has a gateway.
     #[serde(skip_serializing_if = "Not::not")]
     pub no_default_route: bool,
+    /// What another host has of this moves here, whether that host is up or not,
+    /// instead of being refused as `taken`. What is left out of `mac`, `ips`,
+    /// `name`, `aliases` and `labels` is as it was there; one of the first three
+    /// must be said.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub take_over: bool,
 }
 
 /// Takes many static endpoints in, all or none.
@@ -292,6 +298,10 @@ pub struct Import {
     /// apart by their MACs.
     #[serde(skip_serializing_if = "Not::not")]
     pub replace: bool,
+    /// What other hosts have of them moves here, instead of being refused as
+    /// `taken`.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub take_over: bool,
     /// Which.
     pub endpoints: Vec<StaticEndpoint>,
 }
@@ -358,10 +368,14 @@ pub struct Endpoint {
     pub vtep: Option<IpAddr>,
     /// Milliseconds since 1970.
     pub attached_ms: u64,
+    /// How often it has moved between hosts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moves: u32,
     /// `ready`, `pending` (not yet in the kernel), `failed`, `host-down` (its
     /// host has been down beyond the grace: no entries), `unreachable` (its host
-    /// and this one have no address family in common: no entries), or `conflict`
-    /// (another endpoint holds its MAC or address).
+    /// and this one have no address family in common: no entries), `conflict`
+    /// (another endpoint holds its MAC or address), or `moved` (another host has
+    /// taken it over: what is left of it here is cut off until it is detached).
     pub state: String,
     /// Why, when the state is not `ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -518,6 +532,9 @@ pub struct Status {
     /// What another hand changes each time it is put back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fights: Vec<Fight>,
+    /// What moved too often, and stays where it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<Frozen>,
     /// Gossip that was refused of addresses that belong to no host, the last
     /// refused first.
     #[serde(default)]
@@ -602,6 +619,24 @@ pub struct Fight {
     /// When it is put back again, milliseconds; left out when it is right now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_ms: Option<u64>,
+}
+
+/// A MAC and addresses that moved more than five times within 180 s: this host
+/// leaves their entries as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Frozen {
+    /// Which.
+    pub what: Vec<String>,
+    /// Name of their network.
+    pub net: String,
+    /// Name of the host that they stay on, or its id.
+    pub host: String,
+    /// Name of the other host, or its id.
+    pub other: String,
+    /// How often they moved within 180 s.
+    pub moves: usize,
+    /// When they may move again if they are not seen to, milliseconds.
+    pub thaws_ms: u64,
 }
 
 /// Gossip that was refused, by the address that it says it is from. Whoever can
@@ -702,6 +737,8 @@ pub struct Left {
 /// | `host` | `host`, `state` (as in [`Host`]), `count` of its endpoints |
 /// | `entries` | `host`, `there` (in use), `count` of its endpoints |
 /// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
+/// | `moved` | `endpoint`, `name`, `net`, the other `host`, `count` of its moves, `there` (true: it has come here, false: it has gone) |
+/// | `frozen` | `object` (MAC and addresses), `net`, `host` that keeps them, `count` of moves, `there` (false: it is over), `why` |
 /// | `imported` | `net`, `count` of static endpoints that are new, changed or gone |
 /// | `device` | `dev` that is attached, `why` its owner should look at it |
 /// | `seen`, `withdrawn` | the same of another `host`: `endpoint`, `name`, `net`, `ips` |
@@ -791,4 +828,8 @@ pub struct Event {
     /// How often within ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }

@@ -119,7 +119,7 @@ impl Node {
                 Effect::Reply { result, .. } => {
                     self.replies.push(result.unwrap_or_else(|refused| panic!("{refused:?}")));
                 }
-                Effect::Notice(_) | Effect::Exit => {}
+                Effect::Announce(_) | Effect::Notice(_) | Effect::Exit => {}
             }
         }
     }
@@ -155,13 +155,15 @@ fn add(first: StaticEndpoint) -> Request {
         name: first.name,
         aliases: first.aliases,
         labels: first.labels,
+        take_over: false,
         foreign: Foreign::default(),
     })
 }
 
 fn import(n: u32, replace: bool) -> Request {
     let endpoints = (0..n).map(|n| station(n, 16)).collect();
-    Request::Import(Import { net: "demo".into(), replace, endpoints, foreign: Foreign::default() })
+    let foreign = Foreign::default();
+    Request::Import(Import { net: "demo".into(), replace, take_over: false, endpoints, foreign })
 }
 
 /// One round: what each part has cost.

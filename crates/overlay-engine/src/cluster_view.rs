@@ -31,6 +31,8 @@
 //! Of several claims to one MAC or address the larger move sequence wins, then
 //! the lower host (RFC 7432 section 15), then the lower endpoint. Claims are a
 //! set and the rule is a total order, so the order of messages cannot matter.
+//! The exception is what moves too often, which is pinned to whom it was with
+//! (see `moves.rs`).
 //!
 //! **Memory.** Of a hundred thousand endpoints each is held once, as a
 //! [`Placed`], and found from four or five places. So these are maps of small
@@ -281,6 +283,28 @@ impl Used {
     }
 }
 
+/// What endpoints claim, and what moves between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    Mac(MacAddr),
+    Ip(IpAddr),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Ip(ip) => ip.fmt(f),
+        }
+    }
+}
+
+/// All that `endpoint` claims.
+pub(crate) fn subjects(endpoint: &Endpoint) -> impl Iterator<Item = Subject> + use<'_> {
+    let ips = endpoint.addresses.iter().map(|ip| Subject::Ip(*ip));
+    std::iter::once(Subject::Mac(endpoint.mac)).chain(ips)
+}
+
 /// Every host but this one.
 #[derive(Debug)]
 pub(crate) struct ClusterView {
@@ -288,6 +312,10 @@ pub(crate) struct ClusterView {
     patience: Patience,
     hosts: BTreeMap<HostId, HostEntry>,
     used: BTreeMap<NetworkId, Used>,
+    /// Networks that have a port here of an endpoint that has moved away.
+    lingering: BTreeSet<NetworkId>,
+    /// Who wins what, whatever the ranks say, as long as he claims it.
+    pins: BTreeMap<(NetworkId, Subject), (HostId, EndpointId)>,
     /// Of all hosts that have one.
     deadlines: BTreeSet<(Duration, HostId)>,
 }
@@ -295,7 +323,8 @@ pub(crate) struct ClusterView {
 impl ClusterView {
     pub(crate) fn new(me: HostId, patience: Patience) -> Self {
         let (hosts, used) = (BTreeMap::new(), BTreeMap::new());
-        Self { me, patience, hosts, used, deadlines: BTreeSet::new() }
+        let (lingering, pins) = (BTreeSet::new(), BTreeMap::new());
+        Self { me, patience, hosts, used, lingering, pins, deadlines: BTreeSet::new() }
     }
 
     // ----- what is known ---------------------------------------------------
@@ -365,11 +394,47 @@ impl ClusterView {
     }
 
     pub(crate) fn mac_winner(&self, net: NetworkId, mac: MacAddr) -> Option<(HostId, &Endpoint)> {
-        self.used.get(&net)?.by_mac.winner(&mac).map(|placed| placed.parts())
+        let pin = self.pin(net, Subject::Mac(mac));
+        self.used.get(&net)?.by_mac.chosen(&mac, pin).map(|placed| placed.parts())
     }
 
     pub(crate) fn ip_winner(&self, net: NetworkId, ip: IpAddr) -> Option<(HostId, &Endpoint)> {
-        self.used.get(&net)?.by_ip.winner(&ip).map(|placed| placed.parts())
+        let pin = self.pin(net, Subject::Ip(ip));
+        self.used.get(&net)?.by_ip.chosen(&ip, pin).map(|placed| placed.parts())
+    }
+
+    /// Who has `subject`.
+    pub(crate) fn winner(&self, net: NetworkId, subject: Subject) -> Option<(HostId, &Endpoint)> {
+        match subject {
+            Subject::Mac(mac) => self.mac_winner(net, mac),
+            Subject::Ip(ip) => self.ip_winner(net, ip),
+        }
+    }
+
+    fn pin(&self, net: NetworkId, subject: Subject) -> Option<(HostId, EndpointId)> {
+        if self.pins.is_empty() { None } else { self.pins.get(&(net, subject)).copied() }
+    }
+
+    /// Keeps `subject` with one of those who claim it, or lets the ranks decide.
+    pub(crate) fn set_pin(
+        &mut self,
+        net: NetworkId,
+        subject: Subject,
+        pin: Option<(HostId, EndpointId)>,
+    ) {
+        match pin {
+            Some(pin) => self.pins.insert((net, subject), pin),
+            None => self.pins.remove(&(net, subject)),
+        };
+    }
+
+    /// Says whether a port stands here whose endpoint has moved away.
+    pub(crate) fn set_lingering(&mut self, net: NetworkId, lingering: bool) {
+        if lingering {
+            self.lingering.insert(net);
+        } else {
+            self.lingering.remove(&net);
+        }
     }
 
     /// Endpoints in use that have `mac`.
@@ -402,14 +467,21 @@ impl ClusterView {
         used.flat_map(move |used| used.by_name.all(name)).map(|placed| placed.parts())
     }
 
-    /// True if `host` has an endpoint on `net`.
+    /// True if `host` has an endpoint on `net`, or what is left of one.
     pub(crate) fn is_user(&self, net: NetworkId, host: HostId) -> bool {
+        self.has_active(net, host) || (host == self.me && self.lingering.contains(&net))
+    }
+
+    fn has_active(&self, net: NetworkId, host: HostId) -> bool {
         self.used.get(&net).is_some_and(|used| used.by_host.contains_key(&host))
     }
 
     /// Networks that `host` uses.
     pub(crate) fn used_by(&self, host: HostId) -> impl Iterator<Item = NetworkId> {
-        self.used.iter().filter(move |(_, u)| u.by_host.contains_key(&host)).map(|(net, _)| *net)
+        let active = self.used.iter().filter(move |(_, u)| u.by_host.contains_key(&host));
+        let left = self.lingering.iter().copied().filter(move |_| host == self.me);
+        let left = left.filter(move |net| !self.has_active(*net, host));
+        active.map(|(net, _)| *net).chain(left)
     }
 
     /// MACs that somebody has on `net`.
@@ -792,8 +864,10 @@ impl<K> Default for Claims<K> {
 }
 
 impl<K: Ord + Clone> Claims<K> {
-    fn winner(&self, key: &K) -> Option<&Arc<Placed>> {
-        self.winners.get(key)
+    /// The winner, unless one is pinned who still claims it.
+    fn chosen(&self, key: &K, pin: Option<(HostId, EndpointId)>) -> Option<&Arc<Placed>> {
+        let pinned = pin.and_then(|(host, id)| self.all(key).find(|placed| placed.is(host, id)));
+        pinned.or_else(|| self.winners.get(key))
     }
 
     /// The winner first.

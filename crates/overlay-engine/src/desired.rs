@@ -16,7 +16,7 @@
 //! | bridge FDB, neighbour | for each local one too: a bridge that knows them keeps ARP and ND for them off the VXLAN port. No FDB entry where no port is known: a static endpoint |
 //! | veth `ove<id>` | for each namespace that is attached here |
 //! | port | for each device that is attached here |
-//! | guard | for each of those two: which MAC and addresses it may send from |
+//! | guard | for each of those two: which MAC and addresses it may send from; none, once its endpoint has moved away |
 //!
 //! And for the host: the rules of all ports, and whom it takes VXLAN from.
 
@@ -151,6 +151,10 @@ impl Engine {
             return None;
         }
         let ep = &local.endpoint;
+        if local.moved.is_some() {
+            // No station has this MAC: nothing passes.
+            return Some(Guard { mac: MacAddr::ZERO, addresses: BTreeSet::new(), altered: false });
+        }
         Some(Guard {
             mac: ep.mac,
             addresses: ep.addresses.iter().copied().collect(),

@@ -134,8 +134,13 @@ fn in_turn(me: HostId, owners: Vec<(HostId, u128)>) -> Vec<HostId> {
 
 impl Engine {
     /// A namespace is to be attached.
-    pub(crate) fn attach(&mut self, token: Token, fresh: u64, request: Attach) {
-        match self.check_attach(&request) {
+    pub(crate) fn attach(&mut self, token: Token, fresh: u64, mut request: Attach) {
+        if request.take_over
+            && let Err(refused) = self.complete_take_over(&mut request)
+        {
+            return self.reply(token, Err(refused));
+        }
+        match self.check_moves(&request).and_then(|()| self.check_attach(&request)) {
             Err(refused) => self.reply(token, Err(refused)),
             Ok(network) => {
                 let mut id = EndpointId::from_bits(fresh);
@@ -156,6 +161,15 @@ impl Engine {
         }
     }
 
+    /// Refuses to move what moves too often.
+    fn check_moves(&mut self, request: &Attach) -> Result<(), Refused> {
+        if !request.take_over {
+            return Ok(());
+        }
+        let net = self.find_network(&request.net)?.clone();
+        self.check_flapping(&net, request.mac, &request.ips)
+    }
+
     fn check_attach(&self, request: &Attach) -> Result<NetworkId, Refused> {
         let net = self.find_network(&request.net)?;
         self.check_network(net, &request.foreign)?;
@@ -166,7 +180,12 @@ impl Engine {
             aliases: &request.aliases,
             labels: &request.labels,
         };
-        self.check_station(net, &station, |_, _| false)?;
+        let overtaken = if request.take_over {
+            self.overtaken(net.id, request.mac, &request.ips)
+        } else {
+            BTreeSet::new()
+        };
+        self.check_station(net, &station, |host, ep| overtaken.contains(&(host, ep.id)))?;
         match &request.place {
             Where::Netns { netns, taken_ifnames, ifname: Some(ifname), .. }
                 if taken_ifnames.contains(ifname) =>
@@ -378,10 +397,15 @@ impl Engine {
     }
 
     fn taken(&self, what: &str, host: HostId, ep: &Endpoint) -> Refused {
+        let hint = if host == self.config.host {
+            "list them with: overlayctl endpoints"
+        } else {
+            "if it has moved here, say --take-over; list them with: overlayctl endpoints"
+        };
         let name = host_text_of(ep);
         let host = self.host_name(host);
         Refused::new(ErrorKind::Taken, format!("{what} is taken by endpoint {name} on host {host}"))
-            .hint("list them with: overlayctl endpoints")
+            .hint(hint)
     }
 
     /// Goes on with attaches that wait for addresses.
@@ -486,8 +510,14 @@ impl Engine {
             if said_all && asked.is_none() {
                 continue;
             }
+            let carried =
+                asked.filter(|ip| waiting.request.take_over && self.is_carried(&net, *ip));
             let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
             let result = match asked {
+                Some(ip) if carried.is_some() => {
+                    pool.carry(ip);
+                    Ok(ip)
+                }
                 Some(ip) => pool.allocate_exact(me, ip).map(|()| ip),
                 None => pool.allocate(me),
             };
@@ -589,7 +619,17 @@ impl Engine {
         .hint("try again in a moment; if it stays so, see: overlayctl hosts")
     }
 
+    /// Gives an address back, unless another endpoint of this host has it: one
+    /// that has moved away and back again was two for a while.
     pub(crate) fn release_lease(&mut self, net: NetworkId, ip: IpAddr) {
+        let me = self.config.host;
+        let moved = self.moved.iter().filter_map(|id| self.local.get(id));
+        let mut moved = moved.map(|local| &local.local.endpoint);
+        if self.view.ip_claims(net, ip).any(|(host, _)| host == me)
+            || moved.any(|ep| ep.network == net && ep.addresses.contains(&ip))
+        {
+            return;
+        }
         if let Some(pool) = self.pools.get_mut(&(net, Family::of(&ip))) {
             pool.release(ip);
         }
@@ -597,21 +637,22 @@ impl Engine {
 
     /// Everything is known: into the kernel with it.
     fn make(&mut self, waiting: WaitingAttach, addresses: Vec<IpAddr>) {
-        let WaitingAttach { token, id, network, request, .. } = waiting;
+        let WaitingAttach { token, id, network, mut request, .. } = waiting;
         let derived = MacAddr::for_addresses(&addresses, &id.bits().to_be_bytes());
-        let mac = request.mac.unwrap_or(derived);
+        let mac = *request.mac.get_or_insert(derived);
         // The name, address or MAC may have been taken while this one waited.
-        if let Err(refused) =
-            self.check_attach(&request).and_then(|_| match self.view.mac_winner(network, mac) {
-                Some((host, ep)) => Err(self.taken(&mac.to_string(), host, ep)),
-                None => Ok(()),
-            })
-        {
-            for ip in addresses {
-                self.release_lease(network, ip);
+        let checked = self.check_attach(&request).and_then(|_| {
+            if request.take_over { self.next_seq(network, mac, &addresses) } else { Ok(0) }
+        });
+        let move_seq = match checked {
+            Ok(move_seq) => move_seq,
+            Err(refused) => {
+                for ip in addresses {
+                    self.release_lease(network, ip);
+                }
+                return self.reply(token, Err(refused));
             }
-            return self.reply(token, Err(refused));
-        }
+        };
         let place = match request.place {
             Where::Netns { netns, taken_ifnames, ifname, default_route } => Place::Netns {
                 ifname: ifname.unwrap_or_else(|| free_ifname(&taken_ifnames)),
@@ -643,13 +684,14 @@ impl Engine {
             mac,
             addresses,
             labels: request.labels,
-            move_seq: 0,
+            move_seq,
             attached_ms: self.now.wall_ms,
         };
         let local = LocalEndpoint {
             endpoint: endpoint.clone(),
             place,
             boot_id: self.config.boot_id.clone(),
+            moved: None,
         };
         self.insert_local(id, Local { local, phase: Phase::Making(token) });
         self.activate(id, Some(endpoint));
@@ -662,6 +704,9 @@ impl Engine {
         }
         if matches!(local.phase, Phase::Making(_)) {
             self.making.insert(id);
+        }
+        if local.local.moved.is_some() {
+            self.moved.insert(id);
         }
         self.local.insert(id, local);
     }
@@ -690,6 +735,9 @@ impl Engine {
         if let Some(shift) = self.view.set_active(me, net, id, placed) {
             self.on_shift(shift);
         }
+        let left = self.moved.iter().filter_map(|id| self.local.get(id));
+        let lingering = left.into_iter().any(|l| l.local.endpoint.network == net);
+        self.view.set_lingering(net, lingering);
         if used != self.view.is_user(net, me) {
             self.touch_network(net);
             self.republish = true;
@@ -789,6 +837,7 @@ impl Engine {
                     };
                     self.notice(notice);
                 }
+                self.arrived(&ep);
                 if let Some(view) = self.local_view(id) {
                     self.reply(token, Ok(Reply::Endpoint(Box::new(view))));
                 }
@@ -814,6 +863,7 @@ impl Engine {
 
     /// The same, but its addresses stay leased.
     pub(crate) fn forget_local(&mut self, id: EndpointId) -> Option<Endpoint> {
+        self.moved.remove(&id);
         self.activate(id, None);
         Some(self.take_local(id)?.local.endpoint)
     }
@@ -868,6 +918,9 @@ impl Engine {
             let claims = by_name.into_iter().flatten().chain(by_mac.into_iter().flatten());
             ids.extend(claims.filter(|(host, _)| *host == me).map(|(_, ep)| ep.id));
         }
+        let left = self.moved.iter().filter_map(|id| self.local.get(id));
+        let left = left.map(|local| &local.local.endpoint);
+        ids.extend(left.filter(|ep| named(ep)).map(|ep| ep.id));
         let found: Vec<&Local> = ids
             .iter()
             .filter_map(|id| self.local.get(id))
@@ -907,6 +960,7 @@ impl Engine {
         match result {
             Err(why) => {
                 self.local.get_mut(&id).expect("seen above").phase = Phase::Ready;
+                self.follow_own(id);
                 self.reply(token, Err(unsaved(&why)));
             }
             Ok(()) => {

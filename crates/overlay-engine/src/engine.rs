@@ -8,12 +8,12 @@ use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, DEFAULT_INNER_MTU_V6, MIN_INNER_MTU, overhead};
 use overlay_model::records::way_between;
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent, HostKeys, IfName,
-    KernelChange, KernelOp, KernelState, Name, Network, NetworkId, Object, ObjectKey, Outer,
-    Record, RecordKey, RingToken, Stamp, Subnet, Vni,
+    Announcement, ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent,
+    HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name, Network, NetworkId,
+    Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
-use crate::cluster_view::{ClusterView, HostState, Patience, Shift};
+use crate::cluster_view::{ClusterView, HostState, Patience, Shift, subjects};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
 use crate::event::{
@@ -21,6 +21,7 @@ use crate::event::{
     Refused, Reply, Request, StateChange, Token, Where,
 };
 use crate::ipam::{Pool, first_address, is_host_address};
+use crate::moves::Moves;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
@@ -35,6 +36,13 @@ const FIRST_VNI: u32 = 4097;
 
 /// How many hosts that do not use a network keep its definition alive.
 const KEEPERS: usize = 3;
+
+/// A container remembers a MAC for so long that nobody confirms (Linux: up to
+/// 45 s, then 5 s of doubt and three questions).
+const CACHED: Duration = Duration::from_secs(60);
+
+/// Of so many neighbours that went lately the MAC is remembered.
+const FORMER_MACS: usize = 1024;
 
 /// Bytes that the labels of a network may take together.
 const LABEL_BYTES: usize = 400;
@@ -123,6 +131,13 @@ pub(crate) enum After {
     Attached(EndpointId),
     Imported(Box<Draft>, Token),
     Detached(EndpointId, Token),
+    HandedOver {
+        net: NetworkId,
+        family: Family,
+        ip: IpAddr,
+        tokens: Vec<(u128, RingToken)>,
+        before: BTreeMap<u128, RingToken>,
+    },
     Donated {
         net: NetworkId,
         family: Family,
@@ -147,6 +162,13 @@ pub struct Engine {
     pub(crate) by_device: BTreeMap<IfName, EndpointId>,
     /// Endpoints of this host that are [`Phase::Making`].
     pub(crate) making: BTreeSet<EndpointId>,
+    /// Endpoints of this host that have moved away.
+    pub(crate) moved: BTreeSet<EndpointId>,
+    pub(crate) moves: Moves,
+    /// What is told when the plan under way is done.
+    announcements: Vec<Announcement>,
+    /// Which MAC a neighbour had that is gone, and since when.
+    former_macs: BTreeMap<ObjectKey, (MacAddr, Duration)>,
     pub(crate) waiting: Vec<WaitingAttach>,
     pub(crate) waiting_imports: Vec<WaitingImport>,
     /// Imports whose network is on its way into the kernel.
@@ -213,6 +235,10 @@ impl Engine {
             local: BTreeMap::new(),
             by_device: BTreeMap::new(),
             making: BTreeSet::new(),
+            moved: BTreeSet::new(),
+            moves: Moves::default(),
+            announcements: Vec::new(),
+            former_macs: BTreeMap::new(),
             waiting: Vec::new(),
             waiting_imports: Vec::new(),
             importing: BTreeMap::new(),
@@ -273,6 +299,11 @@ impl Engine {
                 dropped.push(StateChange::DropEndpoint(id));
                 let name = local.endpoint.name.clone();
                 engine.notice(Notice::Detached { id, name, why });
+                for ip in &local.endpoint.addresses {
+                    if let Some(pool) = engine.pools.get_mut(&(net, Family::of(ip))) {
+                        pool.hold(*ip);
+                    }
+                }
                 continue;
             }
             for ip in &local.endpoint.addresses {
@@ -280,10 +311,12 @@ impl Engine {
                     pool.note_lease(*ip);
                 }
             }
-            let endpoint = local.endpoint.clone();
+            let endpoint = Some(local.endpoint.clone()).filter(|_| local.moved.is_none());
             engine.insert_local(id, Local { local, phase: Phase::Ready });
-            engine.activate(id, Some(endpoint));
+            engine.activate(id, endpoint);
         }
+        let me = engine.config.host;
+        engine.pools.values_mut().for_each(|pool| pool.hold_singles(me));
         if !dropped.is_empty() {
             engine.persist(dropped, After::Nothing);
         }
@@ -309,7 +342,8 @@ impl Engine {
         for (key, record) in std::mem::take(&mut self.changes) {
             records.extend(record.map(|record| (key, record)));
         }
-        for local in self.local.values().filter(|l| l.phase == Phase::Ready) {
+        let here = |l: &&Local| l.phase == Phase::Ready && l.local.moved.is_none();
+        for local in self.local.values().filter(here) {
             let ep = &local.local.endpoint;
             records.push((RecordKey::Endpoint(ep.network, ep.id), Record::Endpoint(ep.clone())));
         }
@@ -346,7 +380,8 @@ impl Engine {
             }
         };
         let waiting = self.waiting_deadline().into_iter().chain(self.imports_deadline()).min();
-        [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting]
+        let moves = self.moves_deadline();
+        [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves]
             .into_iter()
             .flatten()
             .min()
@@ -394,6 +429,10 @@ impl Engine {
                     }
                     self.advance_endpoints();
                 }
+                if !self.announcements.is_empty() {
+                    let all = std::mem::take(&mut self.announcements);
+                    self.effects.push(Effect::Announce(all));
+                }
             }
             Event::Persisted { id, result } => self.on_persisted(id, result),
             Event::Keys(keys) => {
@@ -426,6 +465,7 @@ impl Engine {
                 for contest in over {
                     self.notice(Notice::FightOver(contest));
                 }
+                self.sweep_moves();
                 self.serve_waiting();
             }
         }
@@ -484,6 +524,7 @@ impl Engine {
             Request::Detach { target, net } => {
                 return self.detach(token, &target, net.as_deref());
             }
+            Request::Thaw { what, net } => return self.thaw(token, &what, net.as_deref()),
             Request::Leave { force } => return self.leave(token, force),
             Request::Networks => Ok(Reply::Networks(self.network_views())),
             Request::Network(text) => {
@@ -961,7 +1002,12 @@ impl Engine {
                 if host != self.config.host
                     && let Some(placed) = after
                 {
-                    self.look_for_conflict(&placed.endpoint);
+                    let ep = &placed.endpoint;
+                    if ep.move_seq > 0 {
+                        self.note_moves(host, ep);
+                        self.follow(ep.network, subjects(ep));
+                    }
+                    self.look_for_conflict(ep);
                 }
             }
             Shift::Network(network) => self.merge_network(network),
@@ -1153,6 +1199,11 @@ impl Engine {
             self.publish(RecordKey::Ring(net, family, offset), Some(Record::Ring(token)));
         }
         self.persist(vec![StateChange::Ring(net, family, offset, token)], After::Nothing);
+        if token.owner == me {
+            let pool = &self.pools[&(net, family)];
+            let (first, last) = pool.bounds(offset, token);
+            self.pass_on(net, first, last);
+        }
     }
 
     fn make_pools(&mut self, network: &Network) {
@@ -1424,6 +1475,7 @@ impl Engine {
             if ops.is_empty() {
                 continue;
             }
+            self.note_announcements(&ops);
             let plan = self.kernel.begin(&ops);
             self.effects.push(Effect::Apply { plan, ops });
         }
@@ -1437,6 +1489,38 @@ impl Engine {
                 self.reply(token, result);
             } else {
                 self.replies.push((round, token, result));
+            }
+        }
+    }
+
+    /// Notes which addresses get another MAC by `ops`. The withdrawal of the old
+    /// place may be heard before the record of the new one.
+    fn note_announcements(&mut self, ops: &[KernelOp]) {
+        let now = self.now.mono;
+        for op in ops {
+            match op {
+                KernelOp::Put(key @ ObjectKey::Neigh(bridge, ip), Object::Neigh { mac }) => {
+                    let former = match self.kernel.mirror().get(key) {
+                        Some(Object::Neigh { mac }) => Some(mac),
+                        _ => match self.former_macs.remove(key) {
+                            Some((mac, at)) if at + CACHED > now => Some(mac),
+                            _ => None,
+                        },
+                    };
+                    if former.is_some_and(|former| former != *mac) {
+                        let bridge = bridge.clone();
+                        self.announcements.push(Announcement { bridge, ip: *ip, mac: *mac });
+                    }
+                }
+                KernelOp::Del(key @ ObjectKey::Neigh(..), Object::Neigh { mac }) => {
+                    if self.former_macs.len() >= FORMER_MACS {
+                        self.former_macs.retain(|_, (_, at)| *at + CACHED > now);
+                    }
+                    if self.former_macs.len() < FORMER_MACS {
+                        self.former_macs.insert(key.clone(), (*mac, now));
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -1538,6 +1622,7 @@ impl Engine {
             return;
         };
         self.completeness = Completeness::Complete;
+        self.let_go();
         self.ever_wanted.clear();
         self.notice(Notice::ViewComplete { why });
         for key in self.all_keys() {
@@ -1618,6 +1703,9 @@ impl Engine {
             Some(After::Attached(id)) => self.attached(id, result),
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),
+            Some(After::HandedOver { net, family, ip, tokens, before }) => {
+                self.handed_over(net, family, ip, (tokens, before), result);
+            }
             Some(After::Donated { net, family, tokens, count, to, before }) => {
                 if result.is_err() {
                     self.pools.insert((net, family), *before);

@@ -4,17 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Not;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId, HostKeys, IfName,
-    KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId, ObjectKey, Record,
-    RecordKey, RingToken, Vni,
+    Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId,
+    HostKeys, IfName, KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId,
+    ObjectKey, Record, RecordKey, RingToken, Vni,
 };
 
 use serde::{Deserialize, Serialize};
 
+use crate::moves::{FrozenView, Moved, frozen_text};
 use crate::repairs::{Contest, Repair};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
@@ -114,6 +116,9 @@ pub enum Effect {
         /// In order.
         ops: Vec<KernelOp>,
     },
+    /// Tell the containers of this host that an address has another MAC: the
+    /// entries are there, but caches of containers nobody writes.
+    Announce(Vec<Announcement>),
     /// Answer a request.
     Reply {
         /// Which.
@@ -147,6 +152,13 @@ pub enum Request {
         /// Name, id or MAC.
         target: String,
         /// Name or id of its network, when the name is not unique.
+        net: Option<String>,
+    },
+    /// Lift what was frozen because it moved too often.
+    Thaw {
+        /// A MAC or an address.
+        what: String,
+        /// Name or id of its network; all networks when left out.
         net: Option<String>,
     },
     /// List endpoints.
@@ -241,6 +253,10 @@ pub struct Attach {
     pub aliases: BTreeSet<Name>,
     /// Free text.
     pub labels: BTreeMap<String, String>,
+    /// What another host has of this moves here, instead of being refused; what
+    /// is left out is as it was there. See `moves.rs`.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub take_over: bool,
     /// What the kernel holds that is not ours; needed only when
     /// [`Engine::needs_foreign`](crate::Engine::needs_foreign) says so.
     pub foreign: Foreign,
@@ -269,6 +285,9 @@ pub struct Import {
     /// They are all static endpoints that this host has on the network: those
     /// that differ are changed, those that are not among them removed.
     pub replace: bool,
+    /// What other hosts have of them moves here, instead of being refused.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub take_over: bool,
     /// Which.
     pub endpoints: Vec<StaticEndpoint>,
     /// As in [`Attach`].
@@ -286,6 +305,8 @@ pub enum Reply {
     Endpoint(Box<EndpointView>),
     /// Endpoints by network, host and name.
     Endpoints(Vec<EndpointView>),
+    /// What was frozen and is so no longer.
+    Thawed(Vec<FrozenView>),
     /// Hosts by name, this one first.
     Hosts(Vec<HostView>),
     /// How the daemon is.
@@ -409,6 +430,9 @@ pub struct LocalEndpoint {
     pub place: Place,
     /// In which boot of the machine that was seen.
     pub boot_id: String,
+    /// Where it is now, if it has moved away: then it is published no more, and
+    /// its port is closed until it is detached.
+    pub moved: Option<Moved>,
 }
 
 impl LocalEndpoint {
@@ -445,6 +469,8 @@ struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<WrittenDevice>,
     boot_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved: Option<Moved>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -456,7 +482,7 @@ struct WrittenDevice {
 
 impl From<LocalEndpoint> for Written {
     fn from(local: LocalEndpoint) -> Self {
-        let LocalEndpoint { endpoint, place, boot_id } = local;
+        let LocalEndpoint { endpoint, place, boot_id, moved } = local;
         let mut written = Self {
             endpoint,
             netns: None,
@@ -464,6 +490,7 @@ impl From<LocalEndpoint> for Written {
             default_route: false,
             device: None,
             boot_id,
+            moved,
         };
         match place {
             Place::Netns { netns, ifname, default_route } => {
@@ -483,7 +510,7 @@ impl From<LocalEndpoint> for Written {
 impl TryFrom<Written> for LocalEndpoint {
     type Error = &'static str;
     fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let Written { endpoint, netns, ifname, default_route, device, boot_id } = written;
+        let Written { endpoint, netns, ifname, default_route, device, boot_id, moved } = written;
         let place = match (netns, ifname, device) {
             (Some(netns), Some(ifname), None) => Place::Netns { netns, ifname, default_route },
             (None, None, Some(WrittenDevice { ifname, index, was_up })) => {
@@ -492,7 +519,7 @@ impl TryFrom<Written> for LocalEndpoint {
             (None, None, None) => Place::Static,
             _ => return Err("an endpoint that stands in two places"),
         };
-        Ok(Self { endpoint, place, boot_id })
+        Ok(Self { endpoint, place, boot_id, moved })
     }
 }
 
@@ -611,6 +638,31 @@ pub enum Notice {
         /// Why.
         why: &'static str,
     },
+    /// An endpoint has moved between this host and another one.
+    Moved {
+        /// Which, here.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Its network.
+        net: String,
+        /// The other host.
+        host: String,
+        /// Which move of it that was.
+        seq: u32,
+        /// It is here now; else it was.
+        here: bool,
+    },
+    /// A MAC or address moves too often: its entries stay as they are, until
+    /// [`Notice::Thawed`].
+    Frozen(FrozenView),
+    /// What was frozen follows again.
+    Thawed {
+        /// What it was.
+        frozen: FrozenView,
+        /// Why.
+        why: &'static str,
+    },
     /// Two hosts are called the same. Both work: names are for people.
     SameName {
         /// What they are called.
@@ -721,6 +773,7 @@ impl Notice {
             | Self::Device { .. }
             | Self::Repaired(_)
             | Self::Fight(_)
+            | Self::Frozen(_)
             | Self::Overrun
             | Self::UnderlayLost { .. }
             | Self::NotPersisted { .. } => Level::Warning,
@@ -732,6 +785,8 @@ impl Notice {
             | Self::Attached { .. }
             | Self::Imported { .. }
             | Self::Detached { .. }
+            | Self::Moved { .. }
+            | Self::Thawed { .. }
             | Self::ViewComplete { .. }
             | Self::FightOver(_)
             | Self::Donated { .. } => Level::Info,
@@ -785,6 +840,19 @@ impl fmt::Display for Notice {
                 f.write_str("detached ")?;
                 named(f, id, name.as_ref())?;
                 write!(f, ": {why}")
+            }
+            Self::Moved { id, name, net, host, seq, here } => {
+                named(f, id, name.as_ref())?;
+                let to = if *here { "here from" } else { "away, to" };
+                write!(f, " of {net} has moved {to} host {host} (move {seq})")?;
+                if !here {
+                    f.write_str(": whatever is left of it here is cut off until it is detached")?;
+                }
+                Ok(())
+            }
+            Self::Frozen(frozen) => f.write_str(&frozen_text(frozen)),
+            Self::Thawed { frozen: FrozenView { what, net, .. }, why } => {
+                write!(f, "{} of {net} may move again: {why}", what.join(" "))
             }
             Self::SameName { name, addrs: [a, b], over: false } => {
                 write!(f, "two hosts are called {name}, {a} and {b}: give each its own --name")

@@ -16,6 +16,28 @@
 //!    what then stands under that beginning. So while one host may lease an
 //!    address, no other may, whatever is lost, repeated, delayed or reordered.
 //!
+//! An endpoint that moves (`moves.rs`) takes its addresses along and asks nobody:
+//! the owner may be dead, and packets are not to wait. So for a while somebody
+//! has an address whose range is another's. That no other endpoint gets it:
+//!
+//! 5. While the owner has not heard of the move, the address is leased there, by
+//!    the endpoint that has moved away. When it hears, it gives the range of
+//!    that one address to the host that has it ([`Pool::hand_over`]), in the
+//!    same step, before it can lease anything else. So the range follows the
+//!    endpoint from host to host, also when it comes late to a host that has lost
+//!    the endpoint in turn; and a detach at the last place frees the address
+//!    there as it does any other. A handing over that the state file does not
+//!    take is not told: the address stays leased where it was.
+//! 6. What a host forgets by a restart it does not give out again before it has
+//!    heard the others ([`Pool::hold`]): addresses of endpoints that the restart
+//!    has dropped, and ranges of one address, which may have come along with an
+//!    endpoint that has gone on. An address that a user says is not held back.
+//!
+//! What remains: an owner that is cut off from the move, and on which the former
+//! endpoint is detached in that time, may give the address out once more. No rule
+//! can prevent that but one that refuses a move away from a dead host. Then the
+//! larger move sequence wins, and the other endpoint is told that it has lost.
+//!
 //! A range carries its end: with beginnings alone, a host that heard of its own
 //! piece but not of the one behind it would take its piece for larger. A
 //! property test found that.
@@ -55,6 +77,8 @@ pub struct Pool {
     /// By the offset of their beginning from the network address.
     tokens: BTreeMap<u128, RingToken>,
     leased: BTreeSet<u128>,
+    /// Not given out unless somebody says just that address.
+    held: BTreeSet<u128>,
     /// Where the next search begins.
     next: u128,
 }
@@ -62,7 +86,8 @@ pub struct Pool {
 impl Pool {
     /// A pool that knows of no owner.
     pub fn new(subnet: Subnet) -> Self {
-        Self { subnet, tokens: BTreeMap::new(), leased: BTreeSet::new(), next: 0 }
+        let (leased, held) = (BTreeSet::new(), BTreeSet::new());
+        Self { subnet, tokens: BTreeMap::new(), leased, held, next: 0 }
     }
 
     /// The range that makes `host`, the creator, own all of it.
@@ -106,6 +131,29 @@ impl Pool {
         }
     }
 
+    /// Notes that an endpoint of this host has brought `ip` along from another.
+    pub fn carry(&mut self, ip: IpAddr) {
+        self.leased.extend(self.offset_of(ip));
+    }
+
+    /// Holds `ip` back until [`Pool::let_go`]: somebody may have it, of whom
+    /// this host has not heard yet.
+    pub fn hold(&mut self, ip: IpAddr) {
+        self.held.extend(self.offset_of(ip));
+    }
+
+    /// Holds back every range of one address that `me` owns and has not leased.
+    pub fn hold_singles(&mut self, me: HostId) {
+        let single = |(from, until): &(u128, u128)| until - from == 1;
+        let singles = self.owned(me).into_iter().filter(single).map(|(from, _)| from);
+        self.held.extend(singles.filter(|from| !self.leased.contains(from)));
+    }
+
+    /// Everybody has been heard: nothing is held back any more.
+    pub fn let_go(&mut self) {
+        self.held.clear();
+    }
+
     /// Gives an address back.
     pub fn release(&mut self, ip: IpAddr) {
         if let Some(offset) = self.offset_of(ip) {
@@ -126,7 +174,7 @@ impl Pool {
         for (from, to) in after.into_iter().chain(before) {
             let mut offset = from;
             while offset < to {
-                if self.is_leasable(offset) && !self.leased.contains(&offset) {
+                if self.is_leasable(offset) && self.is_free(offset) {
                     self.leased.insert(offset);
                     self.next = offset + 1;
                     return Ok(self.ip_at(offset));
@@ -143,7 +191,10 @@ impl Pool {
     /// Each of [`NoAddress`] but `Exhausted`.
     pub fn allocate_exact(&mut self, me: HostId, ip: IpAddr) -> Result<(), NoAddress> {
         self.can_allocate_exact(me, ip)?;
-        self.leased.extend(self.offset_of(ip));
+        if let Some(offset) = self.offset_of(ip) {
+            self.leased.insert(offset);
+            self.held.remove(&offset);
+        }
         Ok(())
     }
 
@@ -188,10 +239,35 @@ impl Pool {
         ip: IpAddr,
     ) -> Option<Vec<(u128, RingToken)>> {
         let offset = self.offset_of(ip)?;
-        let free = self.is_leasable(offset)
-            && !self.leased.contains(&offset)
-            && self.owner_of(offset) == Some(me);
+        let free =
+            self.is_leasable(offset) && self.is_free(offset) && self.owner_of(offset) == Some(me);
         free.then(|| self.give(me, to, offset, offset + 1))
+    }
+
+    /// Gives `ip`, which has moved to `to`, after it: leased or not. Empty if
+    /// `me` does not own it.
+    pub fn hand_over(&mut self, me: HostId, to: HostId, ip: IpAddr) -> Vec<(u128, RingToken)> {
+        let Some(offset) = self.offset_of(ip) else { return Vec::new() };
+        if self.owner_of(offset) != Some(me) {
+            return Vec::new();
+        }
+        let changed = self.give(me, to, offset, offset + 1);
+        if !changed.is_empty() {
+            self.leased.remove(&offset);
+            self.held.remove(&offset);
+        }
+        changed
+    }
+
+    /// Takes [`Pool::hand_over`] back, which nobody has been told of.
+    pub fn keep(&mut self, tokens: BTreeMap<u128, RingToken>, ip: IpAddr) {
+        self.tokens = tokens;
+        self.leased.extend(self.offset_of(ip));
+    }
+
+    /// The first and the last address of a range.
+    pub fn bounds(&self, from: u128, token: RingToken) -> (IpAddr, IpAddr) {
+        (self.ip_at(from), self.ip_at(token.until - 1))
     }
 
     /// Who owns `ip`.
@@ -275,15 +351,15 @@ impl Pool {
         };
         for (from, until) in self.owned(me) {
             let mut start = from;
-            let blocked = self.leased.range(from..until).copied();
-            let mut stops: Vec<u128> = blocked.collect();
+            let blocked = self.leased.range(from..until).chain(self.held.range(from..until));
+            let mut stops: Vec<u128> = blocked.copied().collect();
             stops.extend(
                 self.reserved().into_iter().filter(|offset| (from..until).contains(offset)),
             );
             stops.sort_unstable();
             for stop in stops {
                 consider(start, stop);
-                start = stop + 1;
+                start = start.max(stop + 1);
             }
             consider(start, until);
         }
@@ -297,6 +373,10 @@ impl Pool {
         }
         list.extend(self.offset_of(self.subnet.gateway));
         list
+    }
+
+    fn is_free(&self, offset: u128) -> bool {
+        !self.leased.contains(&offset) && !self.held.contains(&offset)
     }
 
     fn is_leasable(&self, offset: u128) -> bool {

@@ -39,6 +39,7 @@ mod event;
 pub mod fake_kernel;
 pub mod ipam;
 mod keys;
+mod moves;
 mod networks;
 mod plan;
 mod reconcile;
@@ -54,6 +55,7 @@ pub use event::{
     Now, Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
 };
 pub use keys::KeyView;
+pub use moves::{FrozenView, Moved};
 pub use plan::{Completeness, Delta, plan};
 pub use repairs::{Contest, Found, Repair};
 pub use views::{

@@ -51,6 +51,8 @@ pub(crate) struct Draft {
     dropped: Vec<EndpointId>,
     /// Addresses to lease.
     fresh: Vec<IpAddr>,
+    /// Addresses that come along from other hosts.
+    carried: Vec<IpAddr>,
     /// Addresses to give back afterwards.
     freed: Vec<IpAddr>,
     added: usize,
@@ -227,7 +229,7 @@ impl Engine {
 
     /// Works out what an import comes to. Nothing is changed.
     fn draft(&self, waiting: &WaitingImport) -> Result<Draft, NoDraft> {
-        let Import { net, replace, endpoints, foreign } = &waiting.request;
+        let Import { net, replace, take_over, endpoints, foreign } = &waiting.request;
         let net = self.find_network(net).map_err(NoDraft::Never)?;
         self.check_network(net, foreign).map_err(NoDraft::Never)?;
 
@@ -244,7 +246,7 @@ impl Engine {
                 }
             }
         }
-        let going = |host: HostId, ep: &Endpoint| host == me && known.get(&ep.mac) == Some(&ep.id);
+        let elsewhere = if *take_over { self.elsewhere(net.id) } else { Elsewhere::default() };
         let leaving: BTreeSet<IpAddr> = known
             .values()
             .filter_map(|id| self.local.get(id))
@@ -261,6 +263,7 @@ impl Engine {
             upserts: Vec::new(),
             dropped: Vec::new(),
             fresh: Vec::new(),
+            carried: Vec::new(),
             freed: Vec::new(),
             added: 0,
             unchanged: 0,
@@ -289,7 +292,11 @@ impl Engine {
             let checked = if item.addresses.is_empty() {
                 Err(Refused::new(ErrorKind::Invalid, format!("{} has no address", item.mac)))
             } else {
-                self.check_station(net, &station, going)
+                let overtaken = elsewhere.holders(item);
+                self.check_station(net, &station, |host, ep| {
+                    (host == me && known.get(&ep.mac) == Some(&ep.id))
+                        || overtaken.iter().any(|(h, other)| (*h, other.id) == (host, ep.id))
+                })
             };
             if let Err(refused) = checked {
                 wrong.push(refused.kind, Detail { index, also: None, message: refused.message });
@@ -297,7 +304,11 @@ impl Engine {
             }
             for ip in item.addresses.iter().filter(|ip| !leaving.contains(*ip)) {
                 match self.leasable(net, *ip) {
+                    _ if elsewhere.by_ip.contains_key(ip) => draft.carried.push(*ip),
                     Ok(()) => draft.fresh.push(*ip),
+                    Err(NoAddress::OwnedBy(owner)) if *take_over && !self.is_up(owner) => {
+                        draft.carried.push(*ip);
+                    }
                     Err(NoAddress::OwnedBy(owner)) => {
                         let of = missing.entry((Family::of(ip), owner)).or_insert((0, *ip, *ip));
                         *of = (of.0 + 1, of.1.min(*ip), of.2.max(*ip));
@@ -310,8 +321,19 @@ impl Engine {
                 }
             }
             let former = known.get(&item.mac).and_then(|id| self.local.get(id));
+            let before = former.map_or(0, |l| l.local.endpoint.move_seq);
+            let overtaken = elsewhere.holders(item).into_iter().map(|(_, ep)| ep.move_seq).max();
+            let move_seq = match overtaken.map(|seq| seq.checked_add(1)) {
+                None => before,
+                Some(Some(next)) => before.max(next),
+                Some(None) => {
+                    let message = format!("{} has moved as often as can be said", item.mac);
+                    wrong.push(ErrorKind::Taken, Detail { index, also: None, message });
+                    continue;
+                }
+            };
             let id = match former {
-                Some(former) if is_so(&former.local.endpoint, item) => {
+                Some(former) if overtaken.is_none() && is_so(&former.local.endpoint, item) => {
                     draft.unchanged += 1;
                     continue;
                 }
@@ -337,11 +359,12 @@ impl Engine {
                     mac: item.mac,
                     addresses,
                     labels: item.labels.clone(),
-                    move_seq: former.map_or(0, |l| l.local.endpoint.move_seq),
+                    move_seq,
                     attached_ms: former.map_or(self.now.wall_ms, |l| l.local.endpoint.attached_ms),
                 },
                 place: Place::Static,
                 boot_id: self.config.boot_id.clone(),
+                moved: None,
             });
         }
         if let Some(refused) = wrong.refused(endpoints.len()) {
@@ -357,6 +380,17 @@ impl Engine {
         Ok(draft)
     }
 
+    fn elsewhere(&self, net: NetworkId) -> Elsewhere<'_> {
+        let mut all = Elsewhere::default();
+        for (host, _, ep) in self.view.remote_endpoints().filter(|(_, _, ep)| ep.network == net) {
+            all.by_mac.entry(ep.mac).or_default().push((host, ep));
+            for ip in &ep.addresses {
+                all.by_ip.entry(*ip).or_default().push((host, ep));
+            }
+        }
+        all
+    }
+
     /// Says whether [`Engine::begin_import`] will get `ip`.
     fn leasable(&self, net: &Network, ip: IpAddr) -> Result<(), NoAddress> {
         let pool = self.pools.get(&(net.id, Family::of(&ip))).ok_or(NoAddress::NoOwner)?;
@@ -369,6 +403,11 @@ impl Engine {
         for ip in &draft.fresh {
             if let Some(pool) = self.pools.get_mut(&(draft.network, Family::of(ip))) {
                 pool.allocate_exact(me, *ip).expect("the draft has seen that it can be leased");
+            }
+        }
+        for ip in &draft.carried {
+            if let Some(pool) = self.pools.get_mut(&(draft.network, Family::of(ip))) {
+                pool.carry(*ip);
             }
         }
         let Some(net) = self.networks.get(draft.network) else { return };
@@ -398,8 +437,9 @@ impl Engine {
         let stolen = draft.upserts.iter().map(|l| &l.endpoint).find_map(|own| {
             let macs = self.view.mac_claims(own.network, own.mac);
             let names = own.name.iter().flat_map(|n| self.view.name_claims(own.network, n));
-            let mut others = macs.chain(names).map(|(host, ep)| (host, ep.id));
-            others.find(|other| *other != (me, own.id)).map(|_| own.mac)
+            let mut others = macs.chain(names).filter(|(host, ep)| (*host, ep.id) != (me, own.id));
+            // Whom it takes the place of has a lower sequence.
+            others.find(|(_, ep)| ep.move_seq >= own.move_seq).map(|_| own.mac)
         });
         let Some(mac) = stolen else { return self.save_import(token, draft) };
         let message = format!("{mac}, or its name, was taken by another endpoint meanwhile");
@@ -418,7 +458,7 @@ impl Engine {
 
     /// Gives back what an import that did not come about has leased.
     pub(crate) fn release_draft(&mut self, draft: &Draft) {
-        for ip in &draft.fresh {
+        for ip in draft.fresh.iter().chain(&draft.carried) {
             self.release_lease(draft.network, *ip);
         }
     }
@@ -445,7 +485,8 @@ impl Engine {
                 Some(Record::Endpoint(endpoint.clone())),
             );
             self.insert_local(id, Local { local, phase: Phase::Ready });
-            self.activate(id, Some(endpoint));
+            self.activate(id, Some(endpoint.clone()));
+            self.arrived(&endpoint);
         }
         for id in dropped {
             self.forget_local(id);
@@ -460,6 +501,22 @@ impl Engine {
         }
         let reply = Reply::Imported { added, changed, removed, unchanged };
         self.reply(token, Ok(reply));
+    }
+}
+
+/// What other hosts have on a network.
+#[derive(Default)]
+struct Elsewhere<'a> {
+    by_mac: BTreeMap<MacAddr, Vec<(HostId, &'a Endpoint)>>,
+    by_ip: BTreeMap<IpAddr, Vec<(HostId, &'a Endpoint)>>,
+}
+
+impl<'a> Elsewhere<'a> {
+    /// Those whose place `item` takes.
+    fn holders(&self, item: &crate::event::StaticEndpoint) -> Vec<(HostId, &'a Endpoint)> {
+        let by_mac = self.by_mac.get(&item.mac).into_iter();
+        let by_ip = item.addresses.iter().filter_map(|ip| self.by_ip.get(ip));
+        by_mac.chain(by_ip).flatten().copied().collect()
     }
 }
 

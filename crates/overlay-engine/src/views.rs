@@ -17,6 +17,7 @@ use crate::desired::vni_of;
 use crate::endpoints::Phase;
 use crate::engine::Engine;
 use crate::event::{ErrorKind, Place, Refused, doubled_text, fight_text, host_text};
+use crate::moves::{FrozenView, Moved, frozen_text};
 use crate::plan::Completeness;
 use crate::repairs::{Contest, Repair};
 
@@ -50,6 +51,8 @@ pub enum EndpointState {
     Unreachable(String),
     /// Another endpoint holds its MAC or address, or another network its VNI.
     Conflict(String),
+    /// It is on another host now, and what is left of it here is cut off.
+    Moved(String),
 }
 
 /// An endpoint, here or elsewhere.
@@ -131,6 +134,8 @@ pub struct StatusView {
     pub repairs: Vec<(Duration, Repair)>,
     /// What another hand will not leave alone.
     pub fights: Vec<Contest>,
+    /// What moved too often, and stays where it is.
+    pub frozen: Vec<FrozenView>,
     /// Counters.
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know.
@@ -287,9 +292,13 @@ impl Engine {
         let state = match failure {
             Some(failure) => EndpointState::Failed(failure.text.clone()),
             None if local.phase != Phase::Ready => EndpointState::Pending,
-            None => match self.lost(self.config.host, ep) {
-                Some(why) => EndpointState::Conflict(why),
-                None => EndpointState::Ready,
+            None => match (local.local.moved, self.lost(self.config.host, ep)) {
+                (Some(Moved { to, seq }), _) => {
+                    let to = self.host_name(to);
+                    EndpointState::Moved(format!("it has moved to host {to} (move {seq})"))
+                }
+                (None, Some(why)) => EndpointState::Conflict(why),
+                (None, None) => EndpointState::Ready,
             },
         };
         let place = Some(local.local.place.clone());
@@ -451,6 +460,7 @@ impl Engine {
                     ..fight
                 })
                 .collect(),
+            frozen: self.frozen_views(),
             counters: self.counters(),
             warnings: self.warnings(),
         }
@@ -521,6 +531,8 @@ impl Engine {
             ("kernel_overruns", kernel.overruns),
             ("kernel_checks", kernel.checks),
             ("plans", kernel.plans),
+            ("moves", self.moves.seen),
+            ("moves_frozen", self.moves.frozen),
         ];
         others.into_iter().map(|(name, n)| (name.to_owned(), n)).chain(refused).collect()
     }
@@ -550,6 +562,7 @@ impl Engine {
             list.push(format!("the VTEP address {} is gone: {why}", self.config.vtep()));
         }
         list.extend(self.kernel.repairs.fights().map(|fight| fight_text(&fight)));
+        list.extend(self.frozen_views().iter().map(frozen_text));
         for (id, addrs) in &self.doubled {
             list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));
         }

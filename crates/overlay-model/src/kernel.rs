@@ -539,6 +539,17 @@ pub struct ApplyReport {
     pub failed: Vec<OpFailure>,
 }
 
+/// An address that has another MAC now, which those on a bridge are to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// The bridge.
+    pub bridge: IfName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Its MAC from now on.
+    pub mac: MacAddr,
+}
+
 /// An operation that took no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpFailure {

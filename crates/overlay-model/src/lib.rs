@@ -27,9 +27,9 @@ pub use ids::{
     KeyId, MacAddr, Name, NetworkId, Vni,
 };
 pub use kernel::{
-    ApplyReport, Device, Firewall, Foreign, ForeignVxlan, Guard, Hand, KernelChange, KernelOp,
-    KernelState, Link, LinkChange, LinkKind, NetnsRef, Object, ObjectKey, Objects, OpFailure, Port,
-    PortFlags, Refusal, Setting, VethPeer,
+    Announcement, ApplyReport, Device, Firewall, Foreign, ForeignVxlan, Guard, Hand, KernelChange,
+    KernelOp, KernelState, Link, LinkChange, LinkKind, NetnsRef, Object, ObjectKey, Objects,
+    OpFailure, Port, PortFlags, Refusal, Setting, VethPeer,
 };
 pub use outer::Outer;
 pub use records::{

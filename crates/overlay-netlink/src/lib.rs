@@ -33,6 +33,7 @@
 //! | `tables` | notifications of nftables |
 //! | `nft` | elements of sets, and reading, without the program |
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
+//! | `announce` | what containers are told of an address that has another MAC: [`announce`] |
 //! | `holder` | who holds a VNI |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
@@ -43,6 +44,7 @@
 //! `rtnetlink` and its packet crates have broken five times in a year; they do
 //! not show in any public name here.
 
+mod announce;
 mod entries;
 mod error;
 mod firewall;
@@ -63,6 +65,7 @@ mod veth;
 mod watch;
 mod wire;
 
+pub use announce::announce;
 pub use error::{KernelError, NlError};
 pub use firewall::Dropped;
 pub use follow::follow_underlay;

@@ -56,6 +56,7 @@ fn request(
         labels: args.called.labels.into_map().map_err(Failure::Usage)?,
         ifname: args.ifname.map(String::from),
         no_default_route: args.no_default_route,
+        take_over: args.take_over,
     })
 }
 

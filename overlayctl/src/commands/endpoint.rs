@@ -1,4 +1,5 @@
-//! `endpoint add`, `endpoint import`, `endpoint rm`: static endpoints.
+//! `endpoint add`, `endpoint import`, `endpoint rm`: static endpoints; and
+//! `endpoint thaw`.
 //!
 //! What is wrong with a file is said with the numbers of its lines, whether it
 //! was found here (see `import_file`) or by the daemon.
@@ -10,7 +11,7 @@ use overlay_api::{ClientError, v1};
 use overlayctl::import_file::{self, Wrong};
 
 use super::{Session, asking};
-use crate::args::{AddArgs, EndpointCommand, ImportArgs, RmArgs};
+use crate::args::{AddArgs, EndpointCommand, ImportArgs, RmArgs, ThawArgs};
 use crate::output::Failure;
 use crate::render;
 
@@ -20,6 +21,7 @@ impl Session {
             EndpointCommand::Add(args) => self.add(*args).await,
             EndpointCommand::Import(args) => self.import(args).await,
             EndpointCommand::Rm(args) => self.rm(args).await,
+            EndpointCommand::Thaw(args) => self.thaw(args).await,
         }
     }
 
@@ -33,6 +35,7 @@ impl Session {
             name: args.called.name.map(String::from),
             aliases: args.called.aliases.into_iter().map(String::from).collect(),
             labels: args.called.labels.into_map().map_err(Failure::Usage)?,
+            take_over: args.take_over,
             ..v1::Attach::default()
         };
         let endpoint = asking(doing, self.client.attach(&request)).await?;
@@ -40,7 +43,7 @@ impl Session {
     }
 
     async fn import(&self, args: ImportArgs) -> Result<(), Failure> {
-        let ImportArgs { net, replace, file } = args;
+        let ImportArgs { net, replace, take_over, file } = args;
         let from = if file == Path::new("-") {
             "standard input".to_owned()
         } else {
@@ -50,7 +53,7 @@ impl Session {
             read(&file).map_err(|err| Failure::Usage(format!("cannot read {from}: {err}")))?;
         let (endpoints, lines) =
             import_file::parse(&text).map_err(|wrong| failure(wrong, &from))?;
-        let request = v1::Import { net, replace, endpoints };
+        let request = v1::Import { net, replace, take_over, endpoints };
         let reply = self.client.import(&request).await.map_err(|error| named(error, &lines));
         let doing = format!("import {from} into {}", request.net);
         let done = asking(doing, async { reply }).await?;
@@ -62,6 +65,13 @@ impl Session {
         let doing = |endpoint: &str| format!("remove {endpoint}");
         let remove = async |endpoint: &str| self.client.detach(endpoint, net).await;
         self.each(&args.endpoints, doing, remove, render::detached).await
+    }
+
+    async fn thaw(&self, args: ThawArgs) -> Result<(), Failure> {
+        let net = args.net.as_deref();
+        let doing = |what: &str| format!("thaw {what}");
+        let thaw = async |what: &str| self.client.thaw(what, net).await;
+        self.each(&args.what, doing, thaw, render::thawed).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Endpoints.
 
-use overlay_api::v1::{Endpoint, Imported};
+use overlay_api::v1::{Endpoint, Frozen, Imported};
 
 use super::{age, clean, fields, labels, list, or_dash, table};
 
@@ -99,6 +99,13 @@ pub(crate) fn attached(endpoint: &Endpoint) -> String {
 pub(crate) fn imported(done: &Imported) -> String {
     let Imported { added, changed, removed, unchanged } = done;
     format!("{added} added, {changed} changed, {removed} removed, {unchanged} unchanged\n")
+}
+
+/// `endpoint thaw`, one list for each thing that was named.
+pub(crate) fn thawed(lifted: &[Vec<Frozen>]) -> String {
+    let each = lifted.iter().flatten();
+    each.map(|f| format!("{} of {} may move again\n", clean(&f.what.join(" ")), clean(&f.net)))
+        .collect()
 }
 
 /// `detach`.

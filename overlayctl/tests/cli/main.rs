@@ -267,6 +267,38 @@ fn detach() {
 }
 
 #[test]
+fn what_another_host_has_is_taken_over() {
+    for (line, asked) in [
+        (
+            "attach --net demo --netns web1 --name web --take-over --json",
+            r#"POST /v1/endpoints {"net":"demo","netns":"web1","name":"web","take_over":true}"#,
+        ),
+        (
+            "endpoint add --net demo --mac 02:42:0a:00:09:02 --take-over --json",
+            r#"POST /v1/endpoints {"net":"demo","static":true,"mac":"02:42:0a:00:09:02","take_over":true}"#,
+        ),
+    ] {
+        let said = Daemon::answering("200 OK", ENDPOINT).run(line);
+        assert_eq!(said.lines().next(), Some(format!("> {asked}").as_str()), "{said}");
+    }
+}
+
+#[test]
+fn thaw() {
+    let frozen = r#"[{"what":["02:42:0a:00:09:02","10.0.9.2"],"net":"demo","host":"b","other":"a",
+        "moves":6,"thaws_ms":171000}]"#;
+    check(
+        "endpoint thaw 10.0.9.2 --net demo",
+        frozen,
+        expect![[r#"
+            > DELETE /v1/frozen/10.0.9.2?net=demo
+            02:42:0a:00:09:02 10.0.9.2 of demo may move again
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
 fn endpoints() {
     let all = format!("[{ENDPOINT}]");
     check(

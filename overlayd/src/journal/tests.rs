@@ -96,6 +96,7 @@ fn live(path: &Path, limit: u64) {
         name: Some(Name::new("c1").unwrap()),
         aliases: BTreeSet::new(),
         labels: [("a".to_owned(), "b \" c".to_owned())].into(),
+        take_over: false,
         foreign: Foreign::default(),
     };
     step(&mut engine, request(Request::Attach(attach)), 4);

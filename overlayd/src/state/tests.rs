@@ -62,6 +62,7 @@ fn endpoint(bits: u64) -> LocalEndpoint {
             default_route: true,
         },
         boot_id: "b".to_owned(),
+        moved: None,
     }
 }
 

@@ -212,6 +212,7 @@ pub(crate) fn local_endpoint(bits: u64) -> LocalEndpoint {
             default_route: true,
         },
         boot_id: "b".to_owned(),
+        moved: None,
     }
 }
 

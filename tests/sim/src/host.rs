@@ -326,7 +326,7 @@ impl Shell {
                     let at = self.began.elapsed();
                     lock(&self.machine).told.push((at, notice));
                 }
-                Effect::Exit => {}
+                Effect::Announce(_) | Effect::Exit => {}
             }
         }
     }

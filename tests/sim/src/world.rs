@@ -173,8 +173,52 @@ impl World {
     /// # Errors
     /// As [`World::ask`].
     pub async fn attach(&mut self, i: usize, net: &str) -> Result<Result<EndpointView, Refused>> {
-        let request = self.new_namespace(i, net);
+        let request = Request::Attach(self.new_namespace(i, net));
         attached(self.ask(i, request).await?)
+    }
+
+    /// Host `i` takes one of the endpoints over that it knows of elsewhere; says
+    /// which, if it knows any.
+    ///
+    /// # Errors
+    /// As [`World::ask`].
+    pub async fn take_over(
+        &mut self,
+        i: usize,
+        n: usize,
+    ) -> Result<Option<Result<EndpointView, Refused>>> {
+        let elsewhere = match self.ask(i, Request::Endpoints { net: None, local: false }).await? {
+            Ok(Reply::Endpoints(views)) => views.into_iter().filter(|v| !v.local).collect(),
+            other => bail!("endpoints: {other:?}"),
+        };
+        let elsewhere: Vec<EndpointView> = elsewhere;
+        let Some(view) = elsewhere.get(n % elsewhere.len().max(1)) else { return Ok(None) };
+        let Some(net) = &view.network else { return Ok(None) };
+        let request = Attach {
+            take_over: true,
+            mac: Some(view.endpoint.mac),
+            ips: view.endpoint.addresses.clone(),
+            ..self.new_namespace(i, net.name.as_str())
+        };
+        let request = Request::Attach(request);
+        attached(self.ask(i, request).await?).map(Some)
+    }
+
+    /// Lifts all that is frozen anywhere.
+    ///
+    /// # Errors
+    /// As [`World::ask`].
+    pub async fn thaw_all(&self) -> Result<()> {
+        for i in (0..self.len()).filter(|i| self.runs(*i)) {
+            let Ok(Reply::Status(status)) = self.ask(i, Request::Status).await? else {
+                bail!("no status of host {i}");
+            };
+            for what in status.frozen.iter().filter_map(|frozen| frozen.what.first()) {
+                let thaw = Request::Thaw { what: what.clone(), net: None };
+                let _ = self.ask(i, thaw).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Attaches a new namespace on each of `hosts`, all at once; says which
@@ -183,7 +227,8 @@ impl World {
     /// # Errors
     /// As [`World::ask`].
     pub async fn attach_all(&mut self, hosts: &[usize], net: &str) -> Result<Vec<usize>> {
-        let requests: Vec<_> = hosts.iter().map(|i| (*i, self.new_namespace(*i, net))).collect();
+        let requests: Vec<_> =
+            hosts.iter().map(|i| (*i, Request::Attach(self.new_namespace(*i, net)))).collect();
         let world = &*self;
         let asked = requests.into_iter().map(async |(i, request)| {
             let reply = attached(world.ask(i, request).await?)?;
@@ -193,11 +238,11 @@ impl World {
         Ok(refused.into_iter().flatten().collect())
     }
 
-    fn new_namespace(&mut self, i: usize, net: &str) -> Request {
+    fn new_namespace(&mut self, i: usize, net: &str) -> Attach {
         self.next_netns += 1;
         let path: std::path::PathBuf = format!("/run/netns/{}", self.next_netns).into();
         lock(&self.hosts[i].machine).kernel.netns.insert(path.clone());
-        Request::Attach(Attach {
+        Attach {
             net: net.to_owned(),
             place: Where::Netns {
                 netns: NetnsRef { path, cookie: self.next_netns },
@@ -210,8 +255,9 @@ impl World {
             name: None,
             aliases: BTreeSet::new(),
             labels: BTreeMap::new(),
+            take_over: false,
             foreign: Foreign::default(),
-        })
+        }
     }
 
     /// Detaches an endpoint of host `i`, by id.
@@ -241,14 +287,30 @@ impl World {
 
     // ----- what must hold --------------------------------------------------
 
-    /// No address is on two live endpoints of a network.
+    /// No address is on two endpoints of a network.
     ///
     /// # Errors
     /// Names the first that is.
     pub fn no_address_twice(&self) -> Result<()> {
+        self.unique(|_| true)
+    }
+
+    /// No address was given to two endpoints of a network. One that was taken
+    /// over does not count: an owner that could not hear of that, and on which
+    /// the former endpoint was detached, may have given it once more.
+    ///
+    /// # Errors
+    /// Names the first that was.
+    pub fn no_address_given_twice(&self) -> Result<()> {
+        self.unique(|endpoint| endpoint.move_seq == 0)
+    }
+
+    fn unique(&self, counts: impl Fn(&overlay_model::Endpoint) -> bool) -> Result<()> {
         let mut seen = BTreeMap::new();
         for (i, host) in self.hosts.iter().enumerate() {
-            for local in lock(&host.machine).disk.endpoints.values() {
+            let machine = lock(&host.machine);
+            let here = machine.disk.endpoints.values().filter(|local| local.moved.is_none());
+            for local in here.filter(|local| counts(&local.endpoint)) {
                 for ip in &local.endpoint.addresses {
                     if let Some(other) = seen.insert((local.endpoint.network, *ip), i) {
                         bail!("{ip} is on hosts {other} and {i}");
@@ -281,18 +343,23 @@ impl World {
     pub fn differences(&self) -> Option<String> {
         // What each network has where.
         let mut truth: BTreeMap<u32, Vec<(usize, overlay_model::Endpoint)>> = BTreeMap::new();
+        // Where a port of each stands, be it of one that has moved away.
+        let mut users: BTreeSet<(u32, usize)> = BTreeSet::new();
         for (i, host) in self.hosts.iter().enumerate().filter(|(_, h)| h.daemon.is_some()) {
             let machine = lock(&host.machine);
             for local in machine.disk.endpoints.values() {
                 let network = machine.disk.networks.get(&local.endpoint.network)?;
-                truth.entry(network.vni.get()).or_default().push((i, local.endpoint.clone()));
+                users.insert((network.vni.get(), i));
+                if local.moved.is_none() {
+                    truth.entry(network.vni.get()).or_default().push((i, local.endpoint.clone()));
+                }
             }
         }
         for (i, host) in self.hosts.iter().enumerate().filter(|(_, h)| h.daemon.is_some()) {
             let machine = lock(&host.machine);
             let mut wanted: BTreeSet<String> = BTreeSet::new();
             for (vni, endpoints) in &truth {
-                if !endpoints.iter().any(|(at, _)| *at == i) {
+                if !users.contains(&(*vni, i)) {
                     continue;
                 }
                 for (at, ep) in endpoints {

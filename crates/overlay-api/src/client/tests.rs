@@ -84,6 +84,7 @@ async fn each_method_sends_its_row_of_the_table() {
         sent(async |c: Client| c.endpoints(Some("demo"), true).await).await,
         sent(async |c: Client| c.detach("web", None).await).await,
         sent(async |c: Client| c.detach("web", Some("demo")).await).await,
+        sent(async |c: Client| c.thaw("fd00::5", Some("demo")).await).await,
         sent(async |c: Client| c.hosts().await).await,
         sent(async |c: Client| c.status().await).await,
         sent(async |c: Client| c.events(None).await).await,
@@ -107,6 +108,7 @@ async fn each_method_sends_its_row_of_the_table() {
         GET /v1/endpoints?net=demo&local=true
         DELETE /v1/endpoints/web
         DELETE /v1/endpoints/web?net=demo
+        DELETE /v1/frozen/fd00%3A%3A5?net=demo
         GET /v1/hosts
         GET /v1/status
         GET /v1/events

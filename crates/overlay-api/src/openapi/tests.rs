@@ -36,6 +36,7 @@ fn operations_have_these_ids() {
         DELETE /v1/endpoints/{endpoint} → detach
         GET /v1/events → watch_events
         GET /v1/fdb → list_fdb
+        DELETE /v1/frozen/{what} → thaw
         GET /v1/hosts → list_hosts
         GET /v1/keys → list_keys
         POST /v1/keys → add_key

@@ -92,6 +92,52 @@ fn one_address_can_be_given() {
 }
 
 #[test]
+fn an_address_that_has_moved_follows_leased_or_not_and_is_free_at_its_last_place() {
+    let mut pools = [1, 2, 3].map(|_| founded("10.9.0.0/29", host(1)));
+    let web = ip("10.9.0.3");
+    pools[0].allocate_exact(host(1), web).unwrap();
+    pools[1].carry(web);
+    pools[2].carry(web);
+    // It goes on to the third before the second has heard that it owns it.
+    let first = pools[0].hand_over(host(1), host(2), web);
+    assert!(pools[0].hand_over(host(1), host(3), web).is_empty(), "it is not its own any more");
+    pools[1].release(web);
+    for (offset, token) in &first {
+        pools[1].merge(*offset, *token);
+        pools[2].merge(*offset, *token);
+    }
+    for (offset, token) in pools[1].hand_over(host(2), host(3), web) {
+        pools[0].merge(offset, token);
+        pools[2].merge(offset, token);
+    }
+    for pool in &mut pools[..2] {
+        assert_eq!(pool.can_allocate_exact(host(1), web), Err(NoAddress::OwnedBy(host(3))));
+        let got: Vec<IpAddr> = (0..4).map_while(|_| pool.allocate(host(1)).ok()).collect();
+        assert!(!got.contains(&web), "{got:?}");
+    }
+    assert_eq!(pools[2].allocate(host(3)), Err(NoAddress::Exhausted));
+    pools[2].release(web);
+    assert_eq!(pools[2].allocate(host(3)), Ok(web));
+}
+
+#[test]
+fn what_is_held_back_is_given_to_nobody_but_who_asks_for_it() {
+    let mut pool = founded("10.9.0.0/29", host(1));
+    for held in ["10.9.0.2", "10.9.0.4", "10.9.0.5"] {
+        pool.hold(ip(held));
+    }
+    assert_eq!(pool.allocate(host(1)), Ok(ip("10.9.0.3")));
+    assert_eq!(pool.allocate(host(1)), Ok(ip("10.9.0.6")));
+    assert_eq!(pool.allocate(host(1)), Err(NoAddress::Exhausted));
+    assert!(pool.donate_exact(host(1), host(2), ip("10.9.0.4")).is_none());
+    assert!(pool.donate_half(host(1), host(2)).is_none());
+    assert_eq!(pool.allocate_exact(host(1), ip("10.9.0.4")), Ok(()));
+    pool.let_go();
+    assert_eq!(pool.can_allocate_exact(host(1), ip("10.9.0.4")), Err(NoAddress::Leased));
+    assert_eq!(pool.allocate(host(1)), Ok(ip("10.9.0.2")));
+}
+
+#[test]
 fn a_token_outside_the_subnet_changes_nothing() {
     let mut pool = founded("10.9.0.0/24", host(1));
     for (from, until) in [(256, 300), (200, 257), (9, 9), (9, 3), (u128::MAX, 1)] {

@@ -1,12 +1,14 @@
 //! Engines, kernels and a gossip that delivers at once.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, Foreign, HostId, IfName, KernelChange, MacAddr, Name,
-    NetnsRef, Network, NetworkId, Object, ObjectKey, Record, RecordKey, Refusal, RingToken, Vni,
+    Announcement, ClusterEvent, EndpointId, Family, Foreign, HostId, IfName, KernelChange, MacAddr,
+    Name, NetnsRef, Network, NetworkId, Object, ObjectKey, Record, RecordKey, Refusal, RingToken,
+    Vni,
 };
 
 use crate::engine::{Config, Engine, Restored};
@@ -40,6 +42,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
         name: Some(Name::new(name).unwrap()),
         aliases: BTreeSet::new(),
         labels: BTreeMap::new(),
+        take_over: false,
         foreign: Foreign::default(),
     }
 }
@@ -81,7 +84,8 @@ pub(crate) fn list(net: &str, replace: bool, items: &[(&str, &str)]) -> Import {
         aliases: BTreeSet::new(),
         labels: BTreeMap::new(),
     });
-    Import { net: net.into(), replace, endpoints: endpoints.collect(), foreign: Foreign::default() }
+    let endpoints = endpoints.collect();
+    Import { net: net.into(), replace, take_over: false, endpoints, foreign: Foreign::default() }
 }
 
 /// The state file of a host.
@@ -129,6 +133,7 @@ struct Node {
     applied: Vec<String>,
     replies: BTreeMap<u64, Result<Reply, Refused>>,
     notices: Vec<Notice>,
+    announced: Vec<Announcement>,
     /// How far its wall clock is off, milliseconds.
     clock_off: i64,
     /// Its VTEP addresses.
@@ -244,6 +249,7 @@ impl World {
                 applied: Vec::new(),
                 replies: BTreeMap::new(),
                 notices: Vec::new(),
+                announced: Vec::new(),
                 clock_off: 0,
                 vteps,
                 dual,
@@ -378,6 +384,12 @@ impl World {
     /// What operators were told on a host.
     pub(crate) fn notices(&self, i: usize) -> &[Notice] {
         &self.nodes[i].notices
+    }
+
+    /// What the containers of a host were told, since the last call.
+    pub(crate) fn announced(&mut self, i: usize) -> Vec<String> {
+        let all = std::mem::take(&mut self.nodes[i].announced);
+        all.iter().map(|one| format!("{} {} {}", one.bridge, one.ip, one.mac)).collect()
     }
 
     /// How often the disk of a host was written to.
@@ -604,10 +616,62 @@ impl World {
         }
     }
 
+    /// Host `i` takes one of the endpoints that it knows of elsewhere over, in
+    /// one of several ways.
+    pub(crate) fn takes_any_over(&mut self, i: usize, n: usize, how: u8) {
+        let mut views = self.endpoints(i);
+        views.retain(|v| !v.local);
+        if views.is_empty() {
+            return;
+        }
+        let view = views.swap_remove(n % views.len());
+        let Some(net) = view.network else { return };
+        let mut request = attach(net.name.as_str(), &format!("t{n}"));
+        request.take_over = true;
+        request.name = None;
+        if how != 1 {
+            request.mac = Some(view.endpoint.mac);
+        }
+        if how != 2 {
+            request.ips = view.endpoint.addresses.clone();
+        }
+        match how {
+            3 => request.mac = Some(MacAddr::derived(&n.to_be_bytes())),
+            4 => request.place = Where::Static,
+            5 => {
+                let endpoints = vec![StaticEndpoint {
+                    mac: view.endpoint.mac,
+                    addresses: view.endpoint.addresses,
+                    name: None,
+                    aliases: BTreeSet::new(),
+                    labels: BTreeMap::new(),
+                }];
+                let import =
+                    Import { take_over: true, endpoints, ..list(net.name.as_str(), false, &[]) };
+                let _ = self.import(i, import);
+                return;
+            }
+            _ => {}
+        }
+        let _ = self.attach(i, request);
+    }
+
+    /// Of endpoints that have never moved no two have one address: whoever has
+    /// taken one over on a host that its owner could not hear may have one that
+    /// its owner has given out since.
+    pub(crate) fn assert_no_address_is_given_twice(&self) {
+        self.assert_unique(|ep| ep.endpoint.move_seq == 0);
+    }
+
     pub(crate) fn assert_no_address_twice(&self) {
+        self.assert_unique(|_| true);
+    }
+
+    fn assert_unique(&self, counts: impl Fn(&LocalEndpoint) -> bool) {
         let mut seen: BTreeMap<(NetworkId, IpAddr), usize> = BTreeMap::new();
         for (i, node) in self.nodes.iter().enumerate() {
-            for ep in node.disk.endpoints.values() {
+            let here = node.disk.endpoints.values().filter(|ep| ep.moved.is_none() && counts(ep));
+            for ep in here {
                 for ip in &ep.endpoint.addresses {
                     let former = seen.insert((ep.endpoint.network, *ip), i);
                     assert_eq!(former, None, "{ip} is on host {i} too");
@@ -623,9 +687,15 @@ impl World {
     /// lower host has it, the other shows a conflict.
     pub(crate) fn assert_kernels_match_the_cluster(&mut self) {
         let mut winners: BTreeMap<(NetworkId, MacAddr), (usize, EndpointId)> = BTreeMap::new();
+        let mut ranks: BTreeMap<(NetworkId, MacAddr), _> = BTreeMap::new();
         for (j, node) in self.nodes.iter().enumerate() {
-            for ep in node.disk.endpoints.values().map(|ep| &ep.endpoint) {
-                winners.entry((ep.network, ep.mac)).or_insert((j, ep.id));
+            let here = node.disk.endpoints.values().filter(|ep| ep.moved.is_none());
+            for ep in here.map(|ep| &ep.endpoint) {
+                let (key, rank) = ((ep.network, ep.mac), (Reverse(ep.move_seq), j, ep.id));
+                if ranks.get(&key).is_none_or(|other| rank < *other) {
+                    ranks.insert(key, rank);
+                    winners.insert(key, (j, ep.id));
+                }
             }
         }
         for i in 0..self.nodes.len() {
@@ -689,6 +759,7 @@ impl World {
                 .collect();
             let want: BTreeSet<(String, String)> = own
                 .iter()
+                .filter(|ep| ep.moved.is_none())
                 .filter(|ep| {
                     let ep = &ep.endpoint;
                     winners.get(&(ep.network, ep.mac)) == Some(&(i, ep.id))
@@ -729,7 +800,7 @@ impl World {
                 let wins = winner == Some(&(i, v.endpoint.id));
                 let fits = match &v.state {
                     EndpointState::Ready => wins,
-                    EndpointState::Conflict(_) => !wins,
+                    EndpointState::Conflict(_) | EndpointState::Moved(_) => !wins,
                     _ => false,
                 };
                 assert!(fits, "host {i}, wins {wins}: {v:?}");
@@ -840,6 +911,7 @@ impl World {
                 Effect::Reply { token, result } => {
                     self.nodes[i].replies.insert(token, result);
                 }
+                Effect::Announce(all) => self.nodes[i].announced.extend(all),
                 Effect::Notice(notice) => self.nodes[i].notices.push(notice),
                 Effect::Exit => {}
             }
