@@ -722,9 +722,11 @@ impl World {
                 want.insert(("bridge".into(), mac.to_string(), dev.to_string()));
                 want.insert((dev.to_string(), "flood".into(), vtep.to_string()));
             }
-            // Whoever uses it hears broadcast, though others have won his MACs.
+            // Whoever uses it hears broadcast, though others have won his MACs; with what has
+            // moved away nobody does.
             for (j, node) in self.nodes.iter().enumerate().filter(|(j, _)| *j != i) {
-                for net in node.disk.endpoints.values().map(|ep| ep.endpoint.network) {
+                let here = node.disk.endpoints.values().filter(|ep| ep.moved.is_none());
+                for net in here.map(|ep| ep.endpoint.network) {
                     if let Some((dev, vtep)) = way(net, j).filter(|_| uses(net)) {
                         want.insert((dev.to_string(), "flood".into(), vtep.to_string()));
                     }
