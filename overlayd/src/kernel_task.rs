@@ -15,12 +15,26 @@ use overlay_model::{KernelChange, KernelOp, KernelState};
 use overlay_netlink::{Kernel, KernelError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::shell::Input;
 
-/// How often everything is compared with a fresh dump.
+/// How long after a full check the next one comes: a minute, where tables are small.
 const FULL_CHECK: Duration = Duration::from_secs(60);
+
+/// And where they are large, so many times as long as reading them has taken: a
+/// host at rest spends about a thousandth of a processor on it. What it finds is
+/// what the kernel does not tell, and that is little.
+const READING: u32 = 1500;
+
+/// However long it has taken, no longer than this.
+const RAREST_CHECK: Duration = Duration::from_secs(15 * 60);
+
+/// When to read again after a reading that took so long.
+fn until_next_check(took: Duration) -> Duration {
+    took.saturating_mul(READING).clamp(FULL_CHECK, RAREST_CHECK)
+}
 
 /// A plan to carry out.
 #[derive(Debug)]
@@ -38,11 +52,9 @@ pub async fn run(
     mut work: UnboundedReceiver<Work>,
     inputs: UnboundedSender<Input>,
 ) {
-    let mut reading: Option<JoinHandle<Result<KernelState, KernelError>>> = None;
+    let mut reading: Option<Reading> = None;
     let mut first = true;
-    let mut check = tokio::time::interval(FULL_CHECK);
-    check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The first tick is at once: the first dump.
+    let mut next_check = Instant::now();
     loop {
         tokio::select! {
             biased;
@@ -71,22 +83,27 @@ pub async fn run(
             read = read_of(&mut reading), if reading.is_some() => {
                 reading = None;
                 match read {
-                    Ok(Ok(state)) => {
+                    Ok((Ok(state), took)) => {
+                        next_check = Instant::now() + until_next_check(took);
                         kernel.settle().await;
                         pass_on(&mut changes, &inputs);
                         let _ = inputs.send(Input::Kernel(KernelChange::Read(Box::new(state))));
                     }
-                    Ok(Err(err)) => warn!("cannot read the kernel: {err}"),
+                    Ok((Err(err), _)) => warn!("cannot read the kernel: {err}"),
                     Err(err) => warn!("cannot read the kernel: {err}"),
                 }
             }
-            _ = check.tick() => {
+            () = tokio::time::sleep_until(next_check) => {
+                next_check = Instant::now() + FULL_CHECK;
                 pass_on(&mut changes, &inputs);
                 if !first {
                     if reading.is_none() {
                         let _ = inputs.send(Input::Kernel(KernelChange::Reading));
                         let kernel = kernel.clone();
-                        reading = Some(tokio::spawn(async move { kernel.dump().await }));
+                        reading = Some(tokio::spawn(async move {
+                            let began = Instant::now();
+                            (kernel.dump().await, began.elapsed())
+                        }));
                     }
                     continue;
                 }
@@ -110,12 +127,26 @@ fn pass_on(changes: &mut UnboundedReceiver<KernelChange>, inputs: &UnboundedSend
     }
 }
 
+/// What was read, and how long that took.
+type Reading = JoinHandle<(Result<KernelState, KernelError>, Duration)>;
+
 /// What comes of a reading that goes on.
 async fn read_of(
-    reading: &mut Option<JoinHandle<Result<KernelState, KernelError>>>,
-) -> Result<Result<KernelState, KernelError>, JoinError> {
+    reading: &mut Option<Reading>,
+) -> Result<(Result<KernelState, KernelError>, Duration), JoinError> {
     match reading {
         Some(task) => task.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_tables_are_read_more_rarely() {
+        let next = |ms| until_next_check(Duration::from_millis(ms)).as_secs();
+        assert_eq!([2, 40, 100, 300, 5000].map(next), [60, 60, 150, 450, 900]);
     }
 }

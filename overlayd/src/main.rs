@@ -107,12 +107,13 @@ fn replay(file: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn runtime(name: &str) -> anyhow::Result<Runtime> {
-    Ok(Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?)
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    Ok(builder.worker_threads(threads).thread_name(name).enable_all().build()?)
 }
 
 fn teardown(settings: &Settings) -> anyhow::Result<()> {
-    runtime("teardown")?.block_on(overlayd::teardown::run(&settings.socket))
+    runtime("teardown", 1)?.block_on(overlayd::teardown::run(&settings.socket))
 }
 
 fn run(resolved: Resolved) -> anyhow::Result<()> {
@@ -120,9 +121,10 @@ fn run(resolved: Resolved) -> anyhow::Result<()> {
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
-    // A thread each for the engine, the kernel and the API, and gossip: nearly all that
-    // happens at rest is gossip, and costs least where nothing goes from thread to thread.
-    let (runtime, gossip) = (runtime("kernel")?, runtime("gossip")?);
+    // A thread for the engine; two for the kernel and the API, so that what the kernel tells is
+    // read while more is written; one for gossip: nearly all that happens at rest is gossip, and
+    // costs least where nothing goes from thread to thread.
+    let (runtime, gossip) = (runtime("kernel", 2)?, runtime("gossip", 1)?);
     let result = runtime.block_on(overlayd::shell::run(resolved.settings, gossip.handle()));
     // A name server that does not answer must not hold the end up.
     gossip.shutdown_timeout(std::time::Duration::from_millis(100));

@@ -61,6 +61,9 @@ const CLUSTER: &str = "o";
 /// How often gossip is tried at an address that it cannot have yet.
 const REJOIN_EVERY: Duration = Duration::from_millis(200);
 
+/// Inputs that are taken in before gossip, timer and signals get their turn.
+const AT_ONCE: usize = 64;
+
 /// Where a request's answer goes.
 pub type Answer = oneshot::Sender<Result<Vec<u8>, v1::Error>>;
 
@@ -438,11 +441,14 @@ impl Shell {
             let rejoin_at = self.rejoin_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 input = queue.recv() => {
-                    let input = input.context("the shell keeps a sender")?;
-                    if let Input::Keys { request, reply } = input {
-                        self.keys(request, reply).await;
-                    } else if let Some(event) = self.event_of(input) {
-                        self.step(event).await;
+                    self.take_in(input.context("the shell keeps a sender")?).await;
+                    // The kernel tells of entries by the hundred thousand.
+                    for _ in 0..AT_ONCE {
+                        if self.leaving {
+                            break;
+                        }
+                        let Ok(input) = queue.try_recv() else { break };
+                        self.take_in(input).await;
                     }
                 }
                 Some(found) = underlay.recv() => self.follow(found).await,
@@ -469,6 +475,14 @@ impl Shell {
             if self.leaving {
                 return Ok(());
             }
+        }
+    }
+
+    async fn take_in(&mut self, input: Input) {
+        if let Input::Keys { request, reply } = input {
+            self.keys(request, reply).await;
+        } else if let Some(event) = self.event_of(input) {
+            self.step(event).await;
         }
     }
 

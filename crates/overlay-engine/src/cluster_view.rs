@@ -380,13 +380,20 @@ impl ClusterView {
 
     /// All endpoints that other hosts say they have, in use or not.
     pub(crate) fn remote_endpoints(&self) -> impl Iterator<Item = (HostId, Presence, &Endpoint)> {
-        self.hosts.iter().flat_map(|(id, entry)| {
-            let left = entry.presence.state == HostState::Left;
-            let life = entry.voice().filter(|_| !left).map(|(_, life)| life);
-            life.into_iter()
-                .flat_map(|life| life.endpoints.all())
-                .map(move |placed| (*id, entry.presence, &placed.endpoint))
+        self.remote_lives().flat_map(|(id, presence, life)| {
+            let all = life.endpoints.all();
+            all.map(move |placed| (id, presence, &placed.endpoint))
         })
+    }
+
+    /// How many there are of them.
+    pub(crate) fn remote_count(&self) -> usize {
+        self.remote_lives().map(|(_, _, life)| life.endpoints.len()).sum()
+    }
+
+    fn remote_lives(&self) -> impl Iterator<Item = (HostId, Presence, &Life)> {
+        let stayed = self.hosts.iter().filter(|(_, e)| e.presence.state != HostState::Left);
+        stayed.filter_map(|(id, entry)| Some((*id, entry.presence, entry.voice()?.1)))
     }
 
     pub(crate) fn count_of(&self, host: HostId) -> usize {

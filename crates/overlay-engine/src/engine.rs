@@ -1369,6 +1369,12 @@ impl Engine {
     fn take_note(&mut self, observed: Observed, hand: Option<&Hand>) {
         let Observed { changed, links, checked, read, first } = observed;
         for (key, was, fell) in changed {
+            if hand.is_none() && self.kernel.may_be_echo(&key) {
+                let now = self.kernel.mirror().get(&key);
+                if now == self.want(&key) {
+                    continue;
+                }
+            }
             match &key {
                 ObjectKey::Guard(name) if was.is_none() => {
                     let port = match endpoint_of(name) {
@@ -1394,7 +1400,13 @@ impl Engine {
             self.kernel.touch(key, if suspect { Cause::Seen } else { Cause::Check });
         }
         for key in checked {
-            self.kernel.touch(key, Cause::Check);
+            // Nearly all of a full check is as it should be, and needs no plan to say so.
+            let is_right = !first
+                && self.kernel.is_plain(&key)
+                && self.kernel.mirror().get(&key) == self.want(&key);
+            if !is_right {
+                self.kernel.touch(key, Cause::Check);
+            }
         }
         for link in links {
             // What stands on a link that is new waits to be put there.

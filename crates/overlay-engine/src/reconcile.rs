@@ -1,12 +1,19 @@
 //! The mirror of the kernel, and what is under way to bring it into line.
 //!
 //! Keys wait here until the planner takes them. One plan is in flight at a
-//! time; what is refused is tried again with back-off, and seen in `status`.
+//! time, or two in a large round (see below); what is refused is tried again
+//! with back-off, and seen in `status`.
 //!
 //! **A round** is all that waits at one time. It is planned [`PLAN`] keys at a
 //! time, in order: operations take as much memory as all the rest of an entry,
 //! and 100,000 endpoints are 300,000. As many of what came meanwhile go along,
 //! or what the kernel tells of a part would gather until the end of the round.
+//! While the kernel carries out a part that holds entries alone, the next part is
+//! planned and sent after it: or the kernel would wait for the planner 19 times
+//! in such a round, and the planner for the kernel.
+//!
+//! **An echo is no news.** The kernel tells of each entry that we write. Where
+//! it is under way, and is as it is wanted, nothing is left to be planned.
 //!
 //! **The full check goes in slices.** What a dump has read is compared with the
 //! mirror a few hundred keys at a time, a slice each [`crate::Event::Tick`], so
@@ -14,7 +21,7 @@
 //! the kernel tells meanwhile, and while the dump was read, is newer than what
 //! was read: those keys are passed over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use overlay_model::{
@@ -70,7 +77,8 @@ pub(crate) struct Reconciler {
     /// What is left to be planned of this round.
     left: BTreeMap<ObjectKey, (Cause, Duration)>,
     round: Round,
-    in_flight: Option<InFlight>,
+    /// In the order in which they are carried out: two at most.
+    in_flight: VecDeque<InFlight>,
     last_plan: PlanId,
     failures: BTreeMap<ObjectKey, Failure>,
     /// Somebody reads everything: what was told since.
@@ -159,7 +167,7 @@ impl Reconciler {
     pub(crate) fn pending(&self) -> usize {
         self.dirty.len()
             + self.left.len()
-            + self.in_flight.as_ref().map_or(0, |plan| plan.keys.len())
+            + self.in_flight.iter().map(|plan| plan.keys.len()).sum::<usize>()
     }
 
     /// Keys that are under way, and since when.
@@ -178,7 +186,7 @@ impl Reconciler {
     }
 
     fn is_between_rounds(&self) -> bool {
-        self.left.is_empty() && self.in_flight.is_none()
+        self.left.is_empty() && self.in_flight.is_empty()
     }
 
     /// The round that will have carried out everything that waits now.
@@ -397,7 +405,8 @@ impl Reconciler {
 
     /// What goes and comes with a link that the plan under way replaces.
     fn is_our_doing(&self, key: &ObjectKey, states: [Option<&Object>; 2]) -> bool {
-        let Some(InFlight { remade, .. }) = &self.in_flight else { return false };
+        // Nothing is planned behind a plan that makes links: see `take`.
+        let Some(InFlight { remade, .. }) = self.in_flight.front() else { return false };
         if remade.is_empty() {
             return false;
         }
@@ -411,11 +420,29 @@ impl Reconciler {
             })
     }
 
-    /// Takes what can be planned now: nothing while a plan is in flight or the
-    /// kernel has not been read.
+    /// An entry that is being written: what the kernel tells of it is likely our
+    /// own doing.
+    pub(crate) fn may_be_echo(&self, key: &ObjectKey) -> bool {
+        self.is_plain(key) && self.is_under_way(key)
+    }
+
+    /// An entry of which nothing is noted that a plan would have to settle.
+    pub(crate) fn is_plain(&self, key: &ObjectKey) -> bool {
+        key.stands_on().is_some() && self.repairs.is_idle() && self.failures.is_empty()
+    }
+
+    fn is_under_way(&self, key: &ObjectKey) -> bool {
+        self.in_flight.iter().any(|plan| plan.keys.binary_search(key).is_ok())
+    }
+
+    /// Takes what can be planned now: nothing before the kernel has been read,
+    /// and while a plan is in flight only the next part of a large round.
     pub(crate) fn take(&mut self) -> Option<BTreeMap<ObjectKey, Cause>> {
-        if self.in_flight.is_some() || !self.seen_kernel || self.is_idle() {
+        if !self.seen_kernel || self.is_idle() {
             return None;
+        }
+        if !self.in_flight.is_empty() {
+            return self.take_behind();
         }
         if self.left.is_empty() {
             self.left = std::mem::take(&mut self.dirty);
@@ -426,6 +453,25 @@ impl Reconciler {
             for (key, (cause, _)) in std::iter::from_fn(|| waiting.pop_first()).take(PLAN) {
                 let noted = part.entry(key).or_insert(cause);
                 *noted = cause.max(*noted);
+            }
+        }
+        Some(part)
+    }
+
+    /// The next part, to be carried out after the plan in flight: of entries,
+    /// whose links are in the mirror, and of none that this plan is about.
+    fn take_behind(&mut self) -> Option<BTreeMap<ObjectKey, Cause>> {
+        let [plan] = self.in_flight.make_contiguous() else { return None };
+        let (first, _) = self.left.first_key_value()?;
+        if !plan.remade.is_empty() || first.stands_on().is_none() || !self.repairs.is_idle() {
+            return None;
+        }
+        let mut part = BTreeMap::new();
+        for (key, (cause, since)) in std::iter::from_fn(|| self.left.pop_first()).take(PLAN) {
+            if plan.keys.binary_search(&key).is_ok() {
+                self.dirty.entry(key).or_insert((cause, since));
+            } else {
+                part.insert(key, cause);
             }
         }
         Some(part)
@@ -444,7 +490,7 @@ impl Reconciler {
             _ => None,
         };
         let remade = ops.iter().filter_map(remade).collect();
-        self.in_flight = Some(InFlight { plan: self.last_plan, since: self.now, keys, remade });
+        self.in_flight.push_back(InFlight { plan: self.last_plan, since: self.now, keys, remade });
         self.last_plan
     }
 
@@ -456,8 +502,8 @@ impl Reconciler {
         done: usize,
         failed: &[OpFailure],
     ) -> Option<Vec<ObjectKey>> {
-        let InFlight { mut keys, .. } =
-            self.in_flight.take_if(|in_flight| in_flight.plan == plan)?;
+        let at = self.in_flight.iter().position(|in_flight| in_flight.plan == plan)?;
+        let InFlight { mut keys, .. } = self.in_flight.remove(at)?;
         let now = self.now;
         self.written += done as u64;
         for failure in failed {
@@ -537,9 +583,7 @@ impl Reconciler {
 
     /// It waits, or is under way.
     fn is_coming(&self, key: &ObjectKey) -> bool {
-        self.dirty.contains_key(key)
-            || self.left.contains_key(key)
-            || self.in_flight.as_ref().is_some_and(|plan| plan.keys.binary_search(key).is_ok())
+        self.dirty.contains_key(key) || self.left.contains_key(key) || self.is_under_way(key)
     }
 
     /// When [`Reconciler::tick`] has something to do next.

@@ -20,7 +20,7 @@ use overlay_model::{
 
 use crate::error::{Failure, NlError};
 use crate::kernel::Writer;
-use crate::wire::{Ack, Request};
+use crate::wire::Request;
 
 /// Messages in one system call. Measured on 6.18: 64 to 256 are alike, larger
 /// ones are slower again for large tables.
@@ -80,7 +80,7 @@ impl Writer {
             }
         }
         let mut stale = Vec::new();
-        for (op, result) in sent.into_iter().zip(self.conn.send(requests, Ack::Last).await) {
+        for (op, result) in sent.into_iter().zip(self.table.send(requests)) {
             // A release has nobody to tell: what it was for says what came of it.
             let Some(op) = op else { continue };
             match settle(&op, result) {

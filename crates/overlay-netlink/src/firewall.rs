@@ -16,8 +16,8 @@
 //! VXLAN packets of our networks are taken from the other hosts alone; nothing
 //! from a container gets to VXLAN or gossip, of this host or of another one. The
 //! fragment rule: of IPv6 the host's own rules see fragments, and the first one
-//! may be too short to have the VNI. What most packets match is asked first: no
-//! container can send from a VTEP's address, so that may come before the ports.
+//! may be too short to have the VNI. What most packets match is asked first, before
+//! what kind of packet it is: no container can send from a VTEP's address.
 //!
 //! `bridge overlayd`, for frames that come in by a port of ours ([`Guard`]):
 //!
@@ -201,12 +201,12 @@ delete table inet {NFT_TABLE}
 table inet {NFT_TABLE} {{
 {counters}{sets}  chain input {{
     type filter hook input priority filter; policy accept;
+    ip saddr @vteps4 accept
+    ip6 saddr @vteps6 accept
     udp dport {vxlan} goto vxlan
     iifname \"ovb*\" meta l4proto {{ tcp, udp }} th dport {gossip} counter name gossip_from_containers drop
   }}
   chain vxlan {{
-    ip saddr @vteps4 accept
-    ip6 saddr @vteps6 accept
     iifname \"ovb*\" counter name vxlan_from_containers drop
     @th,96,24 @vnis counter name vxlan_from_strangers drop
     exthdr frag exists @th,96,24 0x0-0xffffff accept

@@ -18,7 +18,7 @@ use crate::firewall::Dropped;
 use crate::nft::Nft;
 use crate::offload::Offload;
 use crate::watch::{self, Command, OwnNft, Touched};
-use crate::wire::Conn;
+use crate::wire::{Conn, Entries};
 use crate::{firewall, holder, netns, read};
 
 /// The kernel of one network namespace. Clones are the same.
@@ -32,7 +32,7 @@ struct Inner {
     counter: Mutex<Nft>,
     /// For what takes long, so that the reader is free for what somebody waits
     /// for.
-    checker: tokio::sync::Mutex<(Conn, Nft)>,
+    checker: tokio::sync::Mutex<(Conn, Entries, Nft)>,
     watch: mpsc::UnboundedSender<Command>,
     own_netns: Arc<File>,
 }
@@ -60,6 +60,7 @@ pub(crate) type Indices = Arc<Mutex<HashMap<IfName, u32>>>;
 /// Performs operations, one at a time.
 pub(crate) struct Writer {
     pub(crate) conn: Conn,
+    pub(crate) table: Entries,
     /// What ports are to say by what is being performed.
     coming: BTreeMap<IfName, Option<Guard>>,
     pub(crate) own_netns: Arc<File>,
@@ -105,11 +106,15 @@ impl Kernel {
         let nft = Nft::open();
         let own_nft = Arc::new(OwnNft::of(nft.port()));
         let writing = conn()?;
-        let own = vec![writing.port()];
+        let table = || Entries::open().map_err(KernelError::Open);
+        let writing_table = table()?;
+        let own = vec![writing.port(), writing_table.port()];
         let (watch, changes) =
-            watch::start(conn()?, Arc::clone(&indices), Arc::clone(&own_nft), own).await?;
+            watch::start((conn()?, table()?), Arc::clone(&indices), Arc::clone(&own_nft), own)
+                .await?;
         let writer = Writer {
             conn: writing,
+            table: writing_table,
             coming: BTreeMap::new(),
             own_nft,
             nft,
@@ -121,7 +126,7 @@ impl Kernel {
             writer: tokio::sync::Mutex::new(writer),
             reader: tokio::sync::Mutex::new(conn()?),
             counter: Mutex::new(Nft::open()),
-            checker: tokio::sync::Mutex::new((conn()?, Nft::open())),
+            checker: tokio::sync::Mutex::new((conn()?, table()?, Nft::open())),
             watch,
             own_netns,
         };
@@ -147,8 +152,8 @@ impl Kernel {
     /// [`KernelError`]; nothing has changed.
     pub async fn dump(&self) -> Result<KernelState, KernelError> {
         let mut checker = self.0.checker.lock().await;
-        let (conn, nft) = &mut *checker;
-        Ok(read::state(conn, nft).await?.0)
+        let (conn, table, nft) = &mut *checker;
+        Ok(read::state(conn, table, nft).await?.0)
     }
 
     /// What our rules have dropped so far, each kind on each port. Costs a few
@@ -202,6 +207,8 @@ impl Kernel {
                         batch.push(op);
                         if batch.len() == BATCH {
                             writer.entries(std::mem::take(&mut batch), &mut report).await;
+                            // Whoever reads what the kernel tells of it gets a turn.
+                            tokio::task::yield_now().await;
                         }
                         continue;
                     }

@@ -23,7 +23,7 @@ use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, Link
 use crate::error::{Failure, NlError};
 use crate::kernel::Writer;
 use crate::read::{self, LinkRow, RowKind, VxlanRow};
-use crate::wire::{Ack, Request};
+use crate::wire::Request;
 use crate::{holder, veth};
 
 /// How often another index is chosen when one turns out to be taken.
@@ -64,7 +64,7 @@ impl Writer {
                 requests.push(change(at(index).mtu(link.mtu.into())));
             }
             requests.extend(joining(index, link, master));
-            let results = self.conn.send(requests, Ack::Each).await;
+            let results = self.conn.send(requests).await;
             match &results[0] {
                 Ok(()) => return self.finish(name, link, index, &results).await,
                 Err(err) if err.is(Errno::EEXIST) || err.is(Errno::EBUSY) => {
@@ -227,7 +227,7 @@ impl Writer {
         requests.extend(port.map(|port| port_request(index, port, Some(port.isolated))));
         requests.extend(restore.iter().filter_map(|setting| restore_request(index, *setting)));
         requests.extend(up.map(|up| change(if up { at(index).up() } else { at(index).down() })));
-        for result in self.conn.send(requests, Ack::Each).await {
+        for result in self.conn.send(requests).await {
             result?;
         }
         if restore.contains(&Setting::TxChecksum) {

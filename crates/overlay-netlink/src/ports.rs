@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::kernel::Writer;
 use crate::links::{at, change, port_request};
 use crate::read;
-use crate::wire::{Ack, Request};
+use crate::wire::Request;
 
 impl Writer {
     /// Makes the device a port, with everything that is wanted of it, or gives
@@ -65,7 +65,7 @@ impl Writer {
         if port.up {
             requests.push(change(at(port.index).up()));
         }
-        let results = self.conn.send(requests, Ack::Each).await;
+        let results = self.conn.send(requests).await;
         self.remember(name, port.index);
         let failed = results.into_iter().find_map(Result::err);
         let Some(err) = failed else { return Ok(()) };
@@ -98,7 +98,7 @@ impl Writer {
             requests.push(change(at(port.index).down()));
         }
         requests.push(mark(port, false));
-        for result in self.conn.send(requests, Ack::Each).await {
+        for result in self.conn.send(requests).await {
             match result {
                 Err(err) if !err.is(Errno::ENODEV) => return Err(err.into()),
                 _ => {}

@@ -7,17 +7,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netlink_packet_core::NlasIterator;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
     InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
     LinkInfo, LinkMessage, Prop, VxlanDf,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
-};
+use netlink_packet_route::neighbour::NeighbourFlags;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc;
 use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
 use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
@@ -28,7 +28,7 @@ use overlay_model::{
 use crate::error::{KernelError, NlError};
 use crate::firewall;
 use crate::nft::Nft;
-use crate::wire::Conn;
+use crate::wire::{Conn, Entries};
 
 /// `NUD_NOARP` and `NUD_PERMANENT` of `linux/neighbour.h`. The crate's enum has
 /// no combinations, so states are compared as the numbers that they are.
@@ -321,17 +321,58 @@ pub(crate) fn mac_of(bytes: &[u8]) -> Option<MacAddr> {
     <[u8; 6]>::try_from(bytes).ok().map(MacAddr)
 }
 
-fn ip_of(address: &NeighbourAddress) -> Option<IpAddr> {
-    match address {
-        NeighbourAddress::Inet(ip) => Some((*ip).into()),
-        NeighbourAddress::Inet6(ip) => Some((*ip).into()),
-        // The family of an FDB entry is AF_BRIDGE; only the length tells.
-        NeighbourAddress::Other(bytes) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
-            16 => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
-            _ => None,
-        },
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
         _ => None,
+    }
+}
+
+/// A message about an FDB, ARP or ND entry, as far as we ask: `struct ndmsg` and
+/// attributes of linux/neighbour.h.
+///
+/// Read here and not by `netlink-packet-route`: of entries there come hundreds
+/// of thousands at once, and its message is a list of lists.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    family: u8,
+    index: u32,
+    state: u16,
+    flags: NeighbourFlags,
+    dst: Option<IpAddr>,
+    mac: Option<MacAddr>,
+    master: Option<u32>,
+    vlan: bool,
+}
+
+impl Entry {
+    /// What follows the header of a message; `None` if it is cut off.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        const NDMSG: usize = 12;
+        let header: &[u8; NDMSG] = body.first_chunk()?;
+        let [family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _] = *header;
+        let mut entry = Self {
+            family,
+            index: u32::from_ne_bytes([i0, i1, i2, i3]),
+            state: u16::from_ne_bytes([s0, s1]),
+            flags: NeighbourFlags::from_bits_retain(flags),
+            dst: None,
+            mac: None,
+            master: None,
+            vlan: false,
+        };
+        for attribute in NlasIterator::new(&body[NDMSG..]).filter_map(Result::ok) {
+            let value = attribute.value();
+            match attribute.kind() {
+                1 => entry.dst = ip_of(value),
+                2 => entry.mac = mac_of(value),
+                5 => entry.vlan = value.iter().any(|byte| *byte != 0),
+                9 => entry.master = value.try_into().ok().map(u32::from_ne_bytes),
+                _ => {}
+            }
+        }
+        Some(entry)
     }
 }
 
@@ -339,30 +380,13 @@ fn ip_of(address: &NeighbourAddress) -> Option<IpAddr> {
 /// not one that we would write (learnt, resolved, or the kernel's own), though
 /// it stands where one of ours might. `None` altogether if it stands on no
 /// link of ours.
-pub(crate) fn neighbour(
-    message: &NeighbourMessage,
-    links: &Links,
-) -> Option<(ObjectKey, Option<Object>)> {
-    let dev = links.get(&message.header.ifindex)?;
-    let mut dst = None;
-    let mut mac = None;
-    let mut master = None;
-    let mut vlan = false;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(address) => dst = ip_of(address),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
-            NeighbourAttribute::Controller(index) => master = Some(*index),
-            NeighbourAttribute::Vlan(id) => vlan = *id != 0,
-            _ => {}
-        }
-    }
-    let state = u16::from(message.header.state);
-    let flags = message.header.flags;
+pub(crate) fn neighbour(message: &Entry, links: &Links) -> Option<(ObjectKey, Option<Object>)> {
+    let dev = links.get(&message.index)?;
+    let Entry { family, state, flags, dst, mac, master, vlan, .. } = *message;
     let permanent = state & NUD_PERMANENT != 0;
     let marked = flags.contains(NeighbourFlags::ExtLearned);
 
-    match message.header.family {
+    match AddressFamily::from(family) {
         AddressFamily::Bridge => {
             let mac = mac?;
             if let Some(bridge) = master.and_then(|index| links.get(&index)) {
@@ -580,6 +604,7 @@ pub(crate) async fn routes(conn: &mut Conn) -> Result<Vec<RouteRow>, KernelError
 /// with.
 pub(crate) async fn state(
     conn: &mut Conn,
+    table: &mut Entries,
     nft: &mut Nft,
 ) -> Result<(KernelState, Links), KernelError> {
     let links = links(conn).await?;
@@ -590,18 +615,14 @@ pub(crate) async fn state(
             objects.insert(key, Object::Address);
         }
     }
-    for (table, family) in [("FDB", AddressFamily::Bridge), ("neighbour", AddressFamily::Unspec)] {
-        let mut request = NeighbourMessage::default();
-        request.header.family = family;
-        let take = |entries: &mut Objects, row| {
-            if let RouteNetlinkMessage::NewNeighbour(message) = row
-                && let Some((key, Some(object))) = neighbour(&message, &links)
-            {
+    for (name, family) in [("FDB", libc::AF_BRIDGE), ("neighbour", libc::AF_UNSPEC)] {
+        let take = |entries: &mut Objects, body: &[u8]| {
+            let entry = Entry::parse(body).and_then(|entry| neighbour(&entry, &links));
+            if let Some((key, Some(object))) = entry {
                 entries.insert(key, object);
             }
         };
-        let request = RouteNetlinkMessage::GetNeighbour(request);
-        objects.append(conn.gather(table, request, take).await?);
+        objects.append(table.dump(name, family, take).await?);
     }
     objects.extend(firewall::objects(nft));
     let foreign = foreign(conn, &links).await?;

@@ -29,7 +29,7 @@ use crate::kernel::Writer;
 use crate::links::{at, change, create, joining, marking, no_link_local, stranger};
 use crate::netns::{self, NetnsError};
 use crate::read::{self, LinkRow, RowKind};
-use crate::wire::{Ack, Conn, Request};
+use crate::wire::{Conn, Request};
 
 /// A container's namespace, and a connection in it.
 struct Inside {
@@ -55,7 +55,7 @@ pub(crate) async fn add(
     let index = writer.free_index().await?;
     let mut requests = vec![create_pair(name, link, peer, index, &inside.file)];
     requests.extend(marking(index, link));
-    let results = writer.conn.send(requests, Ack::Each).await;
+    let results = writer.conn.send(requests).await;
     if let Err(err) = &results[0] {
         // Somebody was faster than our look.
         if err.is(Errno::EEXIST) {
@@ -67,7 +67,7 @@ pub(crate) async fn add(
     let rest = async {
         first_refusal(results)?;
         set_up_peer(&mut inside, peer).await?;
-        first_refusal(writer.conn.send(joining(index, link, master), Ack::Each).await)?;
+        first_refusal(writer.conn.send(joining(index, link, master)).await)?;
         Ok(())
     };
     match rest.await {
@@ -208,7 +208,7 @@ async fn set_up_peer(inside: &mut Inside, peer: &VethPeer) -> Result<(), Failure
     }
 
     let (names, requests): (Vec<String>, Vec<Request>) = steps.into_iter().unzip();
-    let results = inside.conn.send(requests, Ack::Each).await;
+    let results = inside.conn.send(requests).await;
     for (i, (what, result)) in names.iter().zip(results).enumerate() {
         let Err(err) = result else { continue };
         // The container has a default route from another network: that stays.

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
@@ -41,9 +41,9 @@ use crate::firewall::{self, Guards};
 use crate::hand::Hands;
 use crate::kernel::{FIRST_INDEX, Indices, lock};
 use crate::nft::Nft;
-use crate::read::{self, LinkRow, Links};
+use crate::read::{self, Entry, LinkRow, Links};
 use crate::tables::{self, Told};
-use crate::wire::{Conn, widen};
+use crate::wire::{self, Conn, Entries, widen};
 
 /// Receive buffer; the kernel doubles it. About 40,000 notifications.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -118,6 +118,7 @@ struct Watch {
     hands: Hands,
     buffer: Vec<u8>,
     conn: Conn,
+    table: Entries,
     out: mpsc::UnboundedSender<KernelChange>,
     indices: Indices,
     links: Links,
@@ -133,7 +134,7 @@ struct Watch {
 ///
 /// `own` are the ports of the sockets that write for us.
 pub(crate) async fn start(
-    mut conn: Conn,
+    (mut conn, table): (Conn, Entries),
     indices: Indices,
     own_nft: Arc<OwnNft>,
     own: Vec<u32>,
@@ -166,6 +167,7 @@ pub(crate) async fn start(
         hands: Hands::new(own),
         buffer: Vec::with_capacity(1 << 16),
         conn,
+        table,
         out,
         indices,
         links: Links::new(),
@@ -407,16 +409,18 @@ impl Watch {
         self.socket.get_ref().recv(&mut self.buffer, libc::MSG_DONTWAIT)?;
         // Taken out so that handling may borrow the rest of us.
         let buffer = std::mem::take(&mut self.buffer);
-        let mut rest = buffer.as_slice();
-        while let Ok(header) = NetlinkBuffer::new_checked(rest) {
-            let length = header.length() as usize;
-            let (message, next) = rest.split_at(length.min(rest.len()));
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+        for (header, body) in wire::messages(&buffer) {
+            let kind = header.message_type();
+            if [libc::RTM_NEWNEIGH, libc::RTM_DELNEIGH].contains(&kind) {
+                let there = kind == libc::RTM_NEWNEIGH;
+                self.entry_changed(body, there, header.port_number());
+                continue;
+            }
+            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(header.into_inner()) {
                 Ok(message) => self.notice(message.header.port_number, message.payload),
                 // A dump passes over what cannot be read as well.
                 Err(err) => tracing::debug!(%err, "notification that cannot be read"),
             }
-            rest = next.get(length.next_multiple_of(4) - length..).unwrap_or_default();
         }
         self.buffer = buffer;
         Ok(())
@@ -431,18 +435,6 @@ impl Watch {
         match message {
             RouteNetlinkMessage::NewLink(message) => self.link_changed(&message, port),
             RouteNetlinkMessage::DelLink(message) => self.link_gone(&message, port),
-            RouteNetlinkMessage::NewNeighbour(message) => {
-                if let Some((key, object)) = read::neighbour(&message, &self.links) {
-                    let hand = self.hands.of_port(port);
-                    self.tell(key, object, hand);
-                }
-            }
-            RouteNetlinkMessage::DelNeighbour(message) => {
-                if let Some((key, _)) = read::neighbour(&message, &self.links) {
-                    let hand = self.hands.of_port(port);
-                    self.tell(key, None, hand);
-                }
-            }
             RouteNetlinkMessage::NewAddress(message) => {
                 if let Some(key) = read::address(&message, &self.links) {
                     let hand = self.hands.of_port(port);
@@ -456,6 +448,17 @@ impl Watch {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn entry_changed(&mut self, body: &[u8], there: bool, port: u32) {
+        if self.resync {
+            return;
+        }
+        let entry = Entry::parse(body).and_then(|entry| read::neighbour(&entry, &self.links));
+        if let Some((key, object)) = entry {
+            let hand = self.hands.of_port(port);
+            self.tell(key, object.filter(|_| there), hand);
         }
     }
 
@@ -590,7 +593,7 @@ impl Watch {
     async fn snapshot(&mut self) {
         self.resync = true;
         while !self.read(usize::MAX) {}
-        match read::state(&mut self.conn, &mut self.tables).await {
+        match read::state(&mut self.conn, &mut self.table, &mut self.tables).await {
             Ok((state, links)) => {
                 self.resync = false;
                 self.adopt(links);
