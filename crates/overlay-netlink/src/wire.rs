@@ -336,7 +336,7 @@ impl Entries {
                 }
                 // Somebody may wait for a change.
                 datagrams += 1;
-                if datagrams % 16 == 0 {
+                if datagrams.is_multiple_of(16) {
                     tokio::task::yield_now().await;
                 }
             }
