@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab demo demo-down lab-clean \
-        bench bench-first bench-gossip bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
+        bench bench-first bench-gossip bench-kernel bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -84,7 +84,7 @@ lab-clean:
 	@tests/lab-clean.sh
 
 ## bench: all measurements that docs/performance.md shows; quiet machine, root
-bench: bench-first bench-gossip
+bench: bench-first bench-gossip bench-kernel
 
 ## bench-first: attach latency, reach of an attach, memory; release binaries
 bench-first: release
@@ -94,6 +94,11 @@ bench-first: release
 bench-gossip: release
 	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(MINUTES),MINUTES=$(MINUTES)) \
 	    cargo bench --locked -p overlay-tests --bench gossip
+
+## bench-kernel: 300,000 entries against raw netlink, one change, adoption, rest, packets; ONLY="burst path" ROUNDS=5; quarter of an hour
+bench-kernel: release
+	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
+	    cargo bench --locked -p overlay-tests --bench kernel
 
 ## bench-thousand: a thousand simulated hosts, or HOSTS=n; long
 bench-thousand:
