@@ -125,7 +125,8 @@ fn station(n: u32) -> v1::StaticEndpoint {
 }
 
 fn import(host: &Host, endpoints: Vec<v1::StaticEndpoint>) -> Result<v1::Imported> {
-    let request = v1::Import { net: "demo".to_owned(), replace: false, endpoints };
+    let request =
+        v1::Import { net: "demo".to_owned(), replace: false, take_over: false, endpoints };
     ask(host, async |c| c.import(&request).await)
 }
 
@@ -526,8 +527,12 @@ fn change(a: &Host, which: std::ops::Range<u32>, add: bool) -> Result<Vec<(Strin
         let mac = station.mac.clone();
         began.push((mac.clone(), SystemTime::now()));
         if add {
-            let request =
-                v1::Import { net: "demo".into(), replace: false, endpoints: vec![station] };
+            let request = v1::Import {
+                net: "demo".into(),
+                replace: false,
+                take_over: false,
+                endpoints: vec![station],
+            };
             runtime.block_on(client.import(&request))?;
         } else {
             runtime.block_on(client.detach(&mac, Some("demo")))?;
