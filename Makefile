@@ -9,7 +9,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build release check fmt test test-unit test-lab demo demo-down lab-clean \
+.PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
         bench bench-first bench-gossip bench-kernel bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
@@ -78,6 +78,10 @@ demo:
 ## demo-down: remove a demo that was kept
 demo-down:
 	@deploy/demo.sh down
+
+## vm-lab: a lab under Debian's kernel in an emulated machine, for what this kernel lacks; LAB=lab_underlay ARGS=--nocapture
+vm-lab:
+	@tests/vm.sh $(or $(LAB),lab_underlay) $(ARGS)
 
 ## lab-clean: remove labs that were kept with OVERLAY_KEEP=1
 lab-clean:

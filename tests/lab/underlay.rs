@@ -75,25 +75,75 @@ fn a_device_that_was_down_carries_traffic_again_when_it_is_up() -> Result<()> {
     Ok(())
 }
 
-/// A device on eth0 that has its address, as a bond or a VLAN would.
-fn upper(a: &Host) -> Result<()> {
-    for line in [
-        "ip link add link eth0 name ul0 address 02:00:00:00:03:01 type macvlan mode bridge",
-        "ip addr add 192.0.2.1/24 dev ul0",
-        "ip link set ul0 up",
-    ] {
-        a.exec(line)?;
+/// A device on eth0 that has its address.
+#[derive(Debug, Clone, Copy)]
+enum Upper {
+    Macvlan,
+    /// Where the kernel can: `make vm-lab` has one that can.
+    Bond,
+    Vlan,
+}
+
+impl Upper {
+    /// How it is made, on the host; the last two lines are every one's.
+    fn lines(self) -> Vec<&'static str> {
+        let mut lines = match self {
+            Self::Macvlan => {
+                vec![
+                    "ip link add link eth0 name ul0 address 02:00:00:00:03:01 type macvlan mode bridge",
+                ]
+            }
+            Self::Bond => vec![
+                "ip link add ul0 type bond mode active-backup miimon 100",
+                "ip link set eth0 down",
+                "ip link set eth0 master ul0",
+            ],
+            Self::Vlan => vec!["ip link add link eth0 name ul0 type vlan id 7"],
+        };
+        lines.extend(["ip addr add 192.0.2.1/24 dev ul0", "ip link set ul0 up"]);
+        lines
     }
-    Ok(())
+
+    fn make(self, a: &Host) -> Result<()> {
+        self.lines().into_iter().try_for_each(|line| a.exec(line).map(drop))
+    }
+
+    /// What it needs at the other end of the cable.
+    fn prepare(self, lab: &Lab, a: &Host) -> Result<()> {
+        a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
+        if matches!(self, Self::Vlan) {
+            let ul = lab.underlay_netns();
+            run(&format!("ip -n {ul} link set p-a nomaster"))?;
+            run(&format!("ip -n {ul} link add link p-a name p-a.7 type vlan id 7"))?;
+            run(&format!("ip -n {ul} link set p-a.7 master br0 up"))?;
+        }
+        Ok(())
+    }
+
+    /// Those that this kernel can make.
+    fn all(a: &Host) -> Vec<Self> {
+        let can = |line: &str| a.exec(line).and_then(|_| a.exec("ip link del ovtry")).is_ok();
+        let mut all = vec![Self::Macvlan];
+        all.extend(can("ip link add ovtry type bond").then_some(Self::Bond));
+        all.extend(can("ip link add link eth0 name ovtry type vlan id 7").then_some(Self::Vlan));
+        all
+    }
 }
 
 #[test]
 fn a_device_that_is_deleted_and_made_again_carries_traffic_again() -> Result<()> {
-    for vtep in [Vtep::V4, Vtep::Device("ul0")] {
+    let mut uppers = Vec::new();
+    Lab::run(|lab| {
+        uppers = Upper::all(&lab.host("a")?);
+        Ok(())
+    })?;
+    println!("this kernel can make {uppers:?}");
+    let each = |upper: Upper| [Vtep::V4, Vtep::Device("ul0")].map(|vtep| (upper, vtep));
+    for (upper, vtep) in uppers.into_iter().flat_map(each) {
         Lab::run(|lab| {
             let a = lab.host("a")?;
-            a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
-            upper(&a)?;
+            upper.prepare(lab, &a)?;
+            upper.make(&a)?;
             let ([a, b], containers) = lab.talking(a, &by(vtep))?;
             let pid = a.pid()?;
             let streams = streams(&containers)?;
@@ -107,7 +157,7 @@ fn a_device_that_is_deleted_and_made_again_carries_traffic_again() -> Result<()>
                     })?;
                     holds_for(away, "a serves meanwhile", || a.status().map(drop))?;
                 }
-                upper(&a)?;
+                upper.make(&a)?;
                 back(&streams)?;
             }
             is_well(&a, &b, pid)?;
