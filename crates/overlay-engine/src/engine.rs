@@ -1673,10 +1673,13 @@ impl Engine {
             for ep in eps {
                 self.touch_endpoint(host, &ep);
             }
-            if let (Some(net), Some(vtep)) = (self.networks.get(id), before) {
-                let key = self.flood_key(net, vtep);
-                self.touch(key);
-            }
+        }
+        // Also where it may have ceased to use the network at the same time.
+        let Some(before) = before else { return };
+        let here = self.view.used_by(self.config.host).filter_map(|id| self.networks.get(id));
+        let keys: Vec<ObjectKey> = here.map(|net| self.flood_key(net, before)).collect();
+        for key in keys {
+            self.touch(key);
         }
     }
 
