@@ -11,7 +11,7 @@
 //! | [`convert`] | between the API's words and the engine's |
 //! | [`events`] | what happened, for `overlayctl watch` |
 //! | [`journal`] | every event on disk, and `overlayd replay` |
-//! | [`surroundings`] | what others on this host do that our traffic suffers from |
+//! | [`surroundings`] | what our traffic suffers from on this host, and is not ours to change |
 //! | [`teardown`] | `overlayd teardown` |
 
 pub mod config;

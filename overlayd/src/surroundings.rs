@@ -1,5 +1,5 @@
-//! What others on this host do that our traffic suffers from, and that is not
-//! ours to change: told in `overlayctl status`, and once in the log.
+//! What our traffic suffers from on this host and is not ours to change, rules
+//! of others and full tables: told in `overlayctl status`, and once in the log.
 //!
 //! Looked at once a minute, and whenever somebody asks for the status: what an
 //! operator has just put right is right in the next answer.
@@ -7,8 +7,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use overlay_netlink::{Crowd, neighbour_tables};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How often is looked when nobody asks.
 const EVERY: Duration = Duration::from_secs(60);
@@ -25,6 +26,7 @@ pub struct Surroundings {
     /// Held while somebody looks, so that others wait for what he finds.
     looked: Arc<tokio::sync::Mutex<Option<Instant>>>,
     found: Arc<Mutex<Vec<String>>>,
+    crowd: Arc<Mutex<Crowd>>,
 }
 
 impl Surroundings {
@@ -39,17 +41,26 @@ impl Surroundings {
         if looked.is_some_and(|at| at.elapsed() < FRESH) {
             return;
         }
-        let blocked = tokio::time::timeout(PATIENCE, overlay_netlink::blocked()).await;
+        let look = async { (overlay_netlink::blocked().await, neighbour_tables().await) };
+        let seen = tokio::time::timeout(PATIENCE, look).await;
         *looked = Some(Instant::now());
         // Too slow to be told: what was found before still stands.
-        let Ok(blocked) = blocked else { return };
-        let now: Vec<String> = blocked.iter().map(ToString::to_string).collect();
+        let Ok((blocked, tables)) = seen else { return };
+        let mut now: Vec<String> = blocked.iter().map(ToString::to_string).collect();
+        match tables {
+            Ok(tables) => {
+                let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+                let full = crowd.full(tables, std::time::Instant::now());
+                now.extend(full.iter().map(ToString::to_string));
+            }
+            Err(err) => debug!("{err}"),
+        }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in now.iter().filter(|warning| !found.contains(warning)) {
             warn!("{warning}");
         }
-        if now.is_empty() && !found.is_empty() {
-            info!("nothing on this host drops what containers send across our bridges any more");
+        for warning in found.iter().filter(|warning| !now.contains(warning)) {
+            info!("no longer so: {warning}");
         }
         *found = now;
     }

@@ -37,6 +37,7 @@
 //! | `holder` | who holds a VNI |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
+//! | `crowd` | whether the kernel's ARP and ND tables have room: [`neighbour_tables`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's addresses: [`underlay_for`] |
 //! | `follow` | the VTEP's addresses, as they change: [`follow_underlay`] |
@@ -45,6 +46,7 @@
 //! not show in any public name here.
 
 mod announce;
+mod crowd;
 mod entries;
 mod error;
 mod firewall;
@@ -66,6 +68,7 @@ mod watch;
 mod wire;
 
 pub use announce::announce;
+pub use crowd::{Crowd, NeighbourTable, neighbour_tables};
 pub use error::{KernelError, NlError};
 pub use firewall::Dropped;
 pub use follow::follow_underlay;
