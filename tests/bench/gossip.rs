@@ -23,13 +23,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use overlay_api::{Client, v1};
-use overlay_tests::figures::{machine, median, ms, spread};
+use overlay_tests::figures::{Section, median, ms, run_sections, spread};
+use overlay_tests::kernel::ArpRoom;
+use overlay_tests::stations::{self, DEMO, held, import, station};
 use overlay_tests::{
     DaemonOptions, Host, Lab, Monitor, NetSpec, Tally, Watcher, eventually_within,
 };
-
-/// What measures and prints one table.
-type Section = fn() -> Result<()>;
 
 const SECTIONS: [(&str, Section); 7] = [
     ("reach", reach),
@@ -44,25 +43,10 @@ const SECTIONS: [(&str, Section); 7] = [
 /// Single changes that are measured, for each number of hosts.
 const CHANGES: usize = 200;
 
-/// What MACs of stations begin with.
-const STATIONS: [u8; 2] = [0x02, 0xaa];
-
 fn main() -> Result<()> {
-    let only = std::env::var("ONLY").unwrap_or_default();
-    let only: Vec<&str> = only.split_whitespace().collect();
-    if let Some(unknown) = only.iter().find(|name| SECTIONS.iter().all(|(known, _)| known != *name))
-    {
-        bail!("ONLY={unknown} is none of {:?}", SECTIONS.map(|(name, _)| name));
-    }
-    println!("{} at the start\n", machine()?);
-    for (name, section) in SECTIONS {
-        if only.is_empty() || only.contains(&name) {
-            let start = Instant::now();
-            section().with_context(|| format!("section {name}"))?;
-            println!("\n({name}: {:.0} s, {})\n", start.elapsed().as_secs_f64(), machine()?);
-        }
-    }
-    Ok(())
+    // A hundred hosts, each a neighbour of every other one.
+    let _room = ArpRoom::for_entries(100 * 100)?;
+    run_sections(&SECTIONS, &[])
 }
 
 // ----- hosts, and what one asks of them ------------------------------------
@@ -80,7 +64,7 @@ fn cluster(lab: &Lab, n: usize) -> Result<Vec<Host>> {
     let patience = Duration::from_secs(180);
     for host in &hosts {
         eventually_within(patience, &format!("{} sees all up", host.name()), || {
-            let seen = ask(host, async |c| c.hosts().await)?;
+            let seen = host.ask(async |c| c.hosts().await)?;
             let up = seen.iter().filter(|h| h.state == "up").count();
             ensure!(up == n, "{up} of {n}");
             Ok(())
@@ -88,34 +72,6 @@ fn cluster(lab: &Lab, n: usize) -> Result<Vec<Host>> {
     }
     Ok(hosts)
 }
-
-/// One request by the API, without a process around it.
-fn ask<T>(
-    host: &Host,
-    request: impl AsyncFnOnce(Client) -> Result<T, overlay_api::ClientError>,
-) -> Result<T> {
-    let client = Client::new(&host.socket()).with_timeout(Duration::from_secs(120));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(request(client))?)
-}
-
-/// Station `n`: `02:aa:…`, and an address of 10.8.0.0/14.
-fn station(n: u32) -> v1::StaticEndpoint {
-    let [_, b, c, d] = n.to_be_bytes();
-    let [_, hi, mid, lo] = (n + 1024).to_be_bytes();
-    v1::StaticEndpoint {
-        mac: format!("02:aa:00:{b:02x}:{c:02x}:{d:02x}"),
-        addresses: vec![[10, 8 + hi, mid, lo].into()],
-        ..v1::StaticEndpoint::default()
-    }
-}
-
-fn import(host: &Host, net: &str, endpoints: Vec<v1::StaticEndpoint>) -> Result<v1::Imported> {
-    let request = v1::Import { net: net.to_owned(), endpoints, ..Default::default() };
-    ask(host, async |c| c.import(&request).await)
-}
-
-const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.8.0.0/14"], mtu: 0, extra: &[] };
 
 /// A network that all hosts use: the first made it, each has one station.
 fn demo(hosts: &[Host]) -> Result<()> {
@@ -132,10 +88,6 @@ fn demo(hosts: &[Host]) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-fn counter(host: &Host, name: &str) -> Result<u64> {
-    Ok(host.status()?.counters.get(name).copied().unwrap_or(0))
 }
 
 // ----- reach ---------------------------------------------------------------
@@ -180,7 +132,7 @@ fn reach() -> Result<()> {
             for i in 0..5 {
                 change(100_000 + i, true)?;
             }
-            let repeated = counter(&hosts[0], "gossip_push_repeated")?;
+            let repeated = hosts[0].counter("gossip_push_repeated")?;
             for add in [true, false] {
                 let changes: Vec<Change> =
                     (0..CHANGES).map(|i| change(i, add)).collect::<Result<_>>()?;
@@ -230,7 +182,7 @@ fn reach() -> Result<()> {
                 let every = took(&|c| all[c.mac.as_str()]);
                 println!("{}", spread(&format!("**{name} in all kernels**"), every));
             }
-            let repeated = counter(&hosts[0], "gossip_push_repeated")? - repeated;
+            let repeated = hosts[0].counter("gossip_push_repeated")? - repeated;
             println!("\n({n} hosts: {repeated} pushes were repeated)\n");
             Ok(())
         })?;
@@ -264,7 +216,7 @@ fn bulk() -> Result<()> {
             std::fs::write(&file, text)?;
             let empty = a.dir().join("none");
             std::fs::write(&empty, "")?;
-            let tally = Tally::start(b.netns(), STATIONS)?;
+            let tally = Tally::start(b.netns(), stations::PREFIX)?;
             let mut figures: [Vec<f64>; 6] = Default::default();
             for _ in 0..5 {
                 tally.reset();
@@ -286,14 +238,14 @@ fn bulk() -> Result<()> {
                 for (n, (host, used)) in [a, b].into_iter().zip(used).enumerate() {
                     figures[4 + n].push((Use::of(host)?.ticks - used.ticks) as f64 * 10.0);
                 }
-                holds(b, n as usize)?;
+                held(b, n as usize, LIMIT)?;
                 tally.reset();
                 let began = SystemTime::now();
                 run(&empty)?;
                 // Removed neighbours are told of without their MACs.
                 let told = tally.settled(2 * n as usize, QUIET, LIMIT)?;
                 figures[3].push(ms(began, told.span.context("told")?.1));
-                holds(b, 0)?;
+                held(b, 0, LIMIT)?;
             }
             let [ended, first, all, none, by_a, by_b] = figures.map(median);
             println!("| {n} endpoints | {ended} | {first} | **{all}** | {none} | {by_a}, {by_b} |");
@@ -301,21 +253,6 @@ fn bulk() -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// The kernel of `host` has all entries of `n` stations.
-fn holds(host: &Host, n: usize) -> Result<()> {
-    eventually_within(Duration::from_secs(30), "the tables are complete", || {
-        let count = |line: &str| -> Result<usize> {
-            // A MAC is first in a line of `bridge`, and behind a word in one of `ip`.
-            let is = |l: &&str| l.starts_with("02:aa:") || l.contains(" lladdr 02:aa:");
-            Ok(host.exec(line)?.lines().filter(is).count())
-        };
-        let fdb = count("bridge fdb show dev ovx4097")?;
-        let neigh = count("ip neigh show dev ovb4097")?;
-        ensure!(fdb == 2 * n && neigh == n, "{fdb} in the FDB, {neigh} neighbours, of {n}");
-        Ok(())
-    })
 }
 
 // ----- joiner --------------------------------------------------------------
@@ -330,13 +267,13 @@ fn joiner() -> Result<()> {
             let part = part * N / 2;
             import(&hosts[0], "demo", (part..part + N / 2).map(station).collect())?;
         }
-        holds(&hosts[1], N as usize)?;
+        held(&hosts[1], N as usize, LIMIT)?;
         let c = lab.host("c")?;
         let options = DaemonOptions {
             join: hosts.iter().map(|h| format!("{}:7946", h.address())).collect(),
             ..DaemonOptions::default()
         };
-        let (mut known, mut programmed, mut held) = (vec![], vec![], vec![]);
+        let (mut known, mut programmed, mut resident) = (vec![], vec![], vec![]);
         for _ in 0..5 {
             // A host that nobody has heard of: it has no state.
             let began = Instant::now();
@@ -348,13 +285,13 @@ fn joiner() -> Result<()> {
             })?;
             known.push(began.elapsed().as_secs_f64());
             // Its first endpoint: now its kernel needs them.
-            let tally = Tally::start(c.netns(), STATIONS)?;
+            let tally = Tally::start(c.netns(), stations::PREFIX)?;
             let began = SystemTime::now();
             let own = c.attach("demo", "own")?;
             let told = tally.settled(3 * N as usize, QUIET, LIMIT)?;
             programmed.push(ms(began, told.span.context("told")?.1) / 1e3);
-            holds(&c, N as usize)?;
-            held.push(c.resident_kib()? as f64 / 1024.0);
+            held(&c, N as usize, LIMIT)?;
+            resident.push(c.resident_kib()? as f64 / 1024.0);
             c.detach("own")?;
             c.remove_container(&own)?;
             let out = c.ctl(&["leave", "--force"])?;
@@ -364,7 +301,7 @@ fn joiner() -> Result<()> {
         }
         println!("| c starts until it knows all, {N} records | **{}** |", median(known));
         println!("| then its first attach until its kernel holds all | {} |", median(programmed));
-        println!("| resident memory of c then, MiB | {} |", median(held));
+        println!("| resident memory of c then, MiB | {} |", median(resident));
         println!("| of a, MiB | {:.1} |", hosts[0].resident_kib()? as f64 / 1024.0);
 
         // With a state of its own: an endpoint that needs the entries from the first record on.
@@ -377,12 +314,12 @@ fn joiner() -> Result<()> {
         for _ in 0..5 {
             c.power_off()?;
             c.power_on()?;
-            let tally = Tally::start(c.netns(), STATIONS)?;
+            let tally = Tally::start(c.netns(), stations::PREFIX)?;
             let began = SystemTime::now();
             c.spawn(&options)?;
             let told = tally.settled(3 * N as usize, QUIET, LIMIT)?;
             back.push(ms(began, told.span.context("told")?.1) / 1e3);
-            holds(&c, N as usize)?;
+            held(&c, N as usize, LIMIT)?;
         }
         println!(
             "| c starts after a loss of power until its kernel holds all | **{}** |",
@@ -512,7 +449,7 @@ fn memory() -> Result<()> {
         o.start_with(&DaemonOptions { join, ..DaemonOptions::default() })?;
         knows(&o)?;
         println!("| a host that has just learnt them | {:.1} |", o.resident_kib()? as f64 / 1024.0);
-        let tally = Tally::start(o.netns(), STATIONS)?;
+        let tally = Tally::start(o.netns(), stations::PREFIX)?;
         for i in 0..HOSTS {
             o.attach(&format!("n{i}"), &format!("o{i}"))?;
         }
@@ -535,7 +472,7 @@ fn told_down(watchers: &[Host], name: &str, died: Instant) -> Result<Vec<f64>> {
     while told.iter().any(Option::is_none) {
         ensure!(died.elapsed() < LIMIT, "{name} is not called down by all: {told:?}");
         for (host, told) in watchers.iter().zip(&mut told).filter(|(_, told)| told.is_none()) {
-            let seen = ask(host, async |c| c.hosts().await)?;
+            let seen = host.ask(async |c| c.hosts().await)?;
             if seen.iter().any(|h| h.name == name && h.state == "down") {
                 *told = Some(died.elapsed().as_secs_f64());
             }
@@ -601,7 +538,7 @@ fn loss() -> Result<()> {
             import(&hosts[0], "demo", vec![endpoint])?;
             if changes >= 2 {
                 let mac = station((changes - 2) % 60_000).mac;
-                ask(&hosts[0], async |c| c.detach(&mac, Some("demo")).await)?;
+                hosts[0].ask(async |c| c.detach(&mac, Some("demo")).await)?;
             }
             changes += 1;
             std::thread::sleep(Duration::from_millis(900));

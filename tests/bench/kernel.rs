@@ -29,18 +29,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
-    setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendto};
 use nix::unistd::Pid;
 use overlay_api::{Client, v1};
-use overlay_tests::figures::{machine, median, ms, rank, spread};
+use overlay_tests::figures::{Section, median, ms, rank, run_sections, spread};
 use overlay_tests::shell::{command_in, feed_in, netns_path, run_in, script_in};
-use overlay_tests::{DaemonOptions, Host, Lab, Monitor, NetSpec, Tally, eventually_within};
-
-/// What measures and prints one table.
-type Section = fn() -> Result<()>;
+use overlay_tests::stations::{self, DEMO, held, import, station};
+use overlay_tests::tally::rtnetlink;
+use overlay_tests::{DaemonOptions, Host, Lab, Monitor, Tally, eventually_within};
 
 const SECTIONS: [(&str, Section); 6] = [
     ("burst", burst),
@@ -54,30 +50,13 @@ const SECTIONS: [(&str, Section); 6] = [
 /// Remote endpoints; each is three entries.
 const N: u32 = 100_000;
 
-/// What MACs of stations begin with.
-const STATIONS: [u8; 2] = [0x02, 0xaa];
-
 /// So long without a word: that was the last entry.
 const QUIET: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> Result<()> {
-    let only = std::env::var("ONLY").unwrap_or_default();
-    let only: Vec<&str> = only.split_whitespace().collect();
-    if let Some(unknown) = only.iter().find(|name| SECTIONS.iter().all(|(known, _)| known != *name))
-    {
-        bail!("ONLY={unknown} is none of {:?}", SECTIONS.map(|(name, _)| name));
-    }
-    println!("{} at the start\n", machine()?);
-    for (name, section) in SECTIONS {
-        // What the last one needs beside it nobody else does: it is to be asked for.
-        if only.contains(&name) || only.is_empty() && name != "shorter" {
-            let start = Instant::now();
-            section().with_context(|| format!("section {name}"))?;
-            println!("\n({name}: {:.0} s, {})\n", start.elapsed().as_secs_f64(), machine()?);
-        }
-    }
-    Ok(())
+    // What the last one needs beside it nobody else does.
+    run_sections(&SECTIONS, &["shorter"])
 }
 
 /// How often each figure is taken; `ROUNDS` says otherwise.
@@ -89,46 +68,6 @@ fn rounds(default: usize) -> Result<usize> {
 }
 
 // ----- two hosts, and stations of the first ----------------------------------
-
-const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.8.0.0/14"], mtu: 0, extra: &[] };
-
-/// One request by the API, without a process around it.
-fn ask<T>(
-    host: &Host,
-    request: impl AsyncFnOnce(Client) -> Result<T, overlay_api::ClientError>,
-) -> Result<T> {
-    let client = Client::new(&host.socket()).with_timeout(Duration::from_secs(120));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(request(client))?)
-}
-
-fn mac_of(n: u32) -> [u8; 6] {
-    let [_, b, c, d] = n.to_be_bytes();
-    [STATIONS[0], STATIONS[1], 0, b, c, d]
-}
-
-fn mac_text(n: u32) -> String {
-    mac_of(n).map(|byte| format!("{byte:02x}")).join(":")
-}
-
-fn ip_of(n: u32) -> Ipv4Addr {
-    let [_, hi, mid, lo] = (n + 1024).to_be_bytes();
-    Ipv4Addr::new(10, 8 + hi, mid, lo)
-}
-
-fn station(n: u32) -> v1::StaticEndpoint {
-    v1::StaticEndpoint {
-        mac: mac_text(n),
-        addresses: vec![ip_of(n).into()],
-        ..v1::StaticEndpoint::default()
-    }
-}
-
-fn import(host: &Host, endpoints: Vec<v1::StaticEndpoint>) -> Result<v1::Imported> {
-    let request =
-        v1::Import { net: "demo".to_owned(), replace: false, take_over: false, endpoints };
-    ask(host, async |c| c.import(&request).await)
-}
 
 /// Two hosts; a uses the network and has `n` stations on it, b knows them all
 /// and does not use it yet.
@@ -144,7 +83,7 @@ fn with_stations(lab: &Lab, n: u32) -> Result<[Host; 2]> {
     let mut at = 0;
     while at < n {
         let next = n.min(at + 50_000);
-        import(&a, (at..next).map(station).collect())?;
+        import(&a, "demo", (at..next).map(station).collect())?;
         at = next;
     }
     knows(&b, n)?;
@@ -165,26 +104,6 @@ fn unused(host: &Host) -> Result<()> {
         ensure!(!host.links()?.iter().any(|l| l.name == "ovx4097"), "it is");
         Ok(())
     })
-}
-
-/// The kernel of `host` has all entries of `n` stations.
-fn holds(host: &Host, n: u32) -> Result<()> {
-    eventually_within(LIMIT, "the tables are complete", || {
-        let count = |line: &str| -> Result<usize> {
-            // A MAC is first in a line of `bridge`, and behind a word in one of `ip`.
-            let is = |l: &&str| l.starts_with("02:aa:") || l.contains(" lladdr 02:aa:");
-            Ok(host.exec(line)?.lines().filter(is).count())
-        };
-        let (fdb, neigh) =
-            (count("bridge fdb show dev ovx4097")?, count("ip neigh show dev ovb4097")?);
-        let n = n as usize;
-        ensure!(fdb == 2 * n && neigh == n, "{fdb} in the FDB, {neigh} neighbours, of {n}");
-        Ok(())
-    })
-}
-
-fn counter(host: &Host, name: &str) -> Result<u64> {
-    Ok(host.status()?.counters.get(name).copied().unwrap_or(0))
 }
 
 /// Nanoseconds of processor that the daemon of `host` has used, all threads.
@@ -223,10 +142,16 @@ fn burst() -> Result<()> {
         let lines = |line: &dyn Fn(u32) -> String| (0..N).map(line).collect::<String>();
         let (vxlan, bridge) = (
             lines(&|n| {
-                format!("fdb replace {} dev ovx4097 dst 192.0.2.2 self permanent\n", mac_text(n))
+                format!(
+                    "fdb replace {} dev ovx4097 dst 192.0.2.2 self permanent\n",
+                    stations::mac_text(n)
+                )
             }),
             lines(&|n| {
-                format!("fdb replace {} dev ovx4097 master static extern_learn\n", mac_text(n))
+                format!(
+                    "fdb replace {} dev ovx4097 master static extern_learn\n",
+                    stations::mac_text(n)
+                )
             }),
         );
         std::fs::write(&fdb, vxlan + &bridge)?;
@@ -235,8 +160,8 @@ fn burst() -> Result<()> {
             lines(&|n| {
                 format!(
                     "neigh replace {} lladdr {} dev ovb4097 nud permanent extern_learn\n",
-                    ip_of(n),
-                    mac_text(n)
+                    stations::ip(n),
+                    stations::mac_text(n)
                 )
             }),
         )?;
@@ -262,13 +187,13 @@ fn burst() -> Result<()> {
                 run_in(&raw, &format!("ip -batch {}", paths.1)).map(drop)
             })?;
             tools.push(by_tools / 1e3);
-            let tally = Tally::start(b.netns(), STATIONS)?;
+            let tally = Tally::start(b.netns(), stations::PREFIX)?;
             let began = SystemTime::now();
             b.attach("demo", &format!("cb{round}"))?;
             let told = tally.settled(3 * N as usize, QUIET, LIMIT)?;
             let (first, last) = told.span.context("told")?;
             let took = ms(began, last);
-            holds(&b, N)?;
+            held(&b, N as usize, LIMIT)?;
             ours.push(took / 1e3);
             kernel_part.push(ms(first, last) / 1e3);
             of_raw.push(best / took);
@@ -301,7 +226,7 @@ fn burst() -> Result<()> {
 /// last entry was told; if nobody listens, until it was done.
 fn in_fresh_tables(netns: &str, heard: bool, write: impl FnOnce() -> Result<()>) -> Result<f64> {
     script_in(netns, DEVICES)?;
-    let tally = heard.then(|| Tally::start(netns, STATIONS)).transpose()?;
+    let tally = heard.then(|| Tally::start(netns, stations::PREFIX)).transpose()?;
     let began = SystemTime::now();
     write()?;
     let mut took = ms(began, SystemTime::now());
@@ -331,7 +256,7 @@ fn write_raw(netns: &str, batch: usize) -> Result<Duration> {
     let file = File::open(netns_path(netns))?;
     std::thread::spawn(move || -> Result<Duration> {
         setns(&file, CloneFlags::CLONE_NEWNET)?;
-        let socket = netlink()?;
+        let socket = rtnetlink(0, 4 << 20)?;
         let vxlan = nix::net::if_::if_nametoindex("ovx4097")?;
         let bridge = nix::net::if_::if_nametoindex("ovb4097")?;
         let mut out = Vec::with_capacity(batch * 64);
@@ -353,19 +278,6 @@ fn write_raw(netns: &str, batch: usize) -> Result<Duration> {
     })
     .join()
     .expect("the writer does not panic")
-}
-
-fn netlink() -> Result<OwnedFd> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    setsockopt(&socket, sockopt::SndBufForce, &(4 << 20))?;
-    setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    Ok(socket)
 }
 
 fn exchange(socket: &OwnedFd, out: &[u8]) -> Result<()> {
@@ -405,10 +317,10 @@ fn put_raw(out: &mut Vec<u8>, kind: u8, n: u32, flags: u16, vxlan: u32, bridge: 
     };
     match kind {
         0 => attribute(1, &[192, 0, 2, 2]),
-        2 => attribute(1, &ip_of(n).octets()),
+        2 => attribute(1, &stations::ip(n).octets()),
         _ => {}
     }
-    attribute(2, &mac_of(n));
+    attribute(2, &stations::mac(n));
     let length = (out.len() - start) as u32;
     out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
@@ -422,7 +334,7 @@ fn one() -> Result<()> {
     Lab::run(|lab| {
         let [a, b] = with_stations(lab, N)?;
         b.attach("demo", "cb")?;
-        holds(&b, N)?;
+        held(&b, N as usize, LIMIT)?;
         b.at_rest()?;
         // Of each: on a the request begins; at b's cable a datagram of a; in b's kernel.
         println!(
@@ -487,14 +399,14 @@ fn without_dumps(lab: &Lab, [a, b]: [&Host; 2], next: u32) -> Result<bool> {
         ensure!(status.contains(&tracer), "{status}");
         Ok(())
     })?;
-    let (checks, writes) = (counter(b, "kernel_checks")?, counter(b, "kernel_writes")?);
+    let (checks, writes) = (b.counter("kernel_checks")?, b.counter("kernel_writes")?);
     for add in [true, false] {
         let fdb = b.monitor_fdb()?;
         let began = change(a, next..next + 50, add)?;
         last_told(&began, add, &[&fdb])?;
     }
-    let writes = counter(b, "kernel_writes")? - writes;
-    let checked = counter(b, "kernel_checks")? != checks;
+    let writes = b.counter("kernel_writes")? - writes;
+    let checked = b.counter("kernel_checks")? != checks;
     overlay_tests::shell::signal(&strace, nix::sys::signal::Signal::SIGINT)?;
     strace.wait()?;
     if checked {
@@ -527,12 +439,8 @@ fn change(a: &Host, which: std::ops::Range<u32>, add: bool) -> Result<Vec<(Strin
         let mac = station.mac.clone();
         began.push((mac.clone(), SystemTime::now()));
         if add {
-            let request = v1::Import {
-                net: "demo".into(),
-                replace: false,
-                take_over: false,
-                endpoints: vec![station],
-            };
+            let request =
+                v1::Import { net: "demo".into(), endpoints: vec![station], ..Default::default() };
             runtime.block_on(client.import(&request))?;
         } else {
             runtime.block_on(client.detach(&mac, Some("demo")))?;
@@ -579,20 +487,20 @@ fn adopt() -> Result<()> {
             let ca = a.endpoints()?.into_iter().find(|e| e.name.as_deref() == Some("ca"));
             let to = ca.context("ca")?.ips[0].addr();
             let c = b.attach("demo", "cb")?;
-            holds(&b, n)?;
+            held(&b, n as usize, LIMIT)?;
             b.at_rest()?;
             c.ping(to)?;
             let (mut ready, mut right) = (vec![], vec![]);
             let (mut written, mut told, mut lost, mut sent) = (0, 0, 0, 0);
             for _ in 0..rounds(5)? {
                 let pings = c.ping_stream(to)?;
-                let tally = Tally::start(b.netns(), STATIONS)?;
+                let tally = Tally::start(b.netns(), stations::PREFIX)?;
                 b.kill()?;
                 let began = Instant::now();
                 b.start()?;
                 let mut is_ready = None;
                 eventually_within(LIMIT, "all is right", || {
-                    let status = ask(&b, async |c| c.status().await)?;
+                    let status = b.ask(async |c| c.status().await)?;
                     let checked = status.counters.get("kernel_checks") > Some(&0);
                     is_ready = is_ready.or(checked.then(|| began.elapsed()));
                     ensure!(
@@ -616,7 +524,7 @@ fn adopt() -> Result<()> {
                     Ok(())
                 })?;
                 b.at_rest()?;
-                written += counter(&b, "kernel_writes")?;
+                written += b.counter("kernel_writes")?;
                 let seen = tally.told();
                 told += seen.added + seen.removed;
                 let summary = pings.stop()?;
@@ -648,11 +556,11 @@ fn rest() -> Result<()> {
         Lab::run(|lab| {
             let [_, b] = with_stations(lab, n)?;
             b.attach("demo", "cb")?;
-            holds(&b, n)?;
+            held(&b, n as usize, LIMIT)?;
             b.at_rest()?;
             let full = b.resident_kib()? as f64 / 1024.0;
             std::thread::sleep(Duration::from_secs(20));
-            let before = (Instant::now(), processor_ns(&b)?, counter(&b, "kernel_checks")?);
+            let before = (Instant::now(), processor_ns(&b)?, b.counter("kernel_checks")?);
             // Each second on its own: those with a check are the dear ones.
             let mut seconds = Vec::new();
             let mut last = before.1;
@@ -663,7 +571,7 @@ fn rest() -> Result<()> {
                 last = now;
             }
             let share = (last - before.1) as f64 / before.0.elapsed().as_nanos() as f64 * 100.0;
-            let checks = counter(&b, "kernel_checks")? - before.2;
+            let checks = b.counter("kernel_checks")? - before.2;
             seconds.sort_by(f64::total_cmp);
             let usual = rank(&seconds, 50);
             let dear: f64 = seconds.iter().map(|s| s - usual).filter(|s| *s > 5.0).sum();

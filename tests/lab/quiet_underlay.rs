@@ -12,7 +12,7 @@
 
 use anyhow::{Result, ensure};
 use overlay_tests::capture::Frames;
-use overlay_tests::{Container, Host, Lab, NetSpec, eventually};
+use overlay_tests::{Container, Host, Lab, NetSpec};
 
 const DEMO: NetSpec<'_> =
     NetSpec { vni: 4097, subnets: &["10.9.0.0/24", "fd00:9::/64"], mtu: 0, extra: &[] };
@@ -24,19 +24,6 @@ fn pair(a: &Host, b: &Host, spec: NetSpec<'_>) -> Result<(Container, Container)>
     a.net_create("demo", spec)?;
     b.knows_net("demo")?;
     Ok((a.attach("demo", "c1")?, b.attach("demo", "c2")?))
-}
-
-/// Both know each other: from here on nothing has to be asked for.
-fn acquainted(a: &Host, b: &Host, c1: &Container, c2: &Container) -> Result<()> {
-    for (host, remote) in [(a, c2), (b, c1)] {
-        eventually(&format!("{} knows {}", host.name(), remote.name()), || {
-            ensure!(host.fdb("ovx4097")?.knows(remote.mac()), "not in its FDB");
-            ensure!(host.neigh("ovb4097")?.iter().any(|n| n.ip == remote.ip6()), "no neighbour");
-            Ok(())
-        })?;
-        host.at_rest()?;
-    }
-    Ok(())
 }
 
 fn all_is_vni_4097_to_port_4789(frames: &Frames) -> Result<()> {
@@ -53,7 +40,8 @@ fn while_containers_talk_the_underlay_carries_no_arp_and_no_nd_and_spares_other_
     Lab::run(|lab| {
         let [a, b, c] = lab.hosts(["a", "b", "c"])?;
         let (c1, c2) = pair(&a, &b, DEMO)?;
-        acquainted(&a, &b, &c1, &c2)?;
+        a.reaches(4097, &c2)?;
+        b.reaches(4097, &c1)?;
 
         let (underlay, at_c) = (lab.capture()?, lab.capture_at(&c)?);
         for (from, to) in [(&c1, &c2), (&c2, &c1)] {
@@ -81,7 +69,8 @@ fn from_the_first_attach_on_no_arp_and_no_nd_crosses() -> Result<()> {
         let [a, b, c] = lab.hosts(["a", "b", "c"])?;
         let (underlay, at_c) = (lab.capture()?, lab.capture_at(&c)?);
         let (c1, c2) = pair(&a, &b, DEMO)?;
-        acquainted(&a, &b, &c1, &c2)?;
+        a.reaches(4097, &c2)?;
+        b.reaches(4097, &c1)?;
         c1.ping(c2.ip())?;
         c2.ping(c1.ip6())?;
 
@@ -98,7 +87,8 @@ fn each_unicast_frame_crosses_once() -> Result<()> {
     Lab::run(|lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
         let (c1, c2) = pair(&a, &b, DEMO)?;
-        acquainted(&a, &b, &c1, &c2)?;
+        a.reaches(4097, &c2)?;
+        b.reaches(4097, &c1)?;
         c1.ping(c2.ip())?;
         let underlay = lab.capture()?;
         c1.exec(&format!("ping -n -c 20 -i 0.01 {}", c2.ip()))?;
@@ -113,7 +103,8 @@ fn a_broadcast_goes_once_to_each_host_that_uses_the_network_and_to_no_other() ->
     Lab::run(|lab| {
         let [a, b, c] = lab.hosts(["a", "b", "c"])?;
         let (c1, c2) = pair(&a, &b, DEMO)?;
-        acquainted(&a, &b, &c1, &c2)?;
+        a.reaches(4097, &c2)?;
+        b.reaches(4097, &c1)?;
         let (underlay, at_c) = (lab.capture()?, lab.capture_at(&c)?);
         // Nobody answers a broadcast ping, so that it ends with an error.
         let _ = c1.exec("ping -b -n -c 3 -i 0.1 -W 0.1 10.9.0.255");
@@ -128,7 +119,8 @@ fn a_network_made_with_no_flood_sends_no_broadcast_and_still_works() -> Result<(
     Lab::run(|lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
         let (c1, c2) = pair(&a, &b, NetSpec { extra: &["--no-flood"], ..DEMO })?;
-        acquainted(&a, &b, &c1, &c2)?;
+        a.reaches(4097, &c2)?;
+        b.reaches(4097, &c1)?;
         let underlay = lab.capture()?;
         let _ = c1.exec("ping -b -n -c 3 -i 0.1 -W 0.1 10.9.0.255");
         c1.ping(c2.ip())?;

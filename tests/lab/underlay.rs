@@ -112,10 +112,10 @@ impl Upper {
     fn prepare(self, lab: &Lab, a: &Host) -> Result<()> {
         a.exec("ip addr del 192.0.2.1/24 dev eth0")?;
         if matches!(self, Self::Vlan) {
-            let ul = lab.underlay_netns();
-            run(&format!("ip -n {ul} link set p-a nomaster"))?;
-            run(&format!("ip -n {ul} link add link p-a name p-a.7 type vlan id 7"))?;
-            run(&format!("ip -n {ul} link set p-a.7 master br0 up"))?;
+            let (ul, port) = (lab.underlay_netns(), a.port());
+            run(&format!("ip -n {ul} link set {port} nomaster"))?;
+            run(&format!("ip -n {ul} link add link {port} name {port}.7 type vlan id 7"))?;
+            run(&format!("ip -n {ul} link set {port}.7 master br0 up"))?;
         }
         Ok(())
     }

@@ -1,8 +1,34 @@
 //! Figures: how they are spread, and what machine they are of.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+
+/// What measures and prints one table.
+pub type Section = fn() -> Result<()>;
+
+/// Runs the sections of a bench, one after the other: those that `ONLY` names,
+/// or all but `asked_for`, which are to be named.
+///
+/// # Errors
+/// If `ONLY` names another one, or a section fails.
+pub fn run_sections(sections: &[(&str, Section)], asked_for: &[&str]) -> Result<()> {
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let only: Vec<&str> = only.split_whitespace().collect();
+    let names: Vec<&str> = sections.iter().map(|(name, _)| *name).collect();
+    for name in &only {
+        ensure!(names.contains(name), "ONLY={name} is none of {names:?}");
+    }
+    println!("{} at the start\n", machine()?);
+    for (name, section) in sections {
+        if only.contains(name) || only.is_empty() && !asked_for.contains(name) {
+            let start = Instant::now();
+            section().with_context(|| format!("section {name}"))?;
+            println!("\n({name}: {:.0} s, {})\n", start.elapsed().as_secs_f64(), machine()?);
+        }
+    }
+    Ok(())
+}
 
 /// Milliseconds from `from` to `to`; negative if `to` was earlier.
 pub fn ms(from: SystemTime, to: SystemTime) -> f64 {

@@ -9,10 +9,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use overlay_api::v1;
+use overlay_api::{Client, v1};
 use serde::de::DeserializeOwned;
 
 use crate::binaries::binaries;
@@ -786,6 +787,27 @@ impl Host {
         self.ctl_json(&["status"])
     }
 
+    /// A counter of `overlayctl status`; 0 of one that has not counted yet.
+    ///
+    /// # Errors
+    /// If the daemon does not answer.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        Ok(self.status()?.counters.get(name).copied().unwrap_or(0))
+    }
+
+    /// One request by the API, without a process around it.
+    ///
+    /// # Errors
+    /// If the daemon refuses, or does not answer within two minutes.
+    pub fn ask<T>(
+        &self,
+        request: impl AsyncFnOnce(Client) -> Result<T, overlay_api::ClientError>,
+    ) -> Result<T> {
+        let client = Client::new(&self.socket()).with_timeout(Duration::from_secs(120));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(request(client))?)
+    }
+
     /// `overlayctl plan`.
     ///
     /// # Errors
@@ -816,6 +838,25 @@ impl Host {
             ensure!(plan.commands.is_empty(), "would do {:?}", plan.commands);
             Ok(())
         })
+    }
+
+    /// Waits until the kernel of this host knows `far`, a container of network
+    /// `vni` on another host, by MAC and by every address, and holds nothing
+    /// that it should not: from here on nothing has to be asked for.
+    ///
+    /// # Errors
+    /// If it does not come to that.
+    pub fn reaches(&self, vni: u32, far: &Container) -> Result<()> {
+        eventually(&format!("{} knows {}", self.name(), far.name()), || {
+            let fdb = self.fdb(&format!("ovx{vni}"))?;
+            ensure!(fdb.knows(far.mac()), "not in its FDB");
+            let neighbours = self.neigh(&format!("ovb{vni}"))?;
+            for ip in far.endpoint().ips.iter().map(ipnet::IpNet::addr) {
+                ensure!(neighbours.iter().any(|n| n.ip == ip), "no neighbour {ip}");
+            }
+            Ok(())
+        })?;
+        self.at_rest()
     }
 
     // ---- containers

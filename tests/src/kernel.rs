@@ -273,6 +273,44 @@ pub fn snapshot_of(netns: &str, devs: &[&str]) -> Result<String> {
     Ok(without_timers(&text))
 }
 
+/// Room in the kernel's ARP table while it lives: its thresholds are one for all
+/// network namespaces (net/core/neighbour.c, `neigh_alloc`), so that the hosts of
+/// a lab drop each other's packets at a thousand entries, and ask anew for what
+/// was collected at five hundred, which hosts with a kernel each would not.
+#[derive(Debug)]
+pub struct ArpRoom {
+    before: Vec<(String, String)>,
+}
+
+impl ArpRoom {
+    /// Room for `entries`, of all namespaces together.
+    ///
+    /// # Errors
+    /// If the thresholds cannot be read or raised: they can from the first
+    /// namespace only.
+    pub fn for_entries(entries: usize) -> Result<Self> {
+        let mut room = Self { before: Vec::new() };
+        for (threshold, entries) in [(3, 2 * entries), (2, entries), (1, entries)] {
+            let file = format!("/proc/sys/net/ipv4/neigh/default/gc_thresh{threshold}");
+            let before = std::fs::read_to_string(&file).with_context(|| file.clone())?;
+            if before.trim().parse::<usize>()? < entries {
+                std::fs::write(&file, entries.to_string()).with_context(|| file.clone())?;
+                room.before.push((file, before));
+            }
+        }
+        Ok(room)
+    }
+}
+
+impl Drop for ArpRoom {
+    fn drop(&mut self) {
+        for (file, before) in &self.before {
+            // Nobody is there any more who could be told.
+            let _ = std::fs::write(file, before);
+        }
+    }
+}
+
 /// What people look at first, for a failed lab: never fails itself.
 pub fn describe(netns: &str) -> String {
     let mut text = String::new();

@@ -42,6 +42,7 @@ pub mod monitor;
 pub mod neighbour;
 pub mod ping;
 pub mod shell;
+pub mod stations;
 pub mod tally;
 pub mod wait;
 pub mod watcher;

@@ -3,7 +3,7 @@
 //! them.
 
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -120,21 +120,32 @@ fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
     told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open(netns: &File) -> Result<std::os::fd::OwnedFd> {
+fn open(netns: &File) -> Result<OwnedFd> {
     setns(netns, CloneFlags::CLONE_NEWNET)?;
+    let socket = rtnetlink(GROUP, BUFFER)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
+    Ok(socket)
+}
+
+/// A socket of `NETLINK_ROUTE` (rtnetlink(7)) in this thread's namespace, that
+/// hears `groups` and has `buffer` bytes each way.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn rtnetlink(groups: u32, buffer: usize) -> Result<OwnedFd> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )?;
-    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP))?;
+    setsockopt(&socket, sockopt::SndBufForce, &buffer)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &buffer)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
 }
 
-fn listen(socket: &std::os::fd::OwnedFd, prefix: [u8; 2], told: &Mutex<Told>, stop: &AtomicBool) {
+fn listen(socket: &OwnedFd, prefix: [u8; 2], told: &Mutex<Told>, stop: &AtomicBool) {
     let mut buf = vec![0; 1 << 16];
     while !stop.load(Ordering::Relaxed) {
         match recv(socket.as_raw_fd(), &mut buf, MsgFlags::empty()) {
