@@ -21,7 +21,7 @@ use crate::round_trip::{RoundTrip, RoundTrips};
 /// | `bad_identity` | nodes whose identity is missing or does not fit their name |
 /// | `conflicts` | other hosts that use our identity |
 /// | `acks_spared` | third messages of a handshake that had nothing to say |
-/// | `syns_spared` | first ones to peers that had just sent us theirs, with no news since |
+/// | `syns_spared` | first ones to peers that had just sent us theirs, with no news since; among hundreds of hosts, one of three |
 /// | `own_repaired` | own records that another host had overwritten |
 /// | `events` | cluster events handed out |
 /// | `pushes_sent`, `pushes_received` | bodies of the fast path |

@@ -99,7 +99,7 @@ const ROUND: Duration = Duration::from_millis(500);
 
 fn talks() -> (Talks, Tap, SocketAddr) {
     let [peer, own] = [1, 2].map(|n| SocketAddr::from(([192, 0, 2, n], 7946)));
-    (Talks { interval: ROUND, own, peers: HashMap::new() }, Tap::default(), peer)
+    (Talks::new(ROUND, own), Tap::default(), peer)
 }
 
 /// In each round `peer` asks us, and later we would ask it: in which rounds we do.
@@ -146,12 +146,23 @@ async fn a_peer_that_asked_before_the_news_or_long_ago_or_never_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn among_hundreds_of_hosts_two_of_three_questions_are_asked() {
+    let (mut talks, tap, _) = talks();
+    let mut put = |bytes: usize| {
+        talks.asking_takes = bytes;
+        let mut peers = (0..30).map(|n| SocketAddr::from(([192, 0, 2, 100 + n], 7946)));
+        peers.by_ref().filter(|peer| !talks.spares(*peer, &tap, Instant::now())).count()
+    };
+    assert_eq!([put(LONG), put(LONG + 1)], [30, 20]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_hosts_talk_in_every_round_whenever_theirs_begin_and_seldom_twice() {
     let (_, tap, small) = talks();
     let (large, ..) = talks();
     let addrs = [small, large.own];
     for apart in (0..10).map(|tenth| ROUND * tenth / 10) {
-        let mut ends = addrs.map(|own| Talks { interval: ROUND, own, peers: HashMap::new() });
+        let mut ends = addrs.map(|own| Talks::new(ROUND, own));
         let began = Instant::now();
         let (mut exchanges, mut last, mut longest) = (0, began, Duration::ZERO);
         for turn in 0..200 {
