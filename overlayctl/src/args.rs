@@ -79,6 +79,11 @@ pub(crate) enum Command {
     Endpoints(EndpointsArgs),
     /// List the hosts of the cluster
     Hosts,
+    /// Forget a host that is gone for good
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Take no new endpoint on this host; those that are attached stay
+    Drain(DrainArgs),
     /// Tell how the overlayd of this host is: a verdict, then why
     Status,
     /// Print what happens, as it happens, until interrupted
@@ -173,6 +178,37 @@ To change the key of a running cluster, on every host before the next step:
   3. overlayctl key remove OLD-ID
 Each step is refused while it would lock out a host that is up. Hosts that are
 down must be given the new key file before they are started again.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    /// Let this host take over the addresses of one that is gone for good
+    ///
+    /// All other hosts vote, and must be more than half of the cluster: those
+    /// that are away are waited for, or forgotten as well. A forgotten host that
+    /// comes back is one of the cluster again; it keeps its endpoints, and has lost
+    /// the addresses that it had not given out.
+    Forget(ForgetArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetArgs {
+    /// Name or id of the host
+    pub(crate) host: String,
+    /// Its machine is off for good, and not only cut off: you vouch for that
+    #[arg(long)]
+    pub(crate) dead: bool,
+    /// Do without the votes of the others: when most of the cluster is lost. Safe
+    /// if nobody else does the same elsewhere
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DrainArgs {
+    /// Take new endpoints again
+    #[arg(long)]
+    pub(crate) undo: bool,
+}
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {

@@ -17,7 +17,7 @@ use std::future::Future;
 
 use overlay_api::{Client, ClientError, v1};
 
-use crate::args::{Args, Command, LeaveArgs};
+use crate::args::{Args, Command, DrainArgs, ForgetArgs, HostCommand, LeaveArgs};
 use crate::output::{Failure, Output, write};
 use crate::render;
 
@@ -51,6 +51,8 @@ impl Session {
             Command::Endpoint(command) => self.endpoint(command).await,
             Command::Endpoints(args) => self.endpoints(args).await,
             Command::Hosts => self.hosts().await,
+            Command::Host(HostCommand::Forget(args)) => self.forget(args).await,
+            Command::Drain(args) => self.drain(args).await,
             Command::Status => self.status().await,
             Command::Watch(args) => self.watch(args).await,
             Command::Fdb(args) => self.fdb(args).await,
@@ -60,6 +62,20 @@ impl Session {
             Command::Leave(args) => self.leave(args).await,
             Command::Completions { shell } => completions(shell),
         }
+    }
+
+    async fn forget(&self, args: ForgetArgs) -> Result<(), Failure> {
+        let ForgetArgs { host, dead, force } = args;
+        let doing = format!("forget host {host}");
+        let forgotten =
+            asking(doing, self.client.forget(&host, &v1::Forget { dead, force })).await?;
+        self.output.show(&forgotten, render::forgotten)
+    }
+
+    async fn drain(&self, args: DrainArgs) -> Result<(), Failure> {
+        let request = v1::Drain { undo: args.undo };
+        let drained = asking("drain this host", self.client.drain(&request)).await?;
+        self.output.show(&drained, render::drained)
     }
 
     async fn leave(&self, args: LeaveArgs) -> Result<(), Failure> {

@@ -66,6 +66,7 @@ const KEYS: &[Key] = &[
     with("down-after", Some("1s"), ""),
     with("down-grace", Some("10s"), ""),
     with("stop-grace", Some("10m"), ""),
+    with("forget-after", Some("24h"), ""),
     with("gossip-interval", Some("500ms"), ""),
     with("alone-after", Some("15s"), ""),
     with("journal", None, "no journal"),
@@ -204,6 +205,9 @@ pub struct Flags {
     /// The same for a host whose daemon was stopped in good order [default: 10m]
     #[arg(long, global = true, value_name = "TIME")]
     pub stop_grace: Option<String>,
+    /// A host that is silent for so long is forgotten: another takes its addresses over; or off [default: 24h]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub forget_after: Option<String>,
     /// Time between rounds of gossip [default: 500ms]
     #[arg(long, global = true, value_name = "TIME")]
     pub gossip_interval: Option<String>,
@@ -248,6 +252,7 @@ impl Flags {
             "down-after" => one(&self.down_after),
             "down-grace" => one(&self.down_grace),
             "stop-grace" => one(&self.stop_grace),
+            "forget-after" => one(&self.forget_after),
             "gossip-interval" => one(&self.gossip_interval),
             "alone-after" => one(&self.alone_after),
             "journal" => one(&self.journal),
@@ -301,6 +306,8 @@ pub struct Settings {
     pub down_grace: Duration,
     /// The entries of a host stopped for so long go.
     pub stop_grace: Duration,
+    /// A host silent for so long is forgotten; `None`: only when an operator says so.
+    pub forget_after: Option<Duration>,
     /// Between rounds of gossip.
     pub gossip_interval: Duration,
     /// Alone for so long, the host's view counts as complete.
@@ -762,6 +769,10 @@ impl Values {
         let down_after = self.value("down-after", duration);
         let down_grace = self.value("down-grace", duration);
         let stop_grace = self.value("stop-grace", duration);
+        let forget_after = self.value("forget-after", |text| match text {
+            "off" => Ok(None),
+            text => duration(text).map(Some).map_err(|why| format!("{why}, or off")),
+        });
         let gossip_interval = self.value("gossip-interval", |text| {
             let interval = duration(text)?;
             if (Duration::from_millis(50)..=Duration::from_secs(10)).contains(&interval) {
@@ -783,6 +794,13 @@ impl Values {
             let why = "a host that was stopped in good order gets more time than one that \
                        vanished: make the second longer";
             self.clash("down-grace", "stop-grace", why);
+        }
+        if let (Some(Some(forget)), Some(down)) = (forget_after, down_grace)
+            && forget / 2 < down
+        {
+            let why = "half of the first must be more than the second: a host is down before it \
+                       is forgotten";
+            self.clash("forget-after", "down-grace", why);
         }
         if key_file.is_some() && insecure == Some(true) {
             self.clash(
@@ -828,6 +846,7 @@ impl Values {
             down_after: down_after?,
             down_grace: down_grace?,
             stop_grace: stop_grace?,
+            forget_after: forget_after?,
             gossip_interval: gossip_interval?,
             alone_after: alone_after?,
             journal,

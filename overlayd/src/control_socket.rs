@@ -17,7 +17,7 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use overlay_api::{MAX_IMPORT, v1};
-use overlay_engine::{Request, Table};
+use overlay_engine::{ForgetHost, Request, Table};
 use overlay_netlink::NetnsError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -220,6 +220,8 @@ pub async fn serve(
         .route("/v1/keys", get(keys).post(add_key))
         .route("/v1/keys/{id}/use", post(use_key))
         .route("/v1/keys/{id}", axum::routing::delete(remove_key))
+        .route("/v1/hosts/{host}/forget", post(forget))
+        .route("/v1/drain", post(drain))
         .route("/v1/leave", post(leave))
         .route("/v1/openapi.json", get(openapi))
         .fallback(unknown)
@@ -459,6 +461,26 @@ async fn remove_key(
             door.ask_keys(KeyRequest::Remove { id, force }).await
         }
         Err(err) => Err(invalid(err)),
+    })
+}
+
+async fn forget(
+    State(door): State<Door>,
+    Part(UrlPath(host)): Part<UrlPath<String>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    ok(match body::<v1::Forget>(bytes) {
+        Ok(v1::Forget { dead, force }) => {
+            door.ask(Request::ForgetHost(ForgetHost { host, dead, force })).await
+        }
+        Err(error) => Err(error),
+    })
+}
+
+async fn drain(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
+    ok(match body::<v1::Drain>(bytes) {
+        Ok(drain) => door.ask(Request::Drain(!drain.undo)).await,
+        Err(error) => Err(error),
     })
 }
 

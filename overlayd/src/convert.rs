@@ -550,6 +550,14 @@ pub fn event(notice: &Notice) -> v1::Event {
             count: Some(u64::try_from(*count).unwrap_or(u64::MAX)),
             ..kind("donated")
         },
+        Notice::Forgotten { host, by, addresses } => v1::Event {
+            host: some(host),
+            by: some(by),
+            count: Some(u64::try_from(*addresses).unwrap_or(u64::MAX)).filter(|n| *n > 0),
+            ..kind("host_forgotten")
+        },
+        Notice::WasForgotten => kind("was_forgotten"),
+        Notice::Drained { drained } => v1::Event { there: Some(*drained), ..kind("drained") },
         Notice::NotPersisted { why } => v1::Event { why: some(why), ..kind("not_persisted") },
     }
 }
@@ -639,6 +647,12 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
         }),
         Reply::Imported { added, changed, removed, unchanged } => {
             serde_json::to_vec(&v1::Imported { added, changed, removed, unchanged })
+        }
+        Reply::Forgetting(overlay_engine::Forgetting { host, done, waits_for, majority }) => {
+            serde_json::to_vec(&v1::Forgotten { host, done, waits_for, majority })
+        }
+        Reply::Drained { drained, endpoints } => {
+            serde_json::to_vec(&v1::Drained { drained, endpoints })
         }
         Reply::Leaving { endpoints } => {
             let told = gossip.counters.get("peers").copied().unwrap_or(0);

@@ -186,6 +186,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         down_grace: settings.down_grace,
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
+        forget_after: settings.forget_after,
         state_dir: settings.state_dir.display().to_string(),
     };
     let restored = Restored {
@@ -193,6 +194,10 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         networks: found.networks,
         endpoints: found.endpoints,
         ring: found.ring,
+        members: found.members,
+        fates: found.fates,
+        contact_ms: found.contact_ms,
+        drained: found.drained,
     };
     info!(
         host = %config.host,

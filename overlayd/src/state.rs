@@ -25,6 +25,7 @@
 //! The version byte stands for the JSON of `overlay-model` as it was in that
 //! version; `tests.rs` keeps literals of each kind that must stay readable.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -36,7 +37,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use overlay_engine::{LocalEndpoint, Place};
-use overlay_model::{EndpointId, Family, HostId, Network, NetworkId, RingToken};
+use overlay_model::{EndpointId, Family, Fate, HostId, Network, NetworkId, RingToken};
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
@@ -62,6 +63,11 @@ const NETWORKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("networks
 const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
 /// By network, family (4 or 6) and offset in the subnet.
 const RING: TableDefinition<'_, (u64, u8, u128), &[u8]> = TableDefinition::new("ring");
+/// Hosts of the cluster. This table and the next are not in files of the first
+/// versions.
+const MEMBERS: TableDefinition<'_, u128, ()> = TableDefinition::new("members");
+/// What this host says of others that are away.
+const FATES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("fates");
 
 /// What the state file knew when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +85,14 @@ pub struct Restored {
     pub endpoints: Vec<LocalEndpoint>,
     /// Address ownership.
     pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    /// Hosts of the cluster.
+    pub members: BTreeSet<HostId>,
+    /// What this host says of others that are away.
+    pub fates: BTreeMap<HostId, Fate>,
+    /// When it was last in touch with most of the cluster, milliseconds since 1970.
+    pub contact_ms: Option<u64>,
+    /// It takes no new endpoint.
+    pub drained: bool,
     /// Gossip addresses of the peers of last time.
     pub peers: Vec<std::net::SocketAddr>,
     /// This host has left the cluster and was not told to come back.
@@ -103,6 +117,16 @@ pub enum StateChange {
     Ring(NetworkId, Family, u128, RingToken),
     /// Forget all address ownership of a network.
     DropRing(NetworkId),
+    /// Forget whose the addresses from this offset on are.
+    DropToken(NetworkId, Family, u128),
+    /// Remember that a host is one of the cluster, or is not any more.
+    Member(HostId, bool),
+    /// Remember, or forget, what this host says of one that is away.
+    Fate(HostId, Option<Fate>),
+    /// Remember when this host was in touch with the others, milliseconds since 1970.
+    Contact(u64),
+    /// Remember that this host takes no new endpoint, or does.
+    Drained(bool),
     /// Remember the peers, all of them.
     Peers(Vec<std::net::SocketAddr>),
     /// Remember that this host left, or that it is back.
@@ -118,6 +142,11 @@ impl From<overlay_engine::StateChange> for StateChange {
             Engine::DropEndpoint(id) => Self::DropEndpoint(id),
             Engine::Ring(net, family, offset, token) => Self::Ring(net, family, offset, token),
             Engine::DropRing(net) => Self::DropRing(net),
+            Engine::DropToken(net, family, offset) => Self::DropToken(net, family, offset),
+            Engine::Member(host, is) => Self::Member(host, is),
+            Engine::Fate(host, fate) => Self::Fate(host, fate),
+            Engine::Contact(at) => Self::Contact(at),
+            Engine::Drained(drained) => Self::Drained(drained),
         }
     }
 }
@@ -264,6 +293,10 @@ impl StateFile {
             networks: std::mem::take(&mut loaded.networks),
             endpoints: std::mem::take(&mut loaded.endpoints),
             ring: std::mem::take(&mut loaded.ring),
+            members: std::mem::take(&mut loaded.members),
+            fates: std::mem::take(&mut loaded.fates),
+            contact_ms: loaded.contact_ms,
+            drained: loaded.drained,
             peers: std::mem::take(&mut loaded.peers),
             left: loaded.left,
             damaged,
@@ -294,6 +327,8 @@ impl StateFile {
             let mut networks = txn.open_table(NETWORKS)?;
             let mut endpoints = txn.open_table(ENDPOINTS)?;
             let mut ring = txn.open_table(RING)?;
+            let mut members = txn.open_table(MEMBERS)?;
+            let mut fates = txn.open_table(FATES)?;
             for change in changes {
                 match change {
                     StateChange::Network(network) => {
@@ -312,6 +347,21 @@ impl StateFile {
                         let all = (network.0, 0, 0)..=(network.0, u8::MAX, u128::MAX);
                         ring.retain_in(all, |_, _| false)?;
                     }
+                    StateChange::DropToken(network, family, offset) => {
+                        drop(ring.remove((network.0, number(*family), *offset))?);
+                    }
+                    StateChange::Member(host, true) => {
+                        members.insert(host.0.as_u128(), ())?;
+                    }
+                    StateChange::Member(host, false) => {
+                        members.remove(host.0.as_u128())?;
+                    }
+                    StateChange::Fate(host, Some(fate)) => {
+                        fates.insert(host.0.as_u128(), &*value(fate))?;
+                    }
+                    StateChange::Fate(host, None) => drop(fates.remove(host.0.as_u128())?),
+                    StateChange::Contact(at) => drop(meta.insert("contact", &*value(at))?),
+                    StateChange::Drained(is) => drop(meta.insert("drained", &*value(is))?),
                     StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
                     StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
                 }
@@ -385,6 +435,10 @@ struct Loaded {
     networks: Vec<Network>,
     endpoints: Vec<LocalEndpoint>,
     ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    members: BTreeSet<HostId>,
+    fates: BTreeMap<HostId, Fate>,
+    contact_ms: Option<u64>,
+    drained: bool,
     peers: Vec<std::net::SocketAddr>,
     left: bool,
 }
@@ -496,6 +550,8 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
             "incarnation" => loaded.incarnation = read(bytes.value())?,
             "peers" => loaded.peers = read(bytes.value())?,
             "left" => loaded.left = read(bytes.value())?,
+            "contact" => loaded.contact_ms = Some(read(bytes.value())?),
+            "drained" => loaded.drained = read(bytes.value())?,
             _ => {}
         }
     }
@@ -515,7 +571,28 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
         };
         loaded.ring.push(((NetworkId(network), family, offset), read(bytes.value())?));
     }
+    let host = |bits: u128| HostId(Uuid::from_u128(bits));
+    if let Some(members) = if_there(txn.open_table(MEMBERS))? {
+        for row in members.iter()? {
+            loaded.members.insert(host(row?.0.value()));
+        }
+    }
+    if let Some(fates) = if_there(txn.open_table(FATES))? {
+        for row in fates.iter()? {
+            let (key, bytes) = row?;
+            loaded.fates.insert(host(key.value()), read(bytes.value())?);
+        }
+    }
     Ok(loaded)
+}
+
+/// A table that files of the first versions do not have.
+fn if_there<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(err) => Err(err),
+    }
 }
 
 fn number(family: Family) -> u8 {

@@ -266,6 +266,20 @@ impl Client {
         self.delete(&with_query(&path, [("force", force.then_some("true"))])).await
     }
 
+    /// Lets another host take over what `host`, by name or id, owned.
+    pub async fn forget(
+        &self,
+        host: &str,
+        request: &v1::Forget,
+    ) -> Result<v1::Forgotten, ClientError> {
+        self.ask(Method::POST, &format!("/v1/hosts/{}/forget", encode(host)), Some(request)).await
+    }
+
+    /// Takes no new endpoint on this host, or does so again.
+    pub async fn drain(&self, request: &v1::Drain) -> Result<v1::Drained, ClientError> {
+        self.ask(Method::POST, "/v1/drain", Some(request)).await
+    }
+
     /// Leaves the cluster; the daemon then ends.
     pub async fn leave(&self, request: &v1::Leave) -> Result<v1::Left, ClientError> {
         self.ask(Method::POST, "/v1/leave", Some(request)).await

@@ -25,6 +25,8 @@
 //! | `POST /v1/keys` | [`v1::AddKey`] | [`v1::Key`] |
 //! | `POST /v1/keys/{id}/use` | [`v1::UseKey`] | [`v1::Key`] |
 //! | `DELETE /v1/keys/{id}?force=true` | - | [`v1::Key`] as it was |
+//! | `POST /v1/hosts/{host}/forget` | [`v1::Forget`] | [`v1::Forgotten`] |
+//! | `POST /v1/drain` | [`v1::Drain`] | [`v1::Drained`] |
 //! | `POST /v1/leave` | [`v1::Leave`] | [`v1::Left`] |
 //! | `GET /v1/openapi.json` | - | OpenAPI 3.1 |
 //!

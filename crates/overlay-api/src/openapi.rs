@@ -47,6 +47,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::add_key,
         operations::use_key,
         operations::remove_key,
+        operations::forget,
+        operations::drain,
         operations::leave,
         operations::get_openapi,
     ),
@@ -238,6 +240,21 @@ mod operations {
         responses((status = 200, description = "As it was", body = Key),
             Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
     fn remove_key() {}
+
+    /// Lets another host take over what one that is gone for good owned.
+    #[utoipa::path(post, path = "/v1/hosts/{host}/forget", tag = "host",
+        params(("host" = String, Path, description = "Name or id")),
+        request_body = Forget,
+        responses((status = 200, description = "How far that is", body = Forgotten),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn forget() {}
+
+    /// Takes no new endpoint on this host, or does so again.
+    #[utoipa::path(post, path = "/v1/drain", tag = "host",
+        request_body = Drain,
+        responses((status = 200, description = "What holds now", body = Drained),
+            Invalid, Forbidden, Failed, Unavailable))]
+    fn drain() {}
 
     /// Leaves the cluster; the daemon then ends.
     #[utoipa::path(post, path = "/v1/leave", tag = "host",

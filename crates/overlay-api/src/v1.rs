@@ -709,6 +709,50 @@ pub struct Plan {
     pub commands: Vec<String>,
 }
 
+/// Lets another host take over what one that is gone for good owned.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Forget {
+    /// Its machine is off for good, and not only cut off: so you vouch.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub dead: bool,
+    /// Without the votes of the other hosts.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub force: bool,
+}
+
+/// How far a host has been forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forgotten {
+    /// Its name, or its id.
+    pub host: String,
+    /// What it owned is another's now; else this host goes on trying.
+    pub done: bool,
+    /// Hosts whose vote is missing.
+    pub waits_for: Vec<String>,
+    /// Those who are to vote are more than half of the cluster; else it takes
+    /// `force`.
+    pub majority: bool,
+}
+
+/// Takes no new endpoint, or does so again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// End it.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub undo: bool,
+}
+
+/// The host takes no new endpoint, or does so again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drained {
+    /// It takes none.
+    pub drained: bool,
+    /// Endpoints that are attached here.
+    pub endpoints: usize,
+}
+
 /// Leaves the cluster; the daemon then ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -750,6 +794,9 @@ pub struct Left {
 /// | `fight` | `object`, `by`, `count` of repairs, `there` (false: it is over), `retry_ms` |
 /// | `overrun` | - |
 /// | `donated` | `net`, `host` that got them, `count` of addresses |
+/// | `host_forgotten` | `host`, `by` whom its addresses were taken over, `count` of them if that was this host |
+/// | `was_forgotten` | - |
+/// | `drained` | `there` (false: it takes new endpoints again) |
 /// | `view_complete`, `not_persisted` | `why` |
 /// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
 /// | `same_identity` | `host`, `addrs` of the machines, `there` |

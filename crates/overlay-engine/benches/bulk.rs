@@ -42,6 +42,7 @@ fn config(i: u8) -> Config {
         version: "0".into(),
         boot_id: "1".into(),
         keys: overlay_model::HostKeys::default(),
+        forget_after: Some(Duration::from_secs(24 * 3600)),
         state_dir: "/var/lib/overlayd".into(),
         down_after: Duration::from_secs(1),
         down_grace: Duration::from_secs(10),
@@ -310,7 +311,13 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
                 restored.ring.push(((net, family, offset), token));
             }
             StateChange::DropEndpoint(id) => drop(local.remove(&id)),
-            StateChange::DropRing(_) => {}
+            // Nothing of these comes in here.
+            StateChange::DropRing(_)
+            | StateChange::DropToken(..)
+            | StateChange::Member(..)
+            | StateChange::Fate(..)
+            | StateChange::Drained(_)
+            | StateChange::Contact(_) => {}
         }
     }
     restored.endpoints = local.into_values().collect();

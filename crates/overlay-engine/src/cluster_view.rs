@@ -45,8 +45,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::forget::Hash;
 use overlay_model::{
-    Endpoint, EndpointId, Family, Host, HostId, HostIntent, HostKeys, MacAddr, Name, Network,
+    Endpoint, EndpointId, Family, Fate, Host, HostId, HostIntent, HostKeys, MacAddr, Name, Network,
     NetworkId, Record, RecordKey, RingToken, Want,
 };
 
@@ -87,6 +88,18 @@ pub struct Presence {
     pub since: Duration,
     /// Its endpoints are in the kernel.
     pub in_use: bool,
+}
+
+/// A hash of ranges: the same for the same ones, on every host.
+pub(crate) fn ranges_hash<'a>(
+    ranges: impl Iterator<Item = (&'a (NetworkId, Family, u128), &'a RingToken)>,
+) -> u64 {
+    let mut hash = Hash::default();
+    for ((net, family, offset), token) in ranges {
+        hash.add(u128::from(net.0) << 8 | *family as u128);
+        hash.add_range(*offset, *token);
+    }
+    hash.get()
 }
 
 /// How long things may take.
@@ -168,6 +181,8 @@ struct Life {
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
     wants: BTreeMap<(NetworkId, Family), Want>,
     keys: Option<HostKeys>,
+    /// What it says of hosts that are away.
+    fates: BTreeMap<HostId, Fate>,
     /// Endpoints that a former stream of gossip told of, and this one has not.
     unconfirmed: BTreeSet<(NetworkId, EndpointId)>,
 }
@@ -243,6 +258,8 @@ pub(crate) enum Shift {
     Network(Network),
     /// A ring token was heard: merge it.
     Ring(NetworkId, Family, u128, RingToken),
+    /// Something is said of hosts that are away.
+    Fates,
     /// Somebody asks for addresses.
     Want(HostId, NetworkId, Family, Want),
     /// The state of a host, or its record, is another.
@@ -653,7 +670,18 @@ impl ClusterView {
             }
             (RecordKey::Keys, Some(Record::Keys(keys))) => life.keys = Some(keys),
             (RecordKey::Keys, None) => life.keys = None,
-            // A withdrawn host or ring record says nothing, and a record that
+            (RecordKey::Ring(net, family, offset), None) => {
+                life.ring.remove(&(net, family, offset));
+            }
+            (RecordKey::Fate(whom), Some(Record::Fate(fate))) => {
+                life.fates.insert(whom, fate);
+                shifts.push(Shift::Fates);
+            }
+            (RecordKey::Fate(whom), None) => {
+                life.fates.remove(&whom);
+                shifts.push(Shift::Fates);
+            }
+            // A withdrawn host record says nothing, and a record that
             // does not fit its key is somebody's bug: it changes nothing.
             _ => {}
         }
@@ -688,6 +716,19 @@ impl ClusterView {
             .flat_map(|life| life.ring.iter())
             .filter(move |((n, _, _), _)| *n == net)
             .map(|((_, family, offset), token)| (*family, *offset, *token))
+    }
+
+    /// What each host says of those that are away.
+    pub(crate) fn fates(&self) -> BTreeMap<HostId, BTreeMap<HostId, Fate>> {
+        let voices = self.hosts.iter().filter_map(|(id, entry)| Some((*id, entry.voice()?.1)));
+        let said = voices.filter(|(_, life)| !life.fates.is_empty());
+        said.map(|(id, life)| (id, life.fates.clone())).collect()
+    }
+
+    /// A hash of all ranges that `host` has published.
+    pub(crate) fn ranges_of(&self, host: HostId) -> u64 {
+        let life = self.hosts.get(&host).and_then(|entry| entry.voice());
+        ranges_hash(life.map(|(_, life)| &life.ring).into_iter().flatten())
     }
 
     /// Moves hosts on whose time has come.

@@ -171,6 +171,7 @@ impl Engine {
     }
 
     fn check_attach(&self, request: &Attach) -> Result<NetworkId, Refused> {
+        self.check_drained()?;
         let net = self.find_network(&request.net)?;
         self.check_network(net, &request.foreign)?;
         let station = Station {
@@ -503,6 +504,10 @@ impl Engine {
         let said_all = waiting.request.place == Where::Static && !waiting.request.ips.is_empty();
         let mut got: Vec<IpAddr> = Vec::new();
         let mut missing = None;
+        // What is carried along was given out elsewhere.
+        if !waiting.request.take_over {
+            self.may_give_out().map_err(Missing::Never)?;
+        }
         for subnet in &net.subnets {
             let family = Family::of(&subnet.gateway);
             let asked = waiting.request.ips.iter().copied().find(|ip| Family::of(ip) == family);
@@ -519,7 +524,7 @@ impl Engine {
                     Ok(ip)
                 }
                 Some(ip) => pool.allocate_exact(me, ip).map(|()| ip),
-                None => pool.allocate(me),
+                None => self.allocate_unclaimed(net.id, family),
             };
             match result {
                 Ok(ip) => got.push(ip),
@@ -538,6 +543,26 @@ impl Engine {
                 Err(missing)
             }
         }
+    }
+
+    /// A free address that no endpoint elsewhere claims: one of a host that was
+    /// forgotten may have one that is ours to give now.
+    fn allocate_unclaimed(&mut self, net: NetworkId, family: Family) -> Result<IpAddr, NoAddress> {
+        let me = self.config.host;
+        let Some(pool) = self.pools.get_mut(&(net, family)) else {
+            return Err(NoAddress::NoOwner);
+        };
+        let mut claimed = Vec::new();
+        let found = loop {
+            match pool.allocate(me) {
+                Ok(ip) if self.view.ip_claims(net, ip).any(|(host, _)| host != me) => {
+                    claimed.push(ip);
+                }
+                other => break other,
+            }
+        };
+        claimed.into_iter().for_each(|ip| pool.release(ip));
+        found
     }
 
     fn missing(
@@ -986,11 +1011,18 @@ impl Engine {
             return;
         }
         *handled = want.seq;
+        // Nor to whom it has given up, nor while it may have been given up itself.
+        if self.fates.is_given_up(host) || self.may_give_out().is_err() {
+            return;
+        }
+        let floor = self.fates.floor_of(host);
         let Some(pool) = self.pools.get_mut(&(net, family)) else { return };
         let before = pool.clone();
         let given = match want.what {
-            WantWhat::Half => pool.donate_half(me, host),
-            WantWhat::Address(ip) => pool.donate_exact(me, host, ip).map(|tokens| (tokens, 1)),
+            WantWhat::Half => pool.donate_half(me, host, floor),
+            WantWhat::Address(ip) => {
+                pool.donate_exact(me, host, floor, ip).map(|tokens| (tokens, 1))
+            }
         };
         let Some((tokens, count)) = given else { return };
         let changes = tokens

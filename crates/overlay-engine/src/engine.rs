@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, DEFAULT_INNER_MTU_V6, MIN_INNER_MTU, overhead};
 use overlay_model::records::way_between;
 use overlay_model::{
-    Announcement, ClusterEvent, EndpointId, Family, Foreign, Hand, Host, HostId, HostIntent,
+    Announcement, ClusterEvent, EndpointId, Family, Fate, Foreign, Hand, Host, HostId, HostIntent,
     HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name, Network, NetworkId,
     Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
@@ -20,7 +20,9 @@ use crate::event::{
     Attach, CreateNetwork, Effect, ErrorKind, Event, Import, LocalEndpoint, Notice, Now, Place,
     Refused, Reply, Request, StateChange, Token, Where,
 };
+use crate::forget::Register;
 use crate::ipam::{Pool, first_address, is_host_address};
+use crate::membership::{Membership, Ranges, ring_change};
 use crate::moves::Moves;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
@@ -29,7 +31,7 @@ use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
 
 /// How long after the start the live hosts are given to be heard, at least.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 
 /// The first VNI that is chosen by itself, as Docker does.
 const FIRST_VNI: u32 = 4097;
@@ -91,6 +93,10 @@ pub struct Config {
     pub stop_grace: Duration,
     /// Without hearing anybody, the view counts as complete after so long.
     pub alone_after: Duration,
+    /// A host that is silent for so long is forgotten; `None`: only when an operator
+    /// says so.
+    #[serde(default)]
+    pub forget_after: Option<Duration>,
     /// Where its state is, for people who are to delete a copy of it.
     pub state_dir: String,
 }
@@ -113,6 +119,18 @@ pub struct Restored {
     pub gone: BTreeSet<EndpointId>,
     /// Ring tokens.
     pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    /// Hosts of the cluster.
+    #[serde(default)]
+    pub members: BTreeSet<HostId>,
+    /// What this host says of others that are away.
+    #[serde(default)]
+    pub fates: BTreeMap<HostId, Fate>,
+    /// When it was last in touch with most of the cluster, milliseconds since 1970.
+    #[serde(default)]
+    pub contact_ms: Option<u64>,
+    /// It takes no new endpoint.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// What goes on when the state file has been written.
@@ -131,6 +149,28 @@ pub(crate) enum After {
     Attached(EndpointId),
     Imported(Box<Draft>, Token),
     Detached(EndpointId, Token),
+    Said {
+        whom: HostId,
+        fate: Option<Fate>,
+    },
+    TookOver {
+        from: HostId,
+        fate: Fate,
+        taken: Ranges,
+    },
+    Dropped {
+        fate: Fate,
+        dropped: Vec<RecordKey>,
+    },
+    Drained {
+        token: Token,
+        drained: bool,
+    },
+    GaveAll {
+        token: Token,
+        endpoints: usize,
+        given: Ranges,
+    },
     HandedOver {
         net: NetworkId,
         family: Family,
@@ -165,6 +205,11 @@ pub struct Engine {
     /// Endpoints of this host that have moved away.
     pub(crate) moved: BTreeSet<EndpointId>,
     pub(crate) moves: Moves,
+    /// Which hosts are gone for good.
+    pub(crate) fates: Register,
+    /// Something has happened that may decide one.
+    pub(crate) fates_due: bool,
+    pub(crate) membership: Membership,
     /// What is told when the plan under way is done.
     announcements: Vec<Announcement>,
     /// Which MAC a neighbour had that is gone, and since when.
@@ -237,6 +282,9 @@ impl Engine {
             making: BTreeSet::new(),
             moved: BTreeSet::new(),
             moves: Moves::default(),
+            fates: Register::new(config.host, restored.members, restored.fates),
+            fates_due: true,
+            membership: Membership::new(restored.drained),
             announcements: Vec::new(),
             former_macs: BTreeMap::new(),
             waiting: Vec::new(),
@@ -271,6 +319,7 @@ impl Engine {
             effects: Vec::new(),
             config,
         };
+        engine.restore_contact(restored.contact_ms);
         for network in restored.networks {
             engine.see_stamp(network.updated);
             engine.networks.merge(network.clone());
@@ -347,6 +396,13 @@ impl Engine {
             let ep = &local.local.endpoint;
             records.push((RecordKey::Endpoint(ep.network, ep.id), Record::Endpoint(ep.clone())));
         }
+        for (whom, fate) in self.fates.own() {
+            records.push((RecordKey::Fate(*whom), Record::Fate(*fate)));
+        }
+        self.membership.publish_anew();
+        for (key, record) in &records {
+            self.membership.note_published(*key, Some(record));
+        }
         if !self.config.keys.ids.is_empty() {
             records.push((RecordKey::Keys, Record::Keys(self.config.keys.clone())));
         }
@@ -381,7 +437,8 @@ impl Engine {
         };
         let waiting = self.waiting_deadline().into_iter().chain(self.imports_deadline()).min();
         let moves = self.moves_deadline();
-        [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves]
+        let fates = self.fates_deadline();
+        [complete, fates, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves]
             .into_iter()
             .flatten()
             .min()
@@ -470,6 +527,7 @@ impl Engine {
             }
         }
         self.consider_complete();
+        self.decide_fates();
         if self.republish {
             self.publish_networks();
         }
@@ -526,6 +584,13 @@ impl Engine {
             }
             Request::Thaw { what, net } => return self.thaw(token, &what, net.as_deref()),
             Request::Leave { force } => return self.leave(token, force),
+            Request::ForgetHost(request) => {
+                if let Err(refused) = self.forget_host(token, &request) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::Drain(drained) => return self.drain(token, drained),
             Request::Networks => Ok(Reply::Networks(self.network_views())),
             Request::Network(text) => {
                 self.find_network(&text).map(|net| Reply::Network(self.network_view(net)))
@@ -884,20 +949,21 @@ impl Engine {
         });
     }
 
-    fn leave(&mut self, token: Token, force: bool) {
-        let endpoints = self.local.len();
-        if endpoints > 0 && !force {
-            let refused = Refused::new(
-                ErrorKind::InUse,
-                format!("{endpoints} endpoints are attached here; leaving cuts them off"),
-            )
-            .hint("detach them first, or say --force");
-            return self.reply(token, Err(refused));
-        }
-        self.intent = HostIntent::Left;
+    pub(crate) fn set_intent(&mut self, intent: HostIntent) {
+        self.intent = intent;
         self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
-        self.reply(token, Ok(Reply::Leaving { endpoints }));
-        self.effects.push(Effect::Exit);
+    }
+
+    pub(crate) fn push_effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// True if a take-over, of this host's ranges or any, is on its way to the state file.
+    pub(crate) fn is_taking_over(&self, host: Option<HostId>) -> bool {
+        self.persisting.values().any(|after| match after {
+            After::TookOver { from, .. } => host.is_none_or(|host| host == *from),
+            _ => false,
+        })
     }
 
     // ----- the cluster -----------------------------------------------------
@@ -1007,13 +1073,14 @@ impl Engine {
                         self.note_moves(host, ep);
                         self.follow(ep.network, subjects(ep));
                     }
-                    self.look_for_conflict(ep);
+                    self.look_for_conflict(host, ep);
                 }
             }
             Shift::Network(network) => self.merge_network(network),
             Shift::Ring(net, family, offset, token) => {
                 self.merge_token(net, family, offset, token);
             }
+            Shift::Fates => self.fates_due = true,
             Shift::Want(host, net, family, want) => self.on_want(host, net, family, want),
             Shift::Voice(host, before) => {
                 self.touch_host(host, way_between(&self.config.vteps, &before));
@@ -1022,6 +1089,7 @@ impl Engine {
             }
             Shift::Host(host) => {
                 self.republish = true;
+                self.fates_due = true;
                 self.look_for_namesakes(host);
                 self.look_for_a_way(host);
                 let presence = self.view.presence(host);
@@ -1130,7 +1198,7 @@ impl Engine {
         }
     }
 
-    fn look_for_conflict(&mut self, ep: &overlay_model::Endpoint) {
+    fn look_for_conflict(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
         let me = self.config.host;
         let own = {
             let by_ip = ep.addresses.iter().flat_map(|ip| self.view.ip_claims(ep.network, *ip));
@@ -1143,6 +1211,24 @@ impl Engine {
             .iter()
             .find(|a| ep.addresses.contains(a))
             .map_or_else(|| own.mac.to_string(), ToString::to_string);
+        // Who was forgotten, and is back, has lost what was given to another meanwhile.
+        let lost = own.addresses.iter().find(|ip| {
+            let pool = self.pools.get(&(ep.network, Family::of(ip)));
+            let owner = pool.and_then(|pool| pool.owner(**ip));
+            ep.addresses.contains(ip)
+                && own.move_seq == ep.move_seq
+                && owner.is_some_and(|owner| owner != me)
+                && self.fates.floor_of(me) > 0
+        });
+        if lost.is_some() {
+            let winner = self.host_name(host);
+            self.notice(Notice::EndpointConflict { what, loser: own.id, winner });
+            self.drop_endpoints(
+                vec![own.id],
+                "its address was given to another while this host was forgotten",
+            );
+            return;
+        }
         let winner = self.view.mac_winner(ep.network, ep.mac).map(|(host, _)| host);
         if let Some(host) = winner.filter(|host| *host != me) {
             let winner = self.host_name(host);
@@ -1187,22 +1273,35 @@ impl Engine {
         }
     }
 
-    fn merge_token(&mut self, net: NetworkId, family: Family, offset: u128, token: RingToken) {
+    pub(crate) fn merge_token(
+        &mut self,
+        net: NetworkId,
+        family: Family,
+        offset: u128,
+        token: RingToken,
+    ) {
         let me = self.config.host;
+        let given_back = self.given_back(net, family, offset, token);
+        let token = given_back.unwrap_or(token);
         let Some(pool) = self.pools.get_mut(&(net, family)) else { return };
-        if !pool.merge(offset, token) {
+        let changed = pool.merge_noting(offset, token);
+        if changed.is_empty() {
             return;
         }
         self.ring_changes += 1;
-        // Each owner publishes what it owns, so a giver's death loses nothing.
-        if token.owner == me {
+        let changes = changed.iter().map(|(at, token)| ring_change(net, family, *at, *token));
+        self.persist(changes.collect(), After::Nothing);
+        for (offset, token) in changed {
+            let Some(token) = token.filter(|t| t.owner == me || given_back.is_some()) else {
+                continue;
+            };
+            // Each owner publishes what it owns, so a giver's death loses nothing.
             self.publish(RecordKey::Ring(net, family, offset), Some(Record::Ring(token)));
-        }
-        self.persist(vec![StateChange::Ring(net, family, offset, token)], After::Nothing);
-        if token.owner == me {
-            let pool = &self.pools[&(net, family)];
-            let (first, last) = pool.bounds(offset, token);
-            self.pass_on(net, first, last);
+            if token.owner == me {
+                let pool = &self.pools[&(net, family)];
+                let (first, last) = pool.bounds(offset, token);
+                self.pass_on(net, first, last);
+            }
         }
     }
 
@@ -1212,7 +1311,15 @@ impl Engine {
         }
         for subnet in &network.subnets {
             let key = (network.id, Family::of(&subnet.gateway));
-            self.pools.entry(key).or_insert_with(|| Pool::new(subnet.clone()));
+            let me = self.config.host;
+            let noted = self.fates.own().get(&me).map_or(0, |fate| fate.noted);
+            self.pools.entry(key).or_insert_with(|| {
+                let mut pool = Pool::new(subnet.clone());
+                if noted > 0 {
+                    pool.drop_owned(me, noted);
+                }
+                pool
+            });
         }
     }
 
@@ -1718,6 +1825,15 @@ impl Engine {
             Some(After::Attached(id)) => self.attached(id, result),
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),
+            Some(After::Said { whom, fate }) => self.said(whom, fate, result),
+            Some(After::TookOver { from, fate, taken }) => {
+                self.took_over(from, fate, taken, result);
+            }
+            Some(After::Dropped { fate, dropped }) => self.dropped(fate, dropped, result),
+            Some(After::Drained { token, drained }) => self.drained(token, drained, result),
+            Some(After::GaveAll { token, endpoints, given }) => {
+                self.gave_all(token, endpoints, given);
+            }
             Some(After::HandedOver { net, family, ip, tokens, before }) => {
                 self.handed_over(net, family, ip, (tokens, before), result);
             }
@@ -1744,6 +1860,7 @@ impl Engine {
     }
 
     pub(crate) fn publish(&mut self, key: RecordKey, record: Option<Record>) {
+        self.membership.note_published(key, record.as_ref());
         self.changes.push((key, record));
     }
 

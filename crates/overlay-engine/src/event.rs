@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Foreign, HostId,
+    Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Fate, Foreign, HostId,
     HostKeys, IfName, KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId,
     ObjectKey, Record, RecordKey, RingToken, Vni,
 };
@@ -181,11 +181,40 @@ pub enum Request {
     },
     /// What would be done now.
     Plan,
+    /// Let another host take over what one that is gone for good owned.
+    ForgetHost(ForgetHost),
+    /// Take no new endpoint on this host, or do so again.
+    Drain(bool),
     /// Leave the cluster.
     Leave {
         /// Although endpoints are attached here.
         force: bool,
     },
+}
+
+/// A host that is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetHost {
+    /// Its name or id.
+    pub host: String,
+    /// The operator vouches that its machine is off.
+    pub dead: bool,
+    /// Without the votes of the others.
+    pub force: bool,
+}
+
+/// How far a host has been forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgetting {
+    /// Its name.
+    pub host: String,
+    /// What it owned is another's now.
+    pub done: bool,
+    /// Whose vote is missing.
+    pub waits_for: Vec<String>,
+    /// Those who are to vote are more than half of the cluster: else it cannot be
+    /// forgotten by votes.
+    pub majority: bool,
 }
 
 /// A network to create: `None` and empty are chosen by the engine.
@@ -325,6 +354,15 @@ pub enum Reply {
         removed: usize,
         /// Those that were so already.
         unchanged: usize,
+    },
+    /// How far a host has been forgotten.
+    Forgetting(Forgetting),
+    /// The host takes no new endpoint, or does so again.
+    Drained {
+        /// It takes none.
+        drained: bool,
+        /// Endpoints that are attached here.
+        endpoints: usize,
     },
     /// The host leaves.
     Leaving {
@@ -536,6 +574,17 @@ pub enum StateChange {
     Ring(NetworkId, Family, u128, RingToken),
     /// Remove all ring tokens of a network.
     DropRing(NetworkId),
+    /// Remove a ring token.
+    DropToken(NetworkId, Family, u128),
+    /// Write that a host is one of the cluster, or is not any more.
+    Member(HostId, bool),
+    /// Write, or remove, what this host says of one that is away.
+    Fate(HostId, Option<Fate>),
+    /// Write that this host takes no new endpoint, or does.
+    Drained(bool),
+    /// Write when it was last in touch with most of the cluster, milliseconds
+    /// since 1970.
+    Contact(u64),
 }
 
 /// Something that operators should know.
@@ -741,6 +790,22 @@ pub enum Notice {
         /// To whom.
         to: String,
     },
+    /// A host was forgotten: what it owned is another's now.
+    Forgotten {
+        /// Its name, or its id.
+        host: String,
+        /// Who has taken over.
+        by: String,
+        /// How many addresses, if that was this host; else 0.
+        addresses: u128,
+    },
+    /// This host had been forgotten while it was away, and has taken note of that.
+    WasForgotten,
+    /// This host takes no new endpoint, or does so again.
+    Drained {
+        /// It takes none.
+        drained: bool,
+    },
     /// The state file could not be written.
     NotPersisted {
         /// Why.
@@ -776,6 +841,7 @@ impl Notice {
             | Self::Frozen(_)
             | Self::Overrun
             | Self::UnderlayLost { .. }
+            | Self::WasForgotten
             | Self::NotPersisted { .. } => Level::Warning,
             Self::SameName { over, .. } => warning_if(!over),
             Self::Apart { why, .. } => warning_if(why.is_some()),
@@ -789,6 +855,8 @@ impl Notice {
             | Self::Thawed { .. }
             | Self::ViewComplete { .. }
             | Self::FightOver(_)
+            | Self::Forgotten { .. }
+            | Self::Drained { .. }
             | Self::Donated { .. } => Level::Info,
         }
     }
@@ -901,6 +969,17 @@ impl fmt::Display for Notice {
             Self::Donated { net, count, to } => {
                 write!(f, "gave {count} addresses of {net} to host {to}")
             }
+            Self::Forgotten { host, by, addresses: 0 } => {
+                write!(f, "host {host} is forgotten: host {by} has taken its addresses over")
+            }
+            Self::Forgotten { host, addresses, .. } => {
+                write!(f, "took over {addresses} addresses of host {host}, which is forgotten")
+            }
+            Self::WasForgotten => f.write_str(
+                "this host was forgotten while it was away: its free addresses are others' now",
+            ),
+            Self::Drained { drained: true } => f.write_str("drained: takes no new endpoint"),
+            Self::Drained { drained: false } => f.write_str("takes new endpoints again"),
             Self::NotPersisted { why } => write!(f, "cannot write the state file: {why}"),
         }
     }

@@ -46,11 +46,14 @@
 //! last was (next-fit). The network address, the broadcast address of IPv4
 //! and the gateway are never leased.
 //!
-//! Absent: asking for addresses (see `endpoints.rs`), and taking over what an
-//! owner that is gone for ever has left behind.
+//! What an owner that is gone for ever has left behind another host takes over
+//! ([`Pool::take_over`]): when it may is decided in [`forget`](crate::forget).
+//!
+//! Absent: asking for addresses (see `endpoints.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use ipnet::IpNet;
 use overlay_model::{HostId, RingToken, Subnet};
@@ -81,13 +84,36 @@ pub struct Pool {
     held: BTreeSet<u128>,
     /// Where the next search begins.
     next: u128,
+    /// The highest generation of any range.
+    newest: u64,
+    /// Of this host, which was forgotten once, only ranges of this generation on
+    /// are its own: it may hear late what it was given before.
+    floor: Option<(HostId, u64)>,
+}
+
+/// A version is a generation, and how often the range was split in it.
+const GENERATION_BITS: u32 = 32;
+
+/// What was changed under each beginning; `None`: no range begins there any more.
+pub type Changed = Vec<(u128, Option<RingToken>)>;
+
+fn changes(before: &BTreeMap<u128, RingToken>, after: &BTreeMap<u128, RingToken>) -> Changed {
+    let gone = before.keys().filter(|at| !after.contains_key(at)).map(|at| (*at, None));
+    let new = after.iter().filter(|(at, t)| before.get(at) != Some(t));
+    gone.chain(new.map(|(at, token)| (*at, Some(*token)))).collect()
+}
+
+/// How often what the range is a part of was taken over from a host that was
+/// forgotten.
+fn generation(token: RingToken) -> u64 {
+    token.version >> GENERATION_BITS
 }
 
 impl Pool {
     /// A pool that knows of no owner.
     pub fn new(subnet: Subnet) -> Self {
         let (leased, held) = (BTreeSet::new(), BTreeSet::new());
-        Self { subnet, tokens: BTreeMap::new(), leased, held, next: 0 }
+        Self { subnet, tokens: BTreeMap::new(), leased, held, next: 0, newest: 0, floor: None }
     }
 
     /// The range that makes `host`, the creator, own all of it.
@@ -107,12 +133,61 @@ impl Pool {
 
     /// Takes a range over if it is newer than what is known of its beginning.
     ///
+    /// What ranges of a higher generation cover of it is void, as what it covers
+    /// of a lower one is: what a dead host had split, or given away to another
+    /// one that was forgotten too, comes late and under beginnings of its own.
+    ///
     /// Returns true if something changed. A range outside the subnet changes
     /// nothing.
     pub fn merge(&mut self, offset: u128, token: RingToken) -> bool {
         if offset >= token.until || token.until > self.size() {
             return false;
         }
+        let generation = generation(token);
+        if self.floor.is_some_and(|(host, floor)| token.owner == host && generation < floor) {
+            return false;
+        }
+        self.newest = self.newest.max(generation);
+        if self.newest == 0 {
+            return self.merge_piece(offset, token);
+        }
+        // Pieces of what is not covered by a higher generation.
+        let mut at = offset;
+        let mut pieces = Vec::new();
+        for (from, until) in self.covered(offset, token.until, |g| g > generation) {
+            if at < from {
+                pieces.push((at, from));
+            }
+            at = at.max(until);
+        }
+        if at < token.until {
+            pieces.push((at, token.until));
+        }
+        let mut pieces = pieces.into_iter();
+        // The first tells whether it is news: an older one must not come back in pieces.
+        let Some((from, until)) = pieces.next() else { return false };
+        if !self.merge_piece(from, RingToken { until, ..token }) {
+            return false;
+        }
+        for (from, until) in pieces {
+            self.merge_piece(from, RingToken { until, ..token });
+        }
+        self.void_below(offset, token);
+        true
+    }
+
+    /// [`Pool::merge`], and what that has changed, to be written down: the new range
+    /// under each beginning, or that there is none any more.
+    pub fn merge_noting(&mut self, offset: u128, token: RingToken) -> Changed {
+        if self.newest == 0 && generation(token) == 0 {
+            let changed = self.merge(offset, token);
+            return changed.then_some((offset, Some(token))).into_iter().collect();
+        }
+        let before = self.tokens.clone();
+        if self.merge(offset, token) { changes(&before, &self.tokens) } else { Changed::new() }
+    }
+
+    fn merge_piece(&mut self, offset: u128, token: RingToken) -> bool {
         match self.tokens.get(&offset) {
             Some(known) if known.version >= token.version => false,
             _ => {
@@ -120,6 +195,159 @@ impl Pool {
                 true
             }
         }
+    }
+
+    /// The parts of `from..until` that ranges of such a generation cover, in order.
+    fn covered(&self, from: u128, until: u128, which: impl Fn(u64) -> bool) -> Vec<(u128, u128)> {
+        let tokens = self.tokens.range(..until);
+        let such = tokens.filter(|(_, t)| t.until > from && which(generation(**t)));
+        such.map(|(at, t)| ((*at).max(from), t.until.min(until))).collect()
+    }
+
+    /// Cuts what `token` covers out of ranges of lower generations.
+    fn void_below(&mut self, offset: u128, token: RingToken) {
+        let lower: Vec<(u128, RingToken)> = self
+            .tokens
+            .range(..token.until)
+            .filter(|(_, t)| t.until > offset && generation(**t) < generation(token))
+            .map(|(at, t)| (*at, *t))
+            .collect();
+        for (at, old) in lower {
+            self.tokens.remove(&at);
+            if at < offset {
+                self.tokens.insert(at, RingToken { until: offset, ..old });
+            }
+            if old.until > token.until {
+                let behind = self.tokens.entry(token.until).or_insert(old);
+                if behind.version < old.version {
+                    *behind = old;
+                }
+            }
+        }
+    }
+
+    /// Takes over every range that `from` owns, as far as it is known: at this
+    /// generation, which is higher than that of any range of it; with `gaps`, where
+    /// those are, also the [gaps](Pool::gaps).
+    ///
+    /// Returns what that has changed.
+    pub fn take_over(
+        &mut self,
+        me: HostId,
+        from: HostId,
+        generation: u32,
+        gaps: Option<&dyn Fn(HostId) -> u32>,
+    ) -> Changed {
+        let before = self.tokens.clone();
+        let mut taken = gaps.map(|floor_of| self.gaps(floor_of)).unwrap_or_default();
+        for (start, token) in self.tokens_of(from) {
+            // What is finer is another's, and newer.
+            let mut at = start;
+            let finer: Vec<(u128, u128)> = self
+                .tokens
+                .range(start + 1..token.until)
+                .map(|(offset, t)| (*offset, t.until))
+                .collect();
+            for (begins, ends) in finer {
+                if at < begins {
+                    taken.push((at, begins));
+                }
+                at = at.max(ends);
+            }
+            if at < token.until {
+                taken.push((at, token.until));
+            }
+        }
+        taken.sort_unstable();
+        let mut apart: Vec<(u128, u128)> = Vec::new();
+        for (from, until) in taken {
+            match apart.last_mut() {
+                Some((_, last)) if *last >= from => *last = until.max(*last),
+                _ => apart.push((from, until)),
+            }
+        }
+        let version = u64::from(generation) << GENERATION_BITS;
+        for (at, until) in apart {
+            self.merge(at, RingToken { owner: me, version, until });
+        }
+        changes(&before, &self.tokens)
+    }
+
+    /// What nobody is known to own: no range covers it, or one of a host that was
+    /// forgotten since ([`Register::floor_of`](crate::forget::Register::floor_of)).
+    pub fn gaps(&self, floor_of: &dyn Fn(HostId) -> u32) -> Vec<(u128, u128)> {
+        let counts = |token: &RingToken| generation(*token) >= u64::from(floor_of(token.owner));
+        let mut gaps: Vec<(u128, u128)> = Vec::new();
+        // What covers the place that the sweep has come to, the finest last.
+        let mut open: Vec<(u128, bool)> = Vec::new();
+        let mut at = 0;
+        let ends = self.tokens.iter().map(|(from, token)| (*from, Some(token)));
+        for (to, next) in ends.chain([(self.size(), None)]) {
+            while at < to {
+                while open.last().is_some_and(|(until, _)| *until <= at) {
+                    open.pop();
+                }
+                let (until, counted) = open.last().copied().unwrap_or((to, false));
+                let end = until.min(to);
+                match gaps.last_mut() {
+                    _ if counted => {}
+                    Some((_, last)) if *last == at => *last = end,
+                    _ => gaps.push((at, end)),
+                }
+                at = end;
+            }
+            open.extend(next.map(|token| (token.until, counts(token))));
+        }
+        gaps
+    }
+
+    /// Forgets every range of `me` that is of a lower generation, and takes none in
+    /// from now on: others have taken them over. Returns where they began.
+    pub fn drop_owned(&mut self, me: HostId, below: u32) -> Vec<u128> {
+        self.floor = Some((me, u64::from(below)));
+        let own = self.tokens_of(me);
+        let own = own.into_iter().filter(|(_, t)| generation(*t) < u64::from(below));
+        let dropped: Vec<u128> = own.map(|(at, _)| at).collect();
+        for at in &dropped {
+            self.tokens.remove(at);
+        }
+        dropped
+    }
+
+    /// The highest generation of any range.
+    pub fn newest_generation(&self) -> u32 {
+        u32::try_from(self.newest).unwrap_or(u32::MAX)
+    }
+
+    /// The highest generation of any range of `host`; `None`: it has none.
+    pub fn newest_generation_of(&self, host: HostId) -> Option<u32> {
+        let own = self.tokens.values().filter(|token| token.owner == host);
+        own.map(|t| u32::try_from(generation(*t)).unwrap_or(u32::MAX)).max()
+    }
+
+    /// Gives everything that `me` owns to `to`, leased or not. Returns the tokens
+    /// that changed.
+    pub fn give_all(&mut self, me: HostId, to: HostId, floor: u32) -> Vec<(u128, RingToken)> {
+        let own = self.owned(me);
+        own.into_iter().flat_map(|(from, until)| self.give(me, to, floor, from..until)).collect()
+    }
+
+    /// Who owns the address at this offset from the network address.
+    pub fn owner_at(&self, offset: u128) -> Option<HostId> {
+        self.owner_of(offset)
+    }
+
+    /// True if `token` is a part of what `host` owns, as far as is known here: a gift
+    /// of its own, and not of whoever took it over.
+    pub fn is_gift_of(&self, host: HostId, offset: u128, token: RingToken) -> bool {
+        let covering = self.covering(offset);
+        covering.is_some_and(|t| t.owner == host && generation(t) == generation(token))
+    }
+
+    /// What a merge must not be.
+    #[cfg(test)]
+    pub(crate) fn force_merge(&mut self, offset: u128, token: RingToken) {
+        self.tokens.insert(offset, token);
     }
 
     /// Notes that an endpoint of this host has `ip`, whoever owns it: what
@@ -217,7 +445,8 @@ impl Pool {
         }
     }
 
-    /// Gives the upper half of the largest free run that `me` owns to `to`.
+    /// Gives the upper half of the largest free run that `me` owns to `to`, which
+    /// takes in only what is at least of the generation `floor`.
     ///
     /// Returns the tokens that changed, to be written down before they are
     /// published, with the number of addresses; nothing if none is free.
@@ -225,33 +454,42 @@ impl Pool {
         &mut self,
         me: HostId,
         to: HostId,
+        floor: u32,
     ) -> Option<(Vec<(u128, RingToken)>, u128)> {
         let (from, until) = self.largest_free_run(me)?;
         let middle = from + (until - from) / 2;
-        Some((self.give(me, to, middle, until), until - middle))
+        Some((self.give(me, to, floor, middle..until), until - middle))
     }
 
-    /// Gives `ip` to `to`, if `me` owns it and has not leased it.
+    /// Gives `ip` to `to`, if `me` owns it and has not leased it; `floor` as in
+    /// [`Pool::donate_half`].
     pub fn donate_exact(
         &mut self,
         me: HostId,
         to: HostId,
+        floor: u32,
         ip: IpAddr,
     ) -> Option<Vec<(u128, RingToken)>> {
         let offset = self.offset_of(ip)?;
         let free =
             self.is_leasable(offset) && self.is_free(offset) && self.owner_of(offset) == Some(me);
-        free.then(|| self.give(me, to, offset, offset + 1))
+        free.then(|| self.give(me, to, floor, offset..offset + 1))
     }
 
-    /// Gives `ip`, which has moved to `to`, after it: leased or not. Empty if
-    /// `me` does not own it.
-    pub fn hand_over(&mut self, me: HostId, to: HostId, ip: IpAddr) -> Vec<(u128, RingToken)> {
+    /// Gives `ip`, which has moved to `to`, after it: leased or not; `floor` as in
+    /// [`Pool::donate_half`]. Empty if `me` does not own it.
+    pub fn hand_over(
+        &mut self,
+        me: HostId,
+        to: HostId,
+        floor: u32,
+        ip: IpAddr,
+    ) -> Vec<(u128, RingToken)> {
         let Some(offset) = self.offset_of(ip) else { return Vec::new() };
         if self.owner_of(offset) != Some(me) {
             return Vec::new();
         }
-        let changed = self.give(me, to, offset, offset + 1);
+        let changed = self.give(me, to, floor, offset..offset + 1);
         if !changed.is_empty() {
             self.leased.remove(&offset);
             self.held.remove(&offset);
@@ -306,14 +544,23 @@ impl Pool {
     /// to `to`. What changed has `to`'s piece first and the one that shrinks
     /// last, so that whoever hears it in order never finds an address without
     /// an owner.
-    fn give(&mut self, me: HostId, to: HostId, from: u128, until: u128) -> Vec<(u128, RingToken)> {
+    fn give(
+        &mut self,
+        me: HostId,
+        to: HostId,
+        floor: u32,
+        part: Range<u128>,
+    ) -> Vec<(u128, RingToken)> {
+        let Range { start: from, end: until } = part;
         let covering = self.tokens.range(..=from).next_back().map(|(start, t)| (*start, *t));
         let Some((start, range)) = covering.filter(|(_, t)| t.owner == me && t.until >= until)
         else {
             return Vec::new();
         };
         let version = range.version + 1;
-        let mut changed = vec![(from, RingToken { owner: to, version, until })];
+        let given = version.max(u64::from(floor) << GENERATION_BITS);
+        self.newest = self.newest.max(given >> GENERATION_BITS);
+        let mut changed = vec![(from, RingToken { owner: to, version: given, until })];
         if until < range.until {
             changed.push((until, RingToken { owner: me, version, until: range.until }));
         }
@@ -336,10 +583,14 @@ impl Pool {
         own.map(|(from, token)| (*from, token.until)).collect()
     }
 
-    /// The finest range that covers `offset`: what is split is older.
     fn owner_of(&self, offset: u128) -> Option<HostId> {
+        self.covering(offset).map(|token| token.owner)
+    }
+
+    /// The finest range that covers `offset`: what is split is older.
+    fn covering(&self, offset: u128) -> Option<RingToken> {
         let before = self.tokens.range(..=offset).rev();
-        before.into_iter().find(|(_, t)| t.until > offset).map(|(_, token)| token.owner)
+        before.into_iter().find(|(_, t)| t.until > offset).map(|(_, token)| *token)
     }
 
     fn largest_free_run(&self, me: HostId) -> Option<(u128, u128)> {

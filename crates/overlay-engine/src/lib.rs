@@ -37,8 +37,10 @@ mod endpoints;
 mod engine;
 mod event;
 pub mod fake_kernel;
+pub mod forget;
 pub mod ipam;
 mod keys;
+mod membership;
 mod moves;
 mod networks;
 mod plan;
@@ -51,8 +53,9 @@ mod ways;
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{
-    Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, Import, Level, LocalEndpoint, Notice,
-    Now, Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
+    Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, ForgetHost, Forgetting, Import, Level,
+    LocalEndpoint, Notice, Now, Place, PlanId, Refused, Reply, Request, StateChange,
+    StaticEndpoint, Token, Where,
 };
 pub use keys::KeyView;
 pub use moves::{FrozenView, Moved};

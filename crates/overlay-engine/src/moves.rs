@@ -575,7 +575,7 @@ impl Engine {
             return;
         }
         let before = pool.tokens().clone();
-        let tokens = pool.hand_over(me, to, ip);
+        let tokens = pool.hand_over(me, to, self.fates.floor_of(to), ip);
         if tokens.is_empty() {
             return;
         }

@@ -18,6 +18,7 @@ use overlay_model::{HostId, Record, RecordKey};
 
 mod v1;
 mod v2;
+mod v4;
 
 /// The longest value, bytes of text. Gossip packs values into datagrams, and
 /// one that does not fit blocks every later record of its host.
@@ -80,6 +81,7 @@ fn config() -> impl bincode::config::Config {
 pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
     let standard = bincode::config::standard();
     let (version, body) = match record {
+        Record::Fate(fate) => (4, bincode::encode_to_vec(v4::Record::from(fate), standard)),
         Record::Keys(keys) => (2, bincode::encode_to_vec(v2::Record::from(keys), standard)),
         Record::Host(host) => (1, bincode::encode_to_vec(v1::Record::Host(host.into()), standard)),
         Record::Network(network) => {
@@ -164,6 +166,14 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
             }
             record.try_into().map_err(|v2::OutOfRange(what)| DecodeError::Invalid(what))
         }
+        4 => {
+            let (record, read) = bincode::decode_from_slice::<v4::Record, _>(body, config())
+                .map_err(|_| DecodeError::Malformed)?;
+            if read != body.len() {
+                return Err(DecodeError::Trailing);
+            }
+            Ok(record.into())
+        }
         other => Err(DecodeError::UnknownVersion(*other)),
     }
 }
@@ -179,14 +189,16 @@ pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
         }
         (RecordKey::Ring(..), Record::Ring(_))
         | (RecordKey::Want(..), Record::Want(_))
-        | (RecordKey::Keys, Record::Keys(_)) => true,
+        | (RecordKey::Keys, Record::Keys(_))
+        | (RecordKey::Fate(_), Record::Fate(_)) => true,
         (
             RecordKey::Host
             | RecordKey::Network(_)
             | RecordKey::Endpoint(..)
             | RecordKey::Ring(..)
             | RecordKey::Want(..)
-            | RecordKey::Keys,
+            | RecordKey::Keys
+            | RecordKey::Fate(_),
             _,
         ) => false,
     }

@@ -27,6 +27,11 @@ impl HostId {
     }
 }
 
+impl HostId {
+    /// The host that there never is: who owns what nobody is known to own.
+    pub const NOBODY: Self = Self(Uuid::nil());
+}
+
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

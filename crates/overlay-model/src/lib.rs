@@ -33,6 +33,6 @@ pub use kernel::{
 };
 pub use outer::Outer;
 pub use records::{
-    Endpoint, Family, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken, Stamp,
-    Subnet, Want, WantWhat,
+    Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken,
+    Stamp, Subnet, Want, WantWhat,
 };

@@ -218,6 +218,35 @@ impl HostKeys {
     }
 }
 
+/// What a host says of one that is away; see the engine's `forget`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Fate {
+    /// Which claim this is about; a later one has a higher number.
+    pub generation: u32,
+    /// At which generation that host was forgotten last, if ever: what it owned of
+    /// lower ones is void.
+    pub floor: u32,
+    /// Up to which generation it has taken note of that.
+    pub noted: u32,
+    /// Who is to take over what it owns, if anybody; the vote of who says this.
+    pub heir: Option<HostId>,
+    /// The heir has taken over.
+    pub done: bool,
+    /// An operator has said that it is dead.
+    pub vouched: bool,
+    /// A hash of the ranges that who says this has published.
+    pub ranges: u64,
+    /// A hash of all hosts that count in the cluster, as who says this knows them.
+    pub members: u64,
+}
+
+impl Fate {
+    /// `heir` says that it is to take over.
+    pub fn claim(heir: HostId, generation: u32) -> Self {
+        Self { generation, heir: Some(heir), ..Self::default() }
+    }
+}
+
 /// A value that a host publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -233,6 +262,8 @@ pub enum Record {
     Want(Want),
     /// Under [`RecordKey::Keys`].
     Keys(HostKeys),
+    /// Under [`RecordKey::Fate`].
+    Fate(Fate),
 }
 
 /// What a record stands under. `Display` and `FromStr` are the gossip key:
@@ -251,6 +282,8 @@ pub enum RecordKey {
     Want(NetworkId, Family),
     /// `keys`: which cluster keys the host has.
     Keys,
+    /// `fate/<HostId>`: what the host says of one that is away.
+    Fate(HostId),
 }
 
 impl RecordKey {
@@ -270,6 +303,7 @@ impl fmt::Display for RecordKey {
             Self::Ring(net, family, offset) => write!(f, "ring/{net}/{family}/{offset:x}"),
             Self::Want(net, family) => write!(f, "want/{net}/{family}"),
             Self::Keys => f.write_str("keys"),
+            Self::Fate(host) => write!(f, "fate/{host}"),
         }
     }
 }
@@ -279,7 +313,7 @@ impl FromStr for RecordKey {
     fn from_str(s: &str) -> Result<Self, InvalidId> {
         let invalid = || InvalidId {
             text: s.chars().take(80).collect(),
-            form: "a record key (host, net/…, ep/…, ring/…, want/… or keys)",
+            form: "a record key (host, net/…, ep/…, ring/…, want/…, keys or fate/…)",
         };
         let family = |text: &str| match text {
             "4" => Ok(Family::V4),
@@ -297,6 +331,7 @@ impl FromStr for RecordKey {
                 family(fam)?,
                 u128::from_str_radix(offset, 16).map_err(|_| invalid())?,
             ),
+            ["fate", host] => Self::Fate(host.parse()?),
             ["want", net, fam] => Self::Want(net.parse()?, family(fam)?),
             _ => return Err(invalid()),
         };

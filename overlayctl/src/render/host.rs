@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use overlay_api::v1::{Host, Left};
+use overlay_api::v1::{Drained, Forgotten, Host, Left};
 
 use super::{count, duration, list, table};
 
@@ -89,6 +89,36 @@ pub(super) fn kinds(refused: &BTreeMap<String, u64>) -> String {
 /// `0.4ms`, `12.3ms`.
 fn round_trip(us: u64) -> String {
     format!("{}.{}ms", us / 1000, us % 1000 / 100)
+}
+
+/// `host forget`.
+pub(crate) fn forgotten(forgotten: &Forgotten) -> String {
+    let Forgotten { host, done, waits_for, majority } = forgotten;
+    if *done {
+        return format!("host {host} is forgotten: its addresses are this host's\n");
+    }
+    let mut text = format!("host {host} is not forgotten yet; this host goes on trying\n");
+    if !waits_for.is_empty() {
+        text.push_str(&format!("the vote is missing of: {}\n", waits_for.join(", ")));
+        text.push_str("who of them is gone for good as well, forget too\n");
+    }
+    if !majority {
+        text.push_str(
+            "those who may vote are not more than half of the cluster: say --force if most of it \
+             is lost for good\n",
+        );
+    }
+    text
+}
+
+/// `drain`.
+pub(crate) fn drained(drained: &Drained) -> String {
+    if drained.drained {
+        let stay = count(drained.endpoints, "endpoint");
+        format!("drained: this host takes no new endpoint; attached still: {stay}\n")
+    } else {
+        "this host takes new endpoints again\n".to_owned()
+    }
 }
 
 /// `leave`.

@@ -254,6 +254,7 @@ fn every_setting_can_stand_in_the_file() {
             down_after: 2 * second,
             down_grace: 3 * second,
             stop_grace: 3600 * second,
+            forget_after: Some(24 * 3600 * second),
             gossip_interval: second,
             alone_after: 4 * second,
             journal: None,

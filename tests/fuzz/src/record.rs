@@ -17,6 +17,7 @@ pub(crate) fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Ring(_) => (OWNER, RecordKey::Ring(net, family, u128::MAX)),
         Record::Want(_) => (OWNER, RecordKey::Want(net, family)),
         Record::Keys(_) => (OWNER, RecordKey::Keys),
+        Record::Fate(_) => (OWNER, RecordKey::Fate(OWNER)),
     }
 }
 
@@ -25,7 +26,9 @@ fn has_one_form(record: &Record) -> bool {
     match record {
         Record::Network(network) => network.labels.len() < 2,
         Record::Endpoint(e) => e.labels.len() < 2 && e.aliases.len() < 2,
-        Record::Host(_) | Record::Ring(_) | Record::Want(_) | Record::Keys(_) => true,
+        Record::Host(_) | Record::Ring(_) | Record::Want(_) | Record::Keys(_) | Record::Fate(_) => {
+            true
+        }
     }
 }
 
@@ -45,7 +48,7 @@ pub(crate) fn run(data: &[u8]) {
     let version = data.first().copied();
     assert_eq!(
         read == Err("undecodable_unknown_version"),
-        version.is_some_and(|version| ![1, 2].contains(&version))
+        version.is_some_and(|version| ![1, 2, 4].contains(&version))
     );
     let text = value_of(data);
     let Ok(record) = read else {

@@ -1,7 +1,7 @@
 //! One simulated daemon: the loop around an engine, as `overlayd` has it, with
 //! a disk and a kernel that are here when it is gone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use overlay_engine::{
 };
 use overlay_gossip::{Gossip, GossipConfig, PeerInfo};
 use overlay_model::{
-    ClusterEvent, EndpointId, Family, HostId, IfName, KernelChange, Name, Network, NetworkId,
+    ClusterEvent, EndpointId, Family, Fate, HostId, IfName, KernelChange, Name, Network, NetworkId,
     RingToken,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +28,10 @@ pub struct Disk {
     pub(crate) networks: BTreeMap<NetworkId, Network>,
     pub(crate) endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
+    members: BTreeSet<HostId>,
+    fates: BTreeMap<HostId, Fate>,
+    contact_ms: Option<u64>,
+    drained: bool,
 }
 
 impl Disk {
@@ -43,6 +47,15 @@ impl Disk {
                     self.ring.insert((net, family, offset), token);
                 }
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
+                StateChange::DropToken(net, family, offset) => {
+                    self.ring.remove(&(net, family, offset));
+                }
+                StateChange::Member(host, true) => drop(self.members.insert(host)),
+                StateChange::Member(host, false) => drop(self.members.remove(&host)),
+                StateChange::Fate(host, Some(fate)) => drop(self.fates.insert(host, fate)),
+                StateChange::Fate(host, None) => drop(self.fates.remove(&host)),
+                StateChange::Contact(at) => self.contact_ms = Some(at),
+                StateChange::Drained(drained) => self.drained = drained,
             }
         }
     }
@@ -125,6 +138,10 @@ impl Daemon {
                 networks: disk.networks.into_values().collect(),
                 endpoints: disk.endpoints.into_values().collect(),
                 ring: disk.ring.into_iter().collect(),
+                members: disk.members,
+                fates: disk.fates,
+                contact_ms: disk.contact_ms,
+                drained: disk.drained,
                 ..Restored::default()
             };
             let gossip = GossipConfig::new(machine.id, machine.incarnation, machine.addr);
@@ -213,6 +230,7 @@ fn config(machine: &Machine, settings: Settings) -> Config {
         version: "0".into(),
         keys: overlay_model::HostKeys::default(),
         boot_id: "1".into(),
+        forget_after: Some(Duration::from_secs(24 * 3600)),
         state_dir: "/var/lib/overlayd".into(),
         down_after: settings.down_after,
         down_grace: settings.down_grace,

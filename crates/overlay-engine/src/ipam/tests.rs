@@ -67,7 +67,7 @@ fn an_address_can_be_chosen_once() {
 fn half_of_the_largest_free_run_is_given_and_both_go_on() {
     let mut a = founded("10.9.0.0/24", host(1));
     let mut b = founded("10.9.0.0/24", host(1));
-    let (tokens, count) = a.donate_half(host(1), host(2)).unwrap();
+    let (tokens, count) = a.donate_half(host(1), host(2), 0).unwrap();
     assert_eq!(count, 127);
     for (offset, token) in &tokens {
         assert!(b.merge(*offset, *token));
@@ -81,14 +81,14 @@ fn half_of_the_largest_free_run_is_given_and_both_go_on() {
 #[test]
 fn one_address_can_be_given() {
     let mut a = founded("10.9.0.0/24", host(1));
-    let tokens = a.donate_exact(host(1), host(2), ip("10.9.0.77")).unwrap();
+    let tokens = a.donate_exact(host(1), host(2), 0, ip("10.9.0.77")).unwrap();
     let mut b = founded("10.9.0.0/24", host(1));
     for (offset, token) in tokens {
         b.merge(offset, token);
     }
     assert_eq!(b.allocate_exact(host(2), ip("10.9.0.77")), Ok(()));
     assert_eq!(b.owner(ip("10.9.0.78")), Some(host(1)));
-    assert!(a.donate_exact(host(1), host(3), ip("10.9.0.77")).is_none());
+    assert!(a.donate_exact(host(1), host(3), 0, ip("10.9.0.77")).is_none());
 }
 
 #[test]
@@ -99,14 +99,14 @@ fn an_address_that_has_moved_follows_leased_or_not_and_is_free_at_its_last_place
     pools[1].carry(web);
     pools[2].carry(web);
     // It goes on to the third before the second has heard that it owns it.
-    let first = pools[0].hand_over(host(1), host(2), web);
-    assert!(pools[0].hand_over(host(1), host(3), web).is_empty(), "it is not its own any more");
+    let first = pools[0].hand_over(host(1), host(2), 0, web);
+    assert!(pools[0].hand_over(host(1), host(3), 0, web).is_empty(), "it is not its own any more");
     pools[1].release(web);
     for (offset, token) in &first {
         pools[1].merge(*offset, *token);
         pools[2].merge(*offset, *token);
     }
-    for (offset, token) in pools[1].hand_over(host(2), host(3), web) {
+    for (offset, token) in pools[1].hand_over(host(2), host(3), 0, web) {
         pools[0].merge(offset, token);
         pools[2].merge(offset, token);
     }
@@ -129,8 +129,8 @@ fn what_is_held_back_is_given_to_nobody_but_who_asks_for_it() {
     assert_eq!(pool.allocate(host(1)), Ok(ip("10.9.0.3")));
     assert_eq!(pool.allocate(host(1)), Ok(ip("10.9.0.6")));
     assert_eq!(pool.allocate(host(1)), Err(NoAddress::Exhausted));
-    assert!(pool.donate_exact(host(1), host(2), ip("10.9.0.4")).is_none());
-    assert!(pool.donate_half(host(1), host(2)).is_none());
+    assert!(pool.donate_exact(host(1), host(2), 0, ip("10.9.0.4")).is_none());
+    assert!(pool.donate_half(host(1), host(2), 0).is_none());
     assert_eq!(pool.allocate_exact(host(1), ip("10.9.0.4")), Ok(()));
     pool.let_go();
     assert_eq!(pool.can_allocate_exact(host(1), ip("10.9.0.4")), Err(NoAddress::Leased));
@@ -149,7 +149,7 @@ fn a_token_outside_the_subnet_changes_nothing() {
 fn a_64_bit_subnet_is_no_trouble() {
     let mut pool = founded("2001:db8::/64", host(1));
     assert_eq!(pool.allocate(host(1)).unwrap(), ip("2001:db8::2"));
-    let (_, count) = pool.donate_half(host(1), host(2)).unwrap();
+    let (_, count) = pool.donate_half(host(1), host(2), 0).unwrap();
     assert!(count > 1 << 62);
     assert_eq!(Family::of(&pool.subnet().gateway), Family::V6);
 }
@@ -202,11 +202,11 @@ proptest! {
                     }
                 }
                 Op::DonateHalf(a, b) if a != b => {
-                    pools[a].donate_half(host(a as u128), host(b as u128));
+                    pools[a].donate_half(host(a as u128), host(b as u128), 0);
                 }
                 Op::DonateOne(a, b, octet) if a != b => {
                     let ip = IpAddr::from([10, 9, 0, octet % 32]);
-                    pools[a].donate_exact(host(a as u128), host(b as u128), ip);
+                    pools[a].donate_exact(host(a as u128), host(b as u128), 0, ip);
                 }
                 Op::Hear(a, b, n) => {
                     let tokens: Vec<_> = pools[b].tokens().iter().map(|(o, t)| (*o, *t)).collect();

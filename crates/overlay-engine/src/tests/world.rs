@@ -94,9 +94,16 @@ struct Disk {
     networks: BTreeMap<NetworkId, Network>,
     endpoints: BTreeMap<overlay_model::EndpointId, LocalEndpoint>,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
+    members: BTreeSet<HostId>,
+    fates: BTreeMap<HostId, overlay_model::Fate>,
+    contact_ms: Option<u64>,
+    drained: bool,
     full: bool,
     writes: usize,
 }
+
+/// Long enough that no test meets it that does not mean to.
+pub(super) const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Disk {
     fn write(&mut self, changes: &[StateChange]) -> Result<(), String> {
@@ -113,6 +120,15 @@ impl Disk {
                     self.ring.insert((net, family, offset), token);
                 }
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
+                StateChange::DropToken(net, family, offset) => {
+                    self.ring.remove(&(net, family, offset));
+                }
+                StateChange::Member(host, true) => drop(self.members.insert(host)),
+                StateChange::Member(host, false) => drop(self.members.remove(&host)),
+                StateChange::Fate(host, Some(fate)) => drop(self.fates.insert(host, fate)),
+                StateChange::Fate(host, None) => drop(self.fates.remove(&host)),
+                StateChange::Contact(at) => self.contact_ms = Some(at),
+                StateChange::Drained(drained) => self.drained = drained,
             }
         }
         Ok(())
@@ -210,6 +226,7 @@ fn config(i: usize, incarnation: u64, boot: u32, vteps: &[IpAddr], dual: bool) -
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        forget_after: Some(FORGET_AFTER),
         state_dir: "/var/lib/overlayd".into(),
     }
 }
@@ -501,6 +518,10 @@ impl World {
             endpoints: disk.endpoints.into_values().collect(),
             gone: std::mem::take(&mut self.nodes[i].gone),
             ring: disk.ring.into_iter().collect(),
+            members: disk.members,
+            fates: disk.fates,
+            contact_ms: disk.contact_ms,
+            drained: disk.drained,
         };
         let now = self.now_of(i);
         let node = &mut self.nodes[i];

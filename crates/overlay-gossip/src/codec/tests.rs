@@ -3,7 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use overlay_model::{
-    Endpoint, EndpointId, Family, Host, HostIntent, HostKeys, KeyId, MacAddr, Name, Network,
+    Endpoint, EndpointId, Family, Fate, Host, HostIntent, HostKeys, KeyId, MacAddr, Name, Network,
     NetworkId, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
 };
 use proptest::prelude::*;
@@ -337,6 +337,16 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn a_fate()(
+        numbers: [u32; 3], heir in prop::option::of(any_host_id()), is: [bool; 2], hashes: [u64; 2]
+    ) -> Fate {
+        let ([generation, floor, noted], [done, vouched]) = (numbers, is);
+        let [ranges, members] = hashes;
+        Fate { generation, floor, noted, heir, done, vouched, ranges, members }
+    }
+}
+
 fn any_record() -> impl Strategy<Value = Record> {
     prop_oneof![
         a_host().prop_map(Record::Host),
@@ -348,6 +358,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         a_want().prop_map(Record::Want),
         prop::collection::vec(any::<[u8; 4]>().prop_map(KeyId), 0..=HostKeys::MAX)
             .prop_map(|ids| Record::Keys(HostKeys { used: ids.first().copied(), ids })),
+        a_fate().prop_map(Record::Fate),
     ]
 }
 
@@ -360,6 +371,7 @@ fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Ring(_) => (OWNER, RecordKey::Ring(NetworkId(1), Family::V6, u128::MAX)),
         Record::Want(_) => (OWNER, RecordKey::Want(NetworkId(1), Family::V6)),
         Record::Keys(_) => (OWNER, RecordKey::Keys),
+        Record::Fate(_) => (OWNER, RecordKey::Fate(OWNER)),
     }
 }
 
@@ -379,7 +391,7 @@ proptest! {
 
     #[test]
     fn any_bytes_of_our_versions_are_a_record_or_an_error(
-        version in 1..=2u8, kind in 0..6u8, bytes: Vec<u8>
+        version in 1..=4u8, kind in 0..6u8, bytes: Vec<u8>
     ) {
         let bytes = [&[version, kind][..], &bytes].concat();
         let _ = decode_value(&STANDARD_NO_PAD.encode(bytes));
@@ -407,6 +419,25 @@ fn the_ids_of_keys_have_these_bytes_for_ever() {
     };
     frozen((RecordKey::Keys, Record::Keys(keys)), "020002deadbeef010203040101020304");
     frozen((RecordKey::Keys, Record::Keys(HostKeys::default())), "02000000");
+}
+
+#[test]
+fn the_fate_of_a_host_has_these_bytes_for_ever() {
+    let fate = Fate {
+        generation: 300,
+        floor: 2,
+        noted: 1,
+        heir: Some(OWNER),
+        done: true,
+        vouched: false,
+        ranges: 0x0102_0304_0506_0708,
+        members: 7,
+    };
+    frozen(
+        (RecordKey::Fate(OWNER), Record::Fate(fate)),
+        "0400fb2c01020101111122223333444455556666777788880100fd080706050403020107",
+    );
+    frozen((RecordKey::Fate(OWNER), Record::Fate(Fate::default())), "04000000000000000000");
 }
 
 #[test]
