@@ -28,7 +28,7 @@ pub(crate) use entry::{entries, plan};
 pub(crate) use event::event;
 pub(crate) use host::{hosts, left};
 pub(crate) use key::{key_added, key_removed, key_used, keys};
-pub(crate) use network::{created, deleted, networks, networks_in_full};
+pub(crate) use network::{changed, created, deleted, forgotten, networks, networks_in_full};
 pub(crate) use status::status;
 
 /// Milliseconds since 1970, now.

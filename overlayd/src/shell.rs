@@ -193,6 +193,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         networks: found.networks,
         endpoints: found.endpoints,
         ring: found.ring,
+        kept: found.kept,
     };
     info!(
         host = %config.host,

@@ -35,10 +35,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use overlay_engine::{LocalEndpoint, Place};
-use overlay_model::{EndpointId, Family, HostId, Network, NetworkId, RingToken};
+use overlay_engine::{Kept, LocalEndpoint, Place};
+use overlay_model::{EndpointId, Family, HostId, Name, Network, NetworkId, RingToken};
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -48,6 +50,9 @@ const FORMAT: u8 = 1;
 /// The format of an endpoint that is in no namespace: what knows only of those
 /// that are must not take the file for damaged.
 const PLACES: u8 = 2;
+/// The format of a network that says which addresses may be leased: what does
+/// not know of that must not lease any.
+const RANGES: u8 = 2;
 /// Enough for what is read once and then only written; redb's default is 1 GiB.
 const CACHE: usize = 8 << 20;
 
@@ -60,6 +65,8 @@ const LOCK_FILE: &str = "lock";
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
+/// What is kept, by network and name. Missing in files of before there was any.
+const KEPT: TableDefinition<'_, (u64, &str), &[u8]> = TableDefinition::new("kept");
 /// By network, family (4 or 6) and offset in the subnet.
 const RING: TableDefinition<'_, (u64, u8, u128), &[u8]> = TableDefinition::new("ring");
 
@@ -79,6 +86,8 @@ pub struct Restored {
     pub endpoints: Vec<LocalEndpoint>,
     /// Address ownership.
     pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    /// Addresses that stay with names.
+    pub kept: Vec<Kept>,
     /// Gossip addresses of the peers of last time.
     pub peers: Vec<std::net::SocketAddr>,
     /// This host has left the cluster and was not told to come back.
@@ -103,6 +112,10 @@ pub enum StateChange {
     Ring(NetworkId, Family, u128, RingToken),
     /// Forget all address ownership of a network.
     DropRing(NetworkId),
+    /// Remember which addresses stay with a name.
+    Kept(Kept),
+    /// Forget them.
+    DropKept(NetworkId, Name),
     /// Remember the peers, all of them.
     Peers(Vec<std::net::SocketAddr>),
     /// Remember that this host left, or that it is back.
@@ -118,6 +131,8 @@ impl From<overlay_engine::StateChange> for StateChange {
             Engine::DropEndpoint(id) => Self::DropEndpoint(id),
             Engine::Ring(net, family, offset, token) => Self::Ring(net, family, offset, token),
             Engine::DropRing(net) => Self::DropRing(net),
+            Engine::Kept(kept) => Self::Kept(kept),
+            Engine::DropKept(net, name) => Self::DropKept(net, name),
         }
     }
 }
@@ -264,6 +279,7 @@ impl StateFile {
             networks: std::mem::take(&mut loaded.networks),
             endpoints: std::mem::take(&mut loaded.endpoints),
             ring: std::mem::take(&mut loaded.ring),
+            kept: std::mem::take(&mut loaded.kept),
             peers: std::mem::take(&mut loaded.peers),
             left: loaded.left,
             damaged,
@@ -294,10 +310,11 @@ impl StateFile {
             let mut networks = txn.open_table(NETWORKS)?;
             let mut endpoints = txn.open_table(ENDPOINTS)?;
             let mut ring = txn.open_table(RING)?;
+            let mut kept = txn.open_table(KEPT)?;
             for change in changes {
                 match change {
                     StateChange::Network(network) => {
-                        networks.insert(network.id.0, &*value(network))?;
+                        networks.insert(network.id.0, &*network_value(network))?;
                     }
                     StateChange::DropNetwork(id) => drop(networks.remove(id.0)?),
                     StateChange::Endpoint(endpoint) => {
@@ -311,6 +328,12 @@ impl StateFile {
                     StateChange::DropRing(network) => {
                         let all = (network.0, 0, 0)..=(network.0, u8::MAX, u128::MAX);
                         ring.retain_in(all, |_, _| false)?;
+                    }
+                    StateChange::Kept(one) => {
+                        kept.insert((one.network.0, one.name.as_str()), &*value(one))?;
+                    }
+                    StateChange::DropKept(network, name) => {
+                        drop(kept.remove((network.0, name.as_str()))?);
                     }
                     StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
                     StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
@@ -385,6 +408,7 @@ struct Loaded {
     networks: Vec<Network>,
     endpoints: Vec<LocalEndpoint>,
     ring: Vec<((NetworkId, Family, u128), RingToken)>,
+    kept: Vec<Kept>,
     peers: Vec<std::net::SocketAddr>,
     left: bool,
 }
@@ -469,6 +493,7 @@ fn create(path: &Path) -> Result<Database, StateError> {
             txn.open_table(NETWORKS)?;
             txn.open_table(ENDPOINTS)?;
             txn.open_table(RING)?;
+            txn.open_table(KEPT)?;
             Ok(())
         })?;
         Ok(db)
@@ -500,10 +525,10 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
         }
     }
     for row in txn.open_table(NETWORKS)?.iter()? {
-        loaded.networks.push(read(row?.1.value())?);
+        loaded.networks.push(read_either(RANGES, row?.1.value())?);
     }
     for row in txn.open_table(ENDPOINTS)?.iter()? {
-        loaded.endpoints.push(read_endpoint(row?.1.value())?);
+        loaded.endpoints.push(read_either(PLACES, row?.1.value())?);
     }
     for row in txn.open_table(RING)?.iter()? {
         let (key, bytes) = row?;
@@ -514,6 +539,15 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
             other => return Err(Unread::Damaged(format!("address family {other}"))),
         };
         loaded.ring.push(((NetworkId(network), family, offset), read(bytes.value())?));
+    }
+    match txn.open_table(KEPT) {
+        Ok(table) => {
+            for row in table.iter()? {
+                loaded.kept.push(read(row?.1.value())?);
+            }
+        }
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(err) => return Err(err.into()),
     }
     Ok(loaded)
 }
@@ -541,12 +575,21 @@ fn endpoint_value(endpoint: &LocalEndpoint) -> Vec<u8> {
     bytes
 }
 
-fn read_endpoint(bytes: &[u8]) -> Result<LocalEndpoint, Unread> {
-    match bytes {
-        [PLACES, json @ ..] => {
+fn network_value(network: &Network) -> Vec<u8> {
+    let mut bytes = value(network);
+    if !network.exclude.is_empty() || !network.ip_ranges.is_empty() {
+        bytes[0] = RANGES;
+    }
+    bytes
+}
+
+/// A value of [`FORMAT`], or of the later one that its kind has.
+fn read_either<T: DeserializeOwned>(later: u8, bytes: &[u8]) -> Result<T, Unread> {
+    match bytes.split_first() {
+        Some((format, json)) if *format == later => {
             serde_json::from_slice(json).map_err(|err| Unread::Damaged(err.to_string()))
         }
-        bytes => read(bytes),
+        _ => read(bytes),
     }
 }
 

@@ -156,6 +156,7 @@ fn add(first: StaticEndpoint) -> Request {
         aliases: first.aliases,
         labels: first.labels,
         take_over: false,
+        keep_ip: false,
         foreign: Foreign::default(),
     })
 }
@@ -310,7 +311,7 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
                 restored.ring.push(((net, family, offset), token));
             }
             StateChange::DropEndpoint(id) => drop(local.remove(&id)),
-            StateChange::DropRing(_) => {}
+            StateChange::DropRing(_) | StateChange::Kept(_) | StateChange::DropKept(..) => {}
         }
     }
     restored.endpoints = local.into_values().collect();

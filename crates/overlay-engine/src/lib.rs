@@ -31,6 +31,7 @@
 //! Deliberately absent: API formats (the shell translates), gossip's wire
 //! (overlay-gossip), netlink (overlay-netlink).
 
+mod clashes;
 mod cluster_view;
 mod desired;
 mod endpoints;
@@ -38,8 +39,11 @@ mod engine;
 mod event;
 pub mod fake_kernel;
 pub mod ipam;
+mod kept;
 mod keys;
+mod leasable;
 mod moves;
+mod network_changes;
 mod networks;
 mod plan;
 mod reconcile;
@@ -54,8 +58,10 @@ pub use event::{
     Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, Import, Level, LocalEndpoint, Notice,
     Now, Place, PlanId, Refused, Reply, Request, StateChange, StaticEndpoint, Token, Where,
 };
+pub use kept::Kept;
 pub use keys::KeyView;
 pub use moves::{FrozenView, Moved};
+pub use network_changes::{ChangeNetwork, DetachedOn};
 pub use plan::{Completeness, Delta, plan};
 pub use repairs::{Contest, Found, Repair};
 pub use views::{

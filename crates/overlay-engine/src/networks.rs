@@ -76,6 +76,11 @@ impl Networks {
         self.conflicts.get(&id).map(String::as_str)
     }
 
+    /// All that are not programmed, and why.
+    pub(crate) fn conflicts(&self) -> &BTreeMap<NetworkId, String> {
+        &self.conflicts
+    }
+
     fn settle(&mut self) {
         self.conflicts.clear();
         self.programmed.clear();

@@ -58,6 +58,8 @@ pub(crate) fn network() -> Network {
         internal: false,
         flood: true,
         labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        exclude: Vec::new(),
+        ip_ranges: Vec::new(),
         created: stamp,
         updated: stamp,
         deleted: false,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use overlay_engine::fake_kernel::FakeKernel;
 use overlay_engine::{
-    Config, Effect, Engine, Event, LocalEndpoint, Notice, Now, Refused, Reply, Request, Restored,
-    StateChange, Token,
+    Config, Effect, Engine, Event, Kept, LocalEndpoint, Notice, Now, Refused, Reply, Request,
+    Restored, StateChange, Token,
 };
 use overlay_gossip::{Gossip, GossipConfig, PeerInfo};
 use overlay_model::{
@@ -28,6 +28,7 @@ pub struct Disk {
     pub(crate) networks: BTreeMap<NetworkId, Network>,
     pub(crate) endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
+    kept: BTreeMap<(NetworkId, Name), Kept>,
 }
 
 impl Disk {
@@ -42,6 +43,10 @@ impl Disk {
                 StateChange::Ring(net, family, offset, token) => {
                     self.ring.insert((net, family, offset), token);
                 }
+                StateChange::Kept(kept) => {
+                    self.kept.insert((kept.network, kept.name.clone()), kept);
+                }
+                StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
             }
         }
@@ -125,6 +130,7 @@ impl Daemon {
                 networks: disk.networks.into_values().collect(),
                 endpoints: disk.endpoints.into_values().collect(),
                 ring: disk.ring.into_iter().collect(),
+                kept: disk.kept.into_values().collect(),
                 ..Restored::default()
             };
             let gossip = GossipConfig::new(machine.id, machine.incarnation, machine.addr);

@@ -196,6 +196,7 @@ impl World {
         let Some(net) = &view.network else { return Ok(None) };
         let request = Attach {
             take_over: true,
+            keep_ip: false,
             mac: Some(view.endpoint.mac),
             ips: view.endpoint.addresses.clone(),
             ..self.new_namespace(i, net.name.as_str())
@@ -256,6 +257,7 @@ impl World {
             aliases: BTreeSet::new(),
             labels: BTreeMap::new(),
             take_over: false,
+            keep_ip: false,
             foreign: Foreign::default(),
         }
     }

@@ -17,6 +17,7 @@ use crate::event::{
     Reply, Request, StateChange, StaticEndpoint, Where,
 };
 use crate::fake_kernel::FakeKernel;
+use crate::kept::Kept;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
 pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
@@ -43,6 +44,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
         aliases: BTreeSet::new(),
         labels: BTreeMap::new(),
         take_over: false,
+        keep_ip: false,
         foreign: Foreign::default(),
     }
 }
@@ -94,6 +96,7 @@ struct Disk {
     networks: BTreeMap<NetworkId, Network>,
     endpoints: BTreeMap<overlay_model::EndpointId, LocalEndpoint>,
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
+    kept: BTreeMap<(NetworkId, Name), Kept>,
     full: bool,
     writes: usize,
 }
@@ -112,6 +115,10 @@ impl Disk {
                 StateChange::Ring(net, family, offset, token) => {
                     self.ring.insert((net, family, offset), token);
                 }
+                StateChange::Kept(kept) => {
+                    self.kept.insert((kept.network, kept.name.clone()), kept);
+                }
+                StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
             }
         }
@@ -327,7 +334,7 @@ impl World {
         create: CreateNetwork,
     ) -> Result<NetworkView, Refused> {
         match self.request(i, Request::CreateNetwork(create))? {
-            Reply::Network(view) => Ok(view),
+            Reply::Network(view) => Ok(*view),
             other => panic!("{other:?}"),
         }
     }
@@ -501,6 +508,7 @@ impl World {
             endpoints: disk.endpoints.into_values().collect(),
             gone: std::mem::take(&mut self.nodes[i].gone),
             ring: disk.ring.into_iter().collect(),
+            kept: disk.kept.into_values().collect(),
         };
         let now = self.now_of(i);
         let node = &mut self.nodes[i];
