@@ -369,6 +369,8 @@ impl Engine {
                 EndpointView { state, ..self.endpoint_view(host, ep) }
             }));
         }
+        // A host that is away has not heard yet that its endpoints are gone.
+        views.retain(|v| !self.networks.is_removed(v.endpoint.network));
         views.retain(|v| net.is_none_or(|net| v.endpoint.network == net));
         views.sort_by(|a, b| {
             fn key(v: &EndpointView) -> impl Ord + '_ {

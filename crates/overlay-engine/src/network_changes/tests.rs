@@ -277,6 +277,7 @@ fn a_host_that_was_away_drops_what_was_removed_meanwhile() {
         w.pass(Duration::from_secs(60));
         assert_eq!(force(&mut w, 0), [on("h0", 1, false), on("h1", 1, true)]);
         assert_eq!(w.endpoints(1).len(), 2, "it has not heard of it");
+        assert_eq!(w.endpoints(0), [], "nobody is shown what is about to go");
         if dead {
             w.restart(1);
         } else {
