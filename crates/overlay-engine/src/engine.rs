@@ -1292,7 +1292,7 @@ impl Engine {
     }
 
     /// Publishes the newest definition of every network that this host uses,
-    /// made, or is one of the keepers of. What was once published is kept up
+    /// made, changed, removed, or is one of the keepers of. What was once published is kept up
     /// to date, never withdrawn: the loss of any host loses no network.
     fn publish_networks(&mut self) {
         self.republish = false;
@@ -1310,6 +1310,7 @@ impl Engine {
             let keeper = present.iter().filter(|h| rank(**h) < own).count() < KEEPERS;
             let publishes = self.published.contains_key(&net.id)
                 || net.created.host == me
+                || net.updated.host == me
                 || self.view.is_user(net.id, me)
                 || keeper;
             if publishes && self.published.get(&net.id) != Some(&net.updated) {

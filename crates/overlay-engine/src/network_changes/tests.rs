@@ -361,3 +361,21 @@ fn the_loss_of_the_creator_loses_no_network() {
     set(&mut w, 2, ChangeNetwork { internal: Some(true), ..of_demo() }).unwrap();
     assert!(w.networks(1)[0].network.internal);
 }
+
+/// A simulation found that neither was, of more than four hosts, when it neither
+/// used the network nor was a keeper of it.
+#[test]
+fn a_change_and_a_removal_are_heard_of_whichever_host_makes_them() {
+    for i in 0..8 {
+        let mut w = World::new(8);
+        w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+        let now = set(&mut w, i, ChangeNetwork { internal: Some(true), ..of_demo() }).unwrap();
+        for j in 0..8 {
+            assert_eq!(w.networks(j)[0].network, now.network, "host {j}, changed on {i}");
+        }
+        w.remove((i + 1) % 8, "demo").unwrap();
+        for j in 0..8 {
+            assert_eq!(w.networks(j), [], "host {j}, changed on {i}");
+        }
+    }
+}
