@@ -174,7 +174,7 @@ fn networks_that_cannot_be() -> Result<()> {
             1,
             expect![[r#"
             overlayctl: cannot delete network demo: network demo still has 1 endpoints: c1 on a
-                        detach them first with: overlayctl detach"#]],
+                        detach them first, or all with it: overlayctl net rm --force demo"#]],
         )?;
         s.refuses(
             &["net", "inspect", "nosuch"],
