@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use overlay_api::v1::WantedSubnet;
 use overlay_model::mtu::MIN_INNER_MTU;
-use overlay_model::{IfName, KeyId, MacAddr, Name, Vni};
+use overlay_model::{AddressRange, IfName, KeyId, MacAddr, Name, Vni};
 
 const EXAMPLES_AND_EXIT_CODES: &str = "\
 Examples:
@@ -133,7 +133,10 @@ Kinds:
   imported           static endpoints of this host, many at once
   device             something about an attached device
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
-  network_created network_removed network_conflict endpoint_conflict
+  network_created network_changed network_removed
+  network_conflict   two networks claim one VNI or name, or do so no longer
+  cut_off            an endpoint of this host whose network is not programmed, or is again
+  endpoint_conflict  two endpoints claim one MAC or address
   repaired           something that another hand had changed was put back
   fight              another hand changes an object each time it is put back
   overrun            the kernel dropped notifications: everything was read again
@@ -167,8 +170,78 @@ pub(crate) enum NetCommand {
     Ls,
     /// Show networks in full
     Inspect(NetNames),
+    /// Change a network, on all hosts
+    #[command(after_help = CHANGES)]
+    Set(Box<SetArgs>),
     /// Delete networks that have no endpoints
-    Rm(NetNames),
+    Rm(NetRmArgs),
+}
+
+const CHANGES: &str = "\
+Name, VNI, subnets, gateways, range, MTU and flooding cannot change: create
+another network, attach there, then remove this one.
+
+Containers keep the routes that they were attached with: whether they have a
+default route does not change with --internal.";
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args([
+    "labels", "unlabel", "exclude", "include", "internal", "no_internal", "name", "vni", "subnets",
+    "gateways", "ip_ranges", "mtu", "no_flood",
+]))]
+pub(crate) struct SetArgs {
+    /// Name or id of the network
+    #[arg(value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
+
+    #[command(flatten)]
+    pub(crate) labels: Labels,
+
+    /// Remove the label of this key; repeatable
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) unlabel: Vec<String>,
+
+    /// Never lease these addresses any more; repeatable
+    #[arg(long, value_name = "IP|FIRST-LAST|CIDR", value_parser = range)]
+    pub(crate) exclude: Vec<AddressRange>,
+
+    /// Lease these addresses again; repeatable
+    #[arg(long, value_name = "IP|FIRST-LAST|CIDR", value_parser = range)]
+    pub(crate) include: Vec<AddressRange>,
+
+    /// No gateway and no way out from now on
+    #[arg(long, conflicts_with = "no_internal")]
+    pub(crate) internal: bool,
+
+    /// A gateway from now on
+    #[arg(long)]
+    pub(crate) no_internal: bool,
+
+    // Known so that overlayd can say why they cannot change.
+    #[arg(long, hide = true)]
+    pub(crate) name: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) vni: Option<String>,
+    #[arg(long = "subnet", hide = true)]
+    pub(crate) subnets: Option<String>,
+    #[arg(long = "gateway", hide = true)]
+    pub(crate) gateways: Option<String>,
+    #[arg(long = "ip-range", hide = true)]
+    pub(crate) ip_ranges: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) mtu: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) no_flood: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NetRmArgs {
+    #[command(flatten)]
+    pub(crate) names: NetNames,
+
+    /// Although they have endpoints: these are detached, on all hosts
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 const ROTATION: &str = "\
@@ -292,6 +365,15 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     pub(crate) no_flood: bool,
 
+    /// Addresses that are never leased, not even when they are asked for; repeatable
+    #[arg(long, value_name = "IP|FIRST-LAST|CIDR", value_parser = range)]
+    pub(crate) exclude: Vec<AddressRange>,
+
+    /// Where addresses are chosen from; one that is asked for may be outside. At most one
+    /// IPv4 and one IPv6 [default: anywhere in the subnet]
+    #[arg(long = "ip-range", value_name = "CIDR|FIRST-LAST", value_parser = range)]
+    pub(crate) ip_ranges: Vec<AddressRange>,
+
     #[command(flatten)]
     pub(crate) labels: Labels,
 }
@@ -316,6 +398,19 @@ pub(crate) enum EndpointCommand {
     /// Let a MAC or address move again that this host has frozen, because it
     /// moved too often
     Thaw(ThawArgs),
+    /// Let the addresses go that this host keeps for a name: see attach --keep-ip
+    ForgetIp(ForgetIpArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ForgetIpArgs {
+    /// For whom they are kept
+    #[arg(required = true, value_name = "NAME", value_parser = name)]
+    pub(crate) names: Vec<Name>,
+
+    /// Its network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -422,6 +517,11 @@ pub(crate) struct AttachArgs {
     /// Set no default route
     #[arg(long, conflicts_with = "device")]
     pub(crate) no_default_route: bool,
+
+    /// Keep its addresses and its MAC for its name on this host when it is detached, until
+    /// `overlayctl endpoint forget-ip`
+    #[arg(long, requires = "name")]
+    pub(crate) keep_ip: bool,
 
     /// Take it over from the host that has it, which may be down: what is left
     /// out is as it was there
@@ -559,6 +659,10 @@ fn ifname(text: &str) -> Result<IfName, overlay_model::InvalidIfName> {
 }
 
 fn subnet(text: &str) -> Result<WantedSubnet, overlay_api::v1::InvalidSubnet> {
+    text.parse()
+}
+
+fn range(text: &str) -> Result<AddressRange, overlay_model::InvalidRange> {
     text.parse()
 }
 

@@ -69,7 +69,7 @@ impl Session {
         let doing = format!("forget host {host}");
         let forgotten =
             asking(doing, self.client.forget(&host, &v1::Forget { dead, force })).await?;
-        self.output.show(&forgotten, render::forgotten)
+        self.output.show(&forgotten, render::host_forgotten)
     }
 
     async fn drain(&self, args: DrainArgs) -> Result<(), Failure> {

@@ -26,9 +26,9 @@ use comfy_table::Table;
 pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoints, thawed};
 pub(crate) use entry::{entries, plan};
 pub(crate) use event::event;
-pub(crate) use host::{drained, forgotten, hosts, left};
+pub(crate) use host::{drained, host_forgotten, hosts, left};
 pub(crate) use key::{key_added, key_removed, key_used, keys};
-pub(crate) use network::{created, deleted, networks, networks_in_full};
+pub(crate) use network::{changed, created, deleted, forgotten, networks, networks_in_full};
 pub(crate) use status::status;
 
 /// Milliseconds since 1970, now.

@@ -196,7 +196,8 @@ pub async fn serve(
     let door = Door { inputs, events, surroundings };
     let router = Router::new()
         .route("/v1/networks", get(networks).post(create_network))
-        .route("/v1/networks/{net}", get(network).delete(remove_network))
+        .route("/v1/networks/{net}", get(network).patch(change_network).delete(remove_network))
+        .route("/v1/networks/{net}/kept/{name}", axum::routing::delete(forget_ip))
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route(
             "/v1/endpoints/import",
@@ -273,11 +274,38 @@ async fn create_network(
     ok(answer)
 }
 
+async fn change_network(
+    State(door): State<Door>,
+    Part(UrlPath(net)): Part<UrlPath<String>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    let answer = match body(bytes).and_then(|body| convert::change_network(net, body)) {
+        Ok(request) => door.ask(Request::ChangeNetwork(request)).await,
+        Err(error) => Err(error),
+    };
+    ok(answer)
+}
+
 async fn remove_network(
     State(door): State<Door>,
     Part(UrlPath(net)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<ForceQuery>>,
 ) -> Answered {
-    ok(door.ask(Request::RemoveNetwork(net)).await)
+    let request = match query.force.unwrap_or(false) {
+        true => Request::ForceRemoveNetwork(net),
+        false => Request::RemoveNetwork(net),
+    };
+    ok(door.ask(request).await)
+}
+
+async fn forget_ip(
+    State(door): State<Door>,
+    Part(UrlPath((net, name))): Part<UrlPath<(String, String)>>,
+) -> Answered {
+    ok(match convert::name(&name) {
+        Ok(name) => door.ask(Request::ForgetIp { net, name }).await,
+        Err(error) => Err(error),
+    })
 }
 
 async fn endpoints(

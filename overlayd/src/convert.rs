@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use overlay_api::v1;
 use overlay_engine::{
-    Attach, CreateNetwork, EndpointState, EndpointView, EntryView, ErrorKind, FrozenView, HostView,
-    Import, KeyView, Level, NetworkView, Notice, Place, Refused, Reply, StaticEndpoint, StatusView,
-    Table, Where,
+    Attach, ChangeNetwork, CreateNetwork, DetachedOn, EndpointState, EndpointView, EntryView,
+    ErrorKind, FrozenView, HostView, Import, Kept, KeyView, Level, NetworkView, Notice, Place,
+    Refused, Reply, StaticEndpoint, StatusView, Table, Where,
 };
 use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
 use overlay_model::{Family, Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
@@ -68,8 +68,42 @@ pub fn create_network(body: v1::CreateNetwork) -> Result<CreateNetwork, v1::Erro
         internal: body.internal,
         no_flood: body.no_flood,
         labels: body.labels,
+        exclude: body.exclude,
+        ip_ranges: body.ip_ranges,
         foreign: Foreign::default(),
     })
+}
+
+/// What of the network `net` is to become otherwise.
+pub fn change_network(net: String, body: v1::ChangeNetwork) -> Result<ChangeNetwork, v1::Error> {
+    let fixed = [
+        ("name", body.name.is_some()),
+        ("VNI", body.vni.is_some()),
+        ("subnet", body.subnets.is_some()),
+        ("gateway", body.gateways.is_some()),
+        ("range of addresses", body.ip_ranges.is_some()),
+        ("MTU", body.mtu.is_some()),
+        ("flooding", body.no_flood.is_some()),
+    ];
+    if let Some((what, _)) = fixed.into_iter().find(|(_, said)| *said) {
+        let why = format!("the {what} of a network cannot change: what is attached was given it");
+        return Err(invalid(why).with_hint(format!(
+            "create another network that has it, attach there, then: overlayctl net rm {net}"
+        )));
+    }
+    Ok(ChangeNetwork {
+        net,
+        labels: body.labels,
+        unlabel: body.unlabel.into_iter().collect(),
+        exclude: body.exclude,
+        include: body.include,
+        internal: body.internal,
+    })
+}
+
+/// A name, as it stands in a path.
+pub fn name(text: &str) -> Result<Name, v1::Error> {
+    Name::new(text).map_err(invalid)
 }
 
 /// Where the namespace to attach is found, if it is one that is to be attached.
@@ -130,6 +164,7 @@ pub fn attach(
         aliases: names(&body.aliases).map_err(invalid)?,
         labels: body.labels,
         take_over: body.take_over,
+        keep_ip: body.keep_ip,
         foreign: Foreign::default(),
     })
 }
@@ -204,12 +239,29 @@ pub fn network(view: NetworkView) -> v1::Network {
         internal: net.internal,
         flood: net.flood,
         labels: net.labels,
+        exclude: net.exclude,
+        ip_ranges: net.ip_ranges,
         created_ms: net.created.wall_ms,
         created_by: view.created_by,
         endpoints: view.endpoints,
         local_endpoints: view.local_endpoints,
         conflict: view.conflict,
+        kept: view.kept.into_iter().map(kept).collect(),
     }
+}
+
+/// What is kept for a name, for the wire.
+fn kept(kept: Kept) -> v1::Kept {
+    v1::Kept { name: kept.name.into(), mac: kept.mac.to_string(), ips: kept.addresses }
+}
+
+fn deleted(view: NetworkView, detached: Vec<DetachedOn>) -> v1::Deleted {
+    let detached = detached.into_iter().map(|on| v1::DetachedOn {
+        host: on.host,
+        endpoints: on.endpoints,
+        later: on.later,
+    });
+    v1::Deleted { network: network(view), detached: detached.collect() }
 }
 
 /// An endpoint, for the wire.
@@ -248,6 +300,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         moves: ep.move_seq,
         state: state.to_owned(),
         reason,
+        kept: view.kept,
         host_ifname: port,
         ifname,
         netns,
@@ -450,9 +503,20 @@ pub fn event(notice: &Notice) -> v1::Event {
         Notice::Network { name, vni, what } => {
             v1::Event { net: some(name), vni: Some(vni.get()), ..kind(&format!("network_{what}")) }
         }
-        Notice::NetworkConflict { loser, why } => {
-            v1::Event { net: some(loser), why: some(why), ..kind("network_conflict") }
-        }
+        Notice::NetworkConflict { loser, why } => v1::Event {
+            net: some(loser),
+            why: why.clone(),
+            there: Some(why.is_some()),
+            ..kind("network_conflict")
+        },
+        Notice::CutOff { id, name, net, why } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            net: some(net),
+            why: why.clone(),
+            there: Some(why.is_none()),
+            ..kind("cut_off")
+        },
         Notice::EndpointConflict { what, loser, winner } => v1::Event {
             endpoint: some(loser),
             why: Some(format!("{what} is held by another endpoint")),
@@ -621,7 +685,9 @@ fn heard_host(view: HostView, gossip: &Heard) -> v1::Host {
 /// A reply as the JSON body of its route.
 pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
     match reply {
-        Reply::Network(view) => serde_json::to_vec(&network(view)),
+        Reply::Network(view) => serde_json::to_vec(&network(*view)),
+        Reply::Removed { network, detached } => serde_json::to_vec(&deleted(*network, detached)),
+        Reply::Kept(one) => serde_json::to_vec(&kept(one)),
         Reply::Networks(views) => {
             serde_json::to_vec(&views.into_iter().map(network).collect::<Vec<_>>())
         }

@@ -198,6 +198,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         fates: found.fates,
         contact_ms: found.contact_ms,
         drained: found.drained,
+        kept: found.kept,
     };
     info!(
         host = %config.host,

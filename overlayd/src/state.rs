@@ -36,10 +36,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use overlay_engine::{LocalEndpoint, Place};
-use overlay_model::{EndpointId, Family, Fate, HostId, Network, NetworkId, RingToken};
+use overlay_engine::{Kept, LocalEndpoint, Place};
+use overlay_model::{EndpointId, Family, Fate, HostId, Name, Network, NetworkId, RingToken};
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -49,6 +51,9 @@ const FORMAT: u8 = 1;
 /// The format of an endpoint that is in no namespace: what knows only of those
 /// that are must not take the file for damaged.
 const PLACES: u8 = 2;
+/// The format of a network that says which addresses may be leased: what does
+/// not know of that must not lease any.
+const RANGES: u8 = 2;
 /// Enough for what is read once and then only written; redb's default is 1 GiB.
 const CACHE: usize = 8 << 20;
 
@@ -61,6 +66,8 @@ const LOCK_FILE: &str = "lock";
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
+/// What is kept, by network and name. Missing in files of before there was any.
+const KEPT: TableDefinition<'_, (u64, &str), &[u8]> = TableDefinition::new("kept");
 /// By network, family (4 or 6) and offset in the subnet.
 const RING: TableDefinition<'_, (u64, u8, u128), &[u8]> = TableDefinition::new("ring");
 /// Hosts of the cluster. This table and the next are not in files of the first
@@ -93,6 +100,8 @@ pub struct Restored {
     pub contact_ms: Option<u64>,
     /// It takes no new endpoint.
     pub drained: bool,
+    /// Addresses that stay with names.
+    pub kept: Vec<Kept>,
     /// Gossip addresses of the peers of last time.
     pub peers: Vec<std::net::SocketAddr>,
     /// This host has left the cluster and was not told to come back.
@@ -127,6 +136,10 @@ pub enum StateChange {
     Contact(u64),
     /// Remember that this host takes no new endpoint, or does.
     Drained(bool),
+    /// Remember which addresses stay with a name.
+    Kept(Kept),
+    /// Forget them.
+    DropKept(NetworkId, Name),
     /// Remember the peers, all of them.
     Peers(Vec<std::net::SocketAddr>),
     /// Remember that this host left, or that it is back.
@@ -147,6 +160,8 @@ impl From<overlay_engine::StateChange> for StateChange {
             Engine::Fate(host, fate) => Self::Fate(host, fate),
             Engine::Contact(at) => Self::Contact(at),
             Engine::Drained(drained) => Self::Drained(drained),
+            Engine::Kept(kept) => Self::Kept(kept),
+            Engine::DropKept(net, name) => Self::DropKept(net, name),
         }
     }
 }
@@ -258,7 +273,7 @@ impl StateFile {
         let mut opened = None;
         if exists {
             match open_existing(&path)? {
-                Opened::Good(db, loaded) => opened = Some((db, loaded)),
+                Opened::Good(good) => opened = Some(*good),
                 Opened::Damaged(why) => {
                     let aside = move_aside(&path)?;
                     tracing::error!(
@@ -297,6 +312,7 @@ impl StateFile {
             fates: std::mem::take(&mut loaded.fates),
             contact_ms: loaded.contact_ms,
             drained: loaded.drained,
+            kept: std::mem::take(&mut loaded.kept),
             peers: std::mem::take(&mut loaded.peers),
             left: loaded.left,
             damaged,
@@ -329,10 +345,11 @@ impl StateFile {
             let mut ring = txn.open_table(RING)?;
             let mut members = txn.open_table(MEMBERS)?;
             let mut fates = txn.open_table(FATES)?;
+            let mut kept = txn.open_table(KEPT)?;
             for change in changes {
                 match change {
                     StateChange::Network(network) => {
-                        networks.insert(network.id.0, &*value(network))?;
+                        networks.insert(network.id.0, &*network_value(network))?;
                     }
                     StateChange::DropNetwork(id) => drop(networks.remove(id.0)?),
                     StateChange::Endpoint(endpoint) => {
@@ -362,6 +379,12 @@ impl StateFile {
                     StateChange::Fate(host, None) => drop(fates.remove(host.0.as_u128())?),
                     StateChange::Contact(at) => drop(meta.insert("contact", &*value(at))?),
                     StateChange::Drained(is) => drop(meta.insert("drained", &*value(is))?),
+                    StateChange::Kept(one) => {
+                        kept.insert((one.network.0, one.name.as_str()), &*value(one))?;
+                    }
+                    StateChange::DropKept(network, name) => {
+                        drop(kept.remove((network.0, name.as_str()))?);
+                    }
                     StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
                     StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
                 }
@@ -439,12 +462,13 @@ struct Loaded {
     fates: BTreeMap<HostId, Fate>,
     contact_ms: Option<u64>,
     drained: bool,
+    kept: Vec<Kept>,
     peers: Vec<std::net::SocketAddr>,
     left: bool,
 }
 
 enum Opened {
-    Good(Database, Loaded),
+    Good(Box<(Database, Loaded)>),
     Damaged(String),
 }
 
@@ -488,7 +512,7 @@ fn open_existing(path: &Path) -> Result<Opened, StateError> {
         Ok(Ok((db, loaded))) => {
             fs::set_permissions(path, Permissions::from_mode(0o600))
                 .map_err(io_error("protect", path))?;
-            Ok(Opened::Good(db, loaded))
+            Ok(Opened::Good(Box::new((db, loaded))))
         }
         Ok(Err(Unread::Newer(found))) => Err(StateError::Newer { path: path.to_owned(), found }),
         Ok(Err(Unread::Damaged(why))) => Ok(Opened::Damaged(why)),
@@ -523,6 +547,7 @@ fn create(path: &Path) -> Result<Database, StateError> {
             txn.open_table(NETWORKS)?;
             txn.open_table(ENDPOINTS)?;
             txn.open_table(RING)?;
+            txn.open_table(KEPT)?;
             Ok(())
         })?;
         Ok(db)
@@ -556,10 +581,10 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
         }
     }
     for row in txn.open_table(NETWORKS)?.iter()? {
-        loaded.networks.push(read(row?.1.value())?);
+        loaded.networks.push(read_either(RANGES, row?.1.value())?);
     }
     for row in txn.open_table(ENDPOINTS)?.iter()? {
-        loaded.endpoints.push(read_endpoint(row?.1.value())?);
+        loaded.endpoints.push(read_either(PLACES, row?.1.value())?);
     }
     for row in txn.open_table(RING)?.iter()? {
         let (key, bytes) = row?;
@@ -570,6 +595,11 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
             other => return Err(Unread::Damaged(format!("address family {other}"))),
         };
         loaded.ring.push(((NetworkId(network), family, offset), read(bytes.value())?));
+    }
+    if let Some(kept) = if_there(txn.open_table(KEPT))? {
+        for row in kept.iter()? {
+            loaded.kept.push(read(row?.1.value())?);
+        }
     }
     let host = |bits: u128| HostId(Uuid::from_u128(bits));
     if let Some(members) = if_there(txn.open_table(MEMBERS))? {
@@ -587,10 +617,10 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
 }
 
 /// A table that files of the first versions do not have.
-fn if_there<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
+fn if_there<T>(table: Result<T, TableError>) -> Result<Option<T>, TableError> {
     match table {
         Ok(table) => Ok(Some(table)),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
         Err(err) => Err(err),
     }
 }
@@ -618,12 +648,21 @@ fn endpoint_value(endpoint: &LocalEndpoint) -> Vec<u8> {
     bytes
 }
 
-fn read_endpoint(bytes: &[u8]) -> Result<LocalEndpoint, Unread> {
-    match bytes {
-        [PLACES, json @ ..] => {
+fn network_value(network: &Network) -> Vec<u8> {
+    let mut bytes = value(network);
+    if !network.exclude.is_empty() || !network.ip_ranges.is_empty() {
+        bytes[0] = RANGES;
+    }
+    bytes
+}
+
+/// A value of [`FORMAT`], or of the later one that its kind has.
+fn read_either<T: DeserializeOwned>(later: u8, bytes: &[u8]) -> Result<T, Unread> {
+    match bytes.split_first() {
+        Some((format, json)) if *format == later => {
             serde_json::from_slice(json).map_err(|err| Unread::Damaged(err.to_string()))
         }
-        bytes => read(bytes),
+        _ => read(bytes),
     }
 }
 

@@ -174,7 +174,7 @@ fn networks_that_cannot_be() -> Result<()> {
             1,
             expect![[r#"
             overlayctl: cannot delete network demo: network demo still has 1 endpoints: c1 on a
-                        detach them first with: overlayctl detach"#]],
+                        detach them first, or all with it: overlayctl net rm --force demo"#]],
         )?;
         s.refuses(
             &["net", "inspect", "nosuch"],
@@ -613,7 +613,7 @@ fn http_requests_that_make_no_sense_get_an_error_body_and_change_nothing() -> Re
         expect(
             &["--data", r#"{"vnii":7}"#, net],
             expect![[r#"
-            {"code":"invalid_request","message":"the body is wrong: unknown field `vnii`, expected one of `name`, `vni`, `subnets`, `gateways`, `mtu`, `internal`, `no_flood`, `labels` at line 1 column 7"}
+            {"code":"invalid_request","message":"the body is wrong: unknown field `vnii`, expected one of `name`, `vni`, `subnets`, `gateways`, `mtu`, `internal`, `no_flood`, `labels`, `exclude`, `ip_ranges` at line 1 column 7"}
             400 application/json"#]],
         )?;
         expect(

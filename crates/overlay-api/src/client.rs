@@ -151,9 +151,27 @@ impl Client {
         self.get(&format!("/v1/networks/{}", encode(net))).await
     }
 
-    /// Deletes the network of this name or id; the reply shows it as it was.
-    pub async fn delete_network(&self, net: &str) -> Result<v1::Network, ClientError> {
-        self.delete(&format!("/v1/networks/{}", encode(net))).await
+    /// Changes the network of this name or id; the reply shows it as it is then.
+    pub async fn change_network(
+        &self,
+        net: &str,
+        request: &v1::ChangeNetwork,
+    ) -> Result<v1::Network, ClientError> {
+        let path = format!("/v1/networks/{}", encode(net));
+        self.ask(Method::PATCH, &path, Some(request)).await
+    }
+
+    /// Deletes the network of this name or id, with `force` although it has
+    /// endpoints: these are detached, on all hosts. The reply shows it as it was.
+    pub async fn delete_network(&self, net: &str, force: bool) -> Result<v1::Deleted, ClientError> {
+        let path = format!("/v1/networks/{}", encode(net));
+        self.delete(&with_query(&path, [("force", force.then_some("true"))])).await
+    }
+
+    /// Lets the addresses go that the host keeps for `name` on `net`. The reply
+    /// shows what they were.
+    pub async fn forget_ip(&self, net: &str, name: &str) -> Result<v1::Kept, ClientError> {
+        self.delete(&format!("/v1/networks/{}/kept/{}", encode(net), encode(name))).await
     }
 
     /// Attaches a network namespace or a device to a network, or takes a static

@@ -9,7 +9,9 @@
 //! | `POST /v1/networks` | [`v1::CreateNetwork`] | [`v1::Network`] |
 //! | `GET /v1/networks` | - | [`v1::Network`], a list |
 //! | `GET /v1/networks/{name or id}` | - | [`v1::Network`] |
-//! | `DELETE /v1/networks/{name or id}` | - | [`v1::Network`] as it was |
+//! | `PATCH /v1/networks/{name or id}` | [`v1::ChangeNetwork`] | [`v1::Network`] |
+//! | `DELETE /v1/networks/{name or id}?force=true` | - | [`v1::Deleted`] |
+//! | `DELETE /v1/networks/{name or id}/kept/{name}` | - | [`v1::Kept`] as it was |
 //! | `POST /v1/endpoints` | [`v1::Attach`] | [`v1::Endpoint`] |
 //! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |

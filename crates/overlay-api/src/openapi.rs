@@ -31,7 +31,9 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::create_network,
         operations::list_networks,
         operations::get_network,
+        operations::change_network,
         operations::delete_network,
+        operations::forget_ip,
         operations::attach,
         operations::import,
         operations::list_endpoints,
@@ -110,12 +112,37 @@ mod operations {
             Forbidden, NotFound, Failed, Unavailable))]
     fn get_network() {}
 
-    /// Deletes a network that has no endpoints.
-    #[utoipa::path(delete, path = "/v1/networks/{net}", tag = "networks",
+    /// Changes a network, on all hosts.
+    ///
+    /// Of two changes at the same time the later one counts, whole.
+    #[utoipa::path(patch, path = "/v1/networks/{net}", tag = "networks",
         params(("net" = String, Path, description = "Its name or id")),
-        responses((status = 200, description = "As it was", body = Network),
-            Forbidden, NotFound, Conflict, Failed, Unavailable))]
+        request_body = ChangeNetwork,
+        responses((status = 200, description = "As it is now", body = Network),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn change_network() {}
+
+    /// Deletes a network that has no endpoints, or by force with all that it has.
+    #[utoipa::path(delete, path = "/v1/networks/{net}", tag = "networks",
+        params(
+            ("net" = String, Path, description = "Its name or id"),
+            ("force" = Option<bool>, Query, description = "Detach its endpoints, on all hosts"),
+        ),
+        responses((status = 200, description = "As it was", body = Deleted),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
     fn delete_network() {}
+
+    /// Lets the addresses go that this host keeps for a name.
+    ///
+    /// While an endpoint has them, that is when it is detached.
+    #[utoipa::path(delete, path = "/v1/networks/{net}/kept/{name}", tag = "networks",
+        params(
+            ("net" = String, Path, description = "Name or id of the network"),
+            ("name" = String, Path, description = "For whom they are kept"),
+        ),
+        responses((status = 200, description = "As it was", body = Kept),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn forget_ip() {}
 
     /// Attaches a network namespace or a device to a network, or takes a static
     /// endpoint in.

@@ -13,6 +13,7 @@ use std::ops::Not;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use overlay_model::AddressRange;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -131,6 +132,16 @@ pub struct CreateNetwork {
     /// Free text for people and tools.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Addresses that are never leased, not even when they are asked for: each
+    /// an address, `FIRST-LAST`, or a CIDR.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
+    /// Where addresses are chosen from if an attach says none, at most one a
+    /// family; anywhere in the subnet when left out. Written like `exclude`.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<AddressRange>,
 }
 
 /// A subnet to create a network with.
@@ -211,6 +222,14 @@ pub struct Network {
     pub flood: bool,
     /// Free text.
     pub labels: BTreeMap<String, String>,
+    /// Never leased.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
+    /// Where addresses are chosen from if an attach says none.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<AddressRange>,
     /// Milliseconds since 1970.
     pub created_ms: u64,
     /// Name of the host that created it, if known here, else its id.
@@ -223,6 +242,97 @@ pub struct Network {
     /// one is not programmed. Says which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<String>,
+    /// Addresses that this host keeps for names, whether attached or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
+}
+
+/// Addresses that stay with a name on a network and a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Kept {
+    /// Whose they are.
+    pub name: String,
+    /// The MAC that goes with them.
+    pub mac: String,
+    /// At most one a family.
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpAddr>,
+}
+
+/// Changes a network. What is left out stays as it is; name, VNI, subnets,
+/// gateways, ranges, MTU and flooding cannot change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChangeNetwork {
+    /// Labels to set.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Keys of labels to remove.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unlabel: Vec<String>,
+    /// Addresses to exclude, as in [`CreateNetwork`]; refused if an endpoint has
+    /// one of them.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
+    /// Addresses that are not to be excluded any more.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<AddressRange>,
+    /// No gateway, no way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub internal: Option<bool>,
+    /// Whatever else a network has, so that it can be refused by its name.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<serde_json::Value>,
+    /// See `name`.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<serde_json::Value>,
+    /// See `name`.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnets: Option<serde_json::Value>,
+    /// See `name`.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateways: Option<serde_json::Value>,
+    /// See `name`.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_ranges: Option<serde_json::Value>,
+    /// See `name`.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<serde_json::Value>,
+    /// See `name`.
+    #[schema(ignore)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_flood: Option<serde_json::Value>,
+}
+
+/// A network that was deleted, as it was, and what went with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deleted {
+    /// The network.
+    #[serde(flatten)]
+    pub network: Network,
+    /// Endpoints that were detached by force, by host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detached: Vec<DetachedOn>,
+}
+
+/// Endpoints of one host that went with their network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DetachedOn {
+    /// Name of the host, if known here, else its id.
+    pub host: String,
+    /// How many.
+    pub endpoints: usize,
+    /// The host cannot be reached now: they go when it is back.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub later: bool,
 }
 
 /// A subnet of a network.
@@ -285,6 +395,11 @@ pub struct Attach {
     /// must be said.
     #[serde(skip_serializing_if = "Not::not")]
     pub take_over: bool,
+    /// Its addresses and its MAC stay with its name on this host when it is
+    /// detached; the next attach of that name here gets the same, whether it says
+    /// this or not, until `DELETE /v1/networks/{net}/kept/{name}`. Needs `name`.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub keep_ip: bool,
 }
 
 /// Takes many static endpoints in, all or none.
@@ -380,6 +495,10 @@ pub struct Endpoint {
     /// Why, when the state is not `ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its addresses stay with its name on this host when it is detached; set
+    /// when local.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub kept: bool,
     /// The port of the bridge, when local and known: the host's end of the veth
     /// pair, or the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -786,8 +905,9 @@ pub struct Left {
 /// | `imported` | `net`, `count` of static endpoints that are new, changed or gone |
 /// | `device` | `dev` that is attached, `why` its owner should look at it |
 /// | `seen`, `withdrawn` | the same of another `host`: `endpoint`, `name`, `net`, `ips` |
-/// | `network_created`, `network_removed` | `net`, `vni` |
-/// | `network_conflict` | `net`, which is not programmed, `why` |
+/// | `network_created`, `network_changed`, `network_removed` | `net`, `vni` |
+/// | `network_conflict` | `net`, which is not programmed if it is `there`, `why` |
+/// | `cut_off` | `endpoint`, `name`, `net`; `there` if that is programmed again, else `why` |
 /// | `endpoint_conflict` | `endpoint`, which lost, `why`, `host` that won |
 /// | `kernel_refused` | `command`, `why`, `retry_ms` |
 /// | `repaired` | `object`, `state` it was found in (`deleted`, `changed`, `added`), `command`, `count` of objects, `after_ms`, `by`, `times` in 10 s |

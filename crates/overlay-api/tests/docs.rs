@@ -57,6 +57,9 @@ fn row(example: &Example) -> String {
         ["", "v1", "networks", _] => format!("{} /v1/networks/{{net}}", example.method),
         ["", "v1", "endpoints", "import"] => format!("{} {path}", example.method),
         ["", "v1", "endpoints", _] => format!("{} /v1/endpoints/{{endpoint}}", example.method),
+        ["", "v1", "networks", _, "kept", _] => {
+            format!("{} /v1/networks/{{net}}/kept/{{name}}", example.method)
+        }
         ["", "v1", "frozen", _] => format!("{} /v1/frozen/{{what}}", example.method),
         ["", "v1", "keys", _] => format!("{} /v1/keys/{{id}}", example.method),
         ["", "v1", "keys", _, "use"] => format!("{} /v1/keys/{{id}}/use", example.method),
@@ -108,6 +111,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
         let row = row(&example);
         match (row.as_str(), &example.body) {
             ("POST /v1/networks", Some(body)) => is::<v1::CreateNetwork>(body),
+            ("PATCH /v1/networks/{net}", Some(body)) => is::<v1::ChangeNetwork>(body),
             ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
             ("POST /v1/endpoints/import", Some(body)) => is::<v1::Import>(body),
             ("POST /v1/leave", Some(body)) => is::<v1::Leave>(body),

@@ -157,6 +157,7 @@ fn add(first: StaticEndpoint) -> Request {
         aliases: first.aliases,
         labels: first.labels,
         take_over: false,
+        keep_ip: false,
         foreign: Foreign::default(),
     })
 }
@@ -313,6 +314,8 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
             StateChange::DropEndpoint(id) => drop(local.remove(&id)),
             // Nothing of these comes in here.
             StateChange::DropRing(_)
+            | StateChange::Kept(_)
+            | StateChange::DropKept(..)
             | StateChange::DropToken(..)
             | StateChange::Member(..)
             | StateChange::Fate(..)

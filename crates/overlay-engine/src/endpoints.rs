@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use overlay_model::{
     Device, Endpoint, EndpointId, Family, Foreign, HostId, IfName, MacAddr, Name, NetnsRef,
-    Network, NetworkId, ObjectKey, Port, Record, RecordKey, Refusal, Want, WantWhat, mtu,
+    Network, NetworkId, ObjectKey, Port, Record, RecordKey, Refusal, Subnet, Want, WantWhat, mtu,
 };
 
 use crate::cluster_view::{HostState, Placed};
@@ -138,6 +138,9 @@ impl Engine {
         if request.take_over
             && let Err(refused) = self.complete_take_over(&mut request)
         {
+            return self.reply(token, Err(refused));
+        }
+        if let Err(refused) = self.complete_kept(&mut request) {
             return self.reply(token, Err(refused));
         }
         match self.check_moves(&request).and_then(|()| self.check_attach(&request)) {
@@ -274,6 +277,10 @@ impl Engine {
                     subnet.cidr
                 )));
             }
+            check_excluded(net, *ip, || {
+                self.is_kept_for(net.id, *ip, station.name)
+                    || self.view.ip_claims(net.id, *ip).any(|(host, ep)| going(host, ep))
+            })?;
             let mut claims = self.view.ip_claims(net.id, *ip);
             if let Some((host, ep)) = claims.find(|(host, ep)| !going(*host, ep)) {
                 return Err(self.taken(&ip.to_string(), host, ep));
@@ -517,8 +524,15 @@ impl Engine {
             }
             let carried =
                 asked.filter(|ip| waiting.request.take_over && self.is_carried(&net, *ip));
+            let kept =
+                asked.is_some_and(|ip| self.is_kept_for(net.id, ip, waiting.request.name.as_ref()));
             let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
+            if let Some(ip) = asked.filter(|ip| kept && pool.owner(*ip) != Some(me)) {
+                // It came along with a move, and its owner may have it back.
+                pool.release(ip);
+            }
             let result = match asked {
+                Some(ip) if kept && pool.owner(ip) == Some(me) => Ok(ip),
                 Some(ip) if carried.is_some() => {
                     pool.carry(ip);
                     Ok(ip)
@@ -600,6 +614,14 @@ impl Engine {
                     ),
                 )),
                 NoAddress::NoOwner => Missing::Unowned(self.no_owner(net)),
+                NoAddress::Leased if self.kept.keeper(net.id, ip).is_some() => {
+                    let name = self.kept.keeper(net.id, ip).map_or("", Name::as_str);
+                    let message = format!("{ip} is kept for {name} on this host");
+                    Missing::Never(Refused::new(ErrorKind::Taken, message).hint(format!(
+                        "let it go with: overlayctl endpoint forget-ip {name} --net {}",
+                        net.name
+                    )))
+                }
                 NoAddress::Leased | NoAddress::NotLeasable | NoAddress::Exhausted => {
                     Missing::Never(
                         Refused::new(ErrorKind::Taken, format!("{ip} is taken")).hint(list_hint),
@@ -607,11 +629,10 @@ impl Engine {
                 }
             };
         }
-        let owners = pool.owners();
-        if owners.is_empty() {
+        if pool.tokens().is_empty() {
             return Missing::Unowned(self.no_owner(net));
         }
-        let others = in_turn(self.config.host, owners);
+        let others = in_turn(self.config.host, pool.sources());
         let cut_off: Vec<String> =
             others.iter().filter(|h| !up(h)).map(|h| self.host_name(*h)).collect();
         let known = self.view.active_on(net.id).count();
@@ -619,7 +640,7 @@ impl Engine {
             ErrorKind::Exhausted,
             format!(
                 "no free address in {} ({known} endpoints on {} addresses)",
-                pool.subnet().cidr,
+                chosen_from(net, pool.subnet()),
                 pool.capacity()
             ),
         )
@@ -644,13 +665,14 @@ impl Engine {
         .hint("try again in a moment; if it stays so, see: overlayctl hosts")
     }
 
-    /// Gives an address back, unless another endpoint of this host has it: one
-    /// that has moved away and back again was two for a while.
+    /// Gives an address back, unless it is kept, or another endpoint of this host
+    /// has it: one that has moved away and back again was two for a while.
     pub(crate) fn release_lease(&mut self, net: NetworkId, ip: IpAddr) {
         let me = self.config.host;
         let moved = self.moved.iter().filter_map(|id| self.local.get(id));
         let mut moved = moved.map(|local| &local.local.endpoint);
-        if self.view.ip_claims(net, ip).any(|(host, _)| host == me)
+        if self.kept.keeper(net, ip).is_some()
+            || self.view.ip_claims(net, ip).any(|(host, _)| host == me)
             || moved.any(|ep| ep.network == net && ep.addresses.contains(&ip))
         {
             return;
@@ -712,6 +734,9 @@ impl Engine {
             move_seq,
             attached_ms: self.now.wall_ms,
         };
+        if request.keep_ip {
+            self.keeping.insert(id);
+        }
         let local = LocalEndpoint {
             endpoint: endpoint.clone(),
             place,
@@ -743,6 +768,7 @@ impl Engine {
             self.by_device.remove(ifname);
         }
         self.making.remove(&id);
+        self.keeping.remove(&id);
         Some(local)
     }
 
@@ -789,6 +815,13 @@ impl Engine {
             let guard = self.local[&id].local.port().map(ObjectKey::Guard);
             let needed: Vec<ObjectKey> =
                 needed(&self.config, net).chain(guard).chain(port.clone()).collect();
+            if let Some(why) = self.networks.conflict(net.id) {
+                // It came while this one was on its way.
+                let message = format!("network {} is not programmed: {why}", net.name);
+                let refused = Refused::new(ErrorKind::Unsupported, message);
+                self.roll_back(id, token, refused);
+                continue;
+            }
             let failed = needed.iter().find_map(|key| self.kernel.failures().get(key));
             if let Some(failure) = failed {
                 let kind = match failure.refusal {
@@ -810,8 +843,9 @@ impl Engine {
                     self.resume_import(id, token, draft);
                     continue;
                 }
-                let change = StateChange::Endpoint(Box::new(local.local.clone()));
-                self.persist(vec![change], After::Attached(id));
+                let mut changes = vec![StateChange::Endpoint(Box::new(local.local.clone()))];
+                changes.extend(self.to_keep(id).map(StateChange::Kept));
+                self.persist(changes, After::Attached(id));
             }
         }
 
@@ -844,11 +878,24 @@ impl Engine {
     pub(crate) fn attached(&mut self, id: EndpointId, result: Result<(), String>) {
         let Some(local) = self.local.get_mut(&id) else { return };
         let Phase::Saving(token) = local.phase else { return };
+        let ep = local.local.endpoint.clone();
         match result {
             Err(why) => self.roll_back(id, token, unsaved(&why)),
+            Ok(()) if self.networks.get(ep.network).is_none() => {
+                let mut changes = vec![StateChange::DropEndpoint(id)];
+                if let Some(kept) = self.to_keep(id) {
+                    changes.push(StateChange::DropKept(kept.network, kept.name));
+                }
+                self.persist(changes, After::Nothing);
+                let refused = Refused::new(ErrorKind::NotFound, "the network has been removed");
+                self.roll_back(id, token, refused);
+            }
             Ok(()) => {
                 local.phase = Phase::Ready;
-                let ep = local.local.endpoint.clone();
+                if let Some(kept) = self.to_keep(id) {
+                    self.keep(kept);
+                    self.keeping.remove(&id);
+                }
                 self.publish(
                     RecordKey::Endpoint(ep.network, id),
                     Some(Record::Endpoint(ep.clone())),
@@ -1045,7 +1092,30 @@ impl Engine {
     }
 }
 
-fn host_text_of(ep: &Endpoint) -> String {
+/// Where addresses of `subnet` are chosen from, for people.
+fn chosen_from(net: &Network, subnet: &Subnet) -> String {
+    let family = |ip: &IpAddr| ip.is_ipv4() == subnet.gateway.is_ipv4();
+    match net.ip_ranges.iter().find(|range| family(&range.first())) {
+        Some(range) => format!("{range} of {}", subnet.cidr),
+        None => subnet.cidr.to_string(),
+    }
+}
+
+/// Refuses an address that the network excludes, unless it moves or changes
+/// with an endpoint that has it already.
+pub(crate) fn check_excluded(
+    net: &Network,
+    ip: IpAddr,
+    has_it: impl FnOnce() -> bool,
+) -> Result<(), Refused> {
+    if !net.excludes(ip) || has_it() {
+        return Ok(());
+    }
+    Err(Refused::new(ErrorKind::Invalid, format!("{ip} is excluded from network {}", net.name))
+        .hint(format!("choose another, or: overlayctl net set {} --include {ip}", net.name)))
+}
+
+pub(crate) fn host_text_of(ep: &Endpoint) -> String {
     ep.name.as_ref().map_or_else(|| ep.id.to_string(), ToString::to_string)
 }
 

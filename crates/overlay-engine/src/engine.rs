@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, DEFAULT_INNER_MTU_V6, MIN_INNER_MTU, overhead};
 use overlay_model::records::way_between;
 use overlay_model::{
-    Announcement, ClusterEvent, EndpointId, Family, Fate, Foreign, Hand, Host, HostId, HostIntent,
-    HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name, Network, NetworkId,
-    Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
+    AddressRange, Announcement, ClusterEvent, EndpointId, Family, Fate, Foreign, Hand, Host,
+    HostId, HostIntent, HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name,
+    Network, NetworkId, Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift, subjects};
@@ -22,8 +22,11 @@ use crate::event::{
 };
 use crate::forget::Register;
 use crate::ipam::{Pool, first_address, is_host_address};
+use crate::kept::{Kept, KeptSet};
+use crate::leasable;
 use crate::membership::{Membership, Ranges, ring_change};
 use crate::moves::Moves;
+use crate::network_changes::DetachedOn;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
@@ -131,6 +134,9 @@ pub struct Restored {
     /// It takes no new endpoint.
     #[serde(default)]
     pub drained: bool,
+    /// What is kept for names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
 }
 
 /// What goes on when the state file has been written.
@@ -145,6 +151,16 @@ pub(crate) enum After {
         token: Token,
         id: NetworkId,
         before: Box<Network>,
+        /// Endpoints that go with it, where they may.
+        detached: Option<Vec<DetachedOn>>,
+    },
+    Changed {
+        token: Token,
+        before: Box<Network>,
+    },
+    Forgotten {
+        token: Token,
+        kept: Kept,
     },
     Attached(EndpointId),
     Imported(Box<Draft>, Token),
@@ -210,6 +226,11 @@ pub struct Engine {
     /// Something has happened that may decide one.
     pub(crate) fates_due: bool,
     pub(crate) membership: Membership,
+    pub(crate) kept: KeptSet,
+    /// Endpoints on their way whose addresses are to be kept.
+    pub(crate) keeping: BTreeSet<EndpointId>,
+    /// Networks that are not programmed, and why, as told.
+    pub(crate) told_clashes: BTreeMap<NetworkId, String>,
     /// What is told when the plan under way is done.
     announcements: Vec<Announcement>,
     /// Which MAC a neighbour had that is gone, and since when.
@@ -285,6 +306,9 @@ impl Engine {
             fates: Register::new(config.host, restored.members, restored.fates),
             fates_due: true,
             membership: Membership::new(restored.drained),
+            kept: KeptSet::default(),
+            keeping: BTreeSet::new(),
+            told_clashes: BTreeMap::new(),
             announcements: Vec::new(),
             former_macs: BTreeMap::new(),
             waiting: Vec::new(),
@@ -330,7 +354,7 @@ impl Engine {
                 pool.merge(offset, token);
             }
         }
-        let mut dropped = Vec::new();
+        let mut dropped = engine.restore_kept(restored.kept);
         for local in restored.endpoints {
             let id = local.endpoint.id;
             let net = local.endpoint.network;
@@ -366,6 +390,7 @@ impl Engine {
         }
         let me = engine.config.host;
         engine.pools.values_mut().for_each(|pool| pool.hold_singles(me));
+        engine.settle_clashes();
         if !dropped.is_empty() {
             engine.persist(dropped, After::Nothing);
         }
@@ -572,7 +597,25 @@ impl Engine {
                 return;
             }
             Request::RemoveNetwork(text) => {
-                if let Err(refused) = self.remove_network(token, &text) {
+                if let Err(refused) = self.remove_network(token, &text, false) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::ForceRemoveNetwork(text) => {
+                if let Err(refused) = self.remove_network(token, &text, true) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::ChangeNetwork(request) => {
+                if let Err(refused) = self.change_network(token, &request) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::ForgetIp { net, name } => {
+                if let Err(refused) = self.forget_ip(token, &net, &name) {
                     self.reply(token, Err(refused));
                 }
                 return;
@@ -593,7 +636,7 @@ impl Engine {
             Request::Drain(drained) => return self.drain(token, drained),
             Request::Networks => Ok(Reply::Networks(self.network_views())),
             Request::Network(text) => {
-                self.find_network(&text).map(|net| Reply::Network(self.network_view(net)))
+                self.find_network(&text).map(|net| Reply::Network(Box::new(self.network_view(net))))
             }
             Request::Endpoints { net, local } => net
                 .map(|text| self.find_network(&text).map(|net| net.id))
@@ -655,13 +698,9 @@ impl Engine {
             return Err(invalid(format!("an MTU of {mtu} is out of range"))
                 .hint(format!("use {MIN_INNER_MTU} to {most}")));
         }
-        let labels: usize = request.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
-        if labels > LABEL_BYTES {
-            return Err(invalid(format!(
-                "the labels have {labels} bytes together; at most {LABEL_BYTES} are carried"
-            )));
-        }
         let subnets = self.define_subnets(vni, fresh, &request)?;
+        let exclude = AddressRange::union(request.exclude);
+        check_rules(&subnets, &request.labels, &exclude, &request.ip_ranges)?;
         let created = self.new_stamp(None);
         let mut id = NetworkId(fresh);
         while self.networks.all().any(|n| n.id == id) {
@@ -676,6 +715,8 @@ impl Engine {
             internal: request.internal,
             flood: !request.no_flood,
             labels: request.labels,
+            exclude,
+            ip_ranges: request.ip_ranges,
             created,
             updated: created,
             deleted: false,
@@ -870,12 +911,27 @@ impl Engine {
             vni: network.vni,
             what: "created",
         });
+        self.settle_clashes();
         let view = self.network_view(&network);
-        self.reply(token, Ok(Reply::Network(view)));
+        self.reply(token, Ok(Reply::Network(Box::new(view))));
     }
 
-    fn remove_network(&mut self, token: Token, text: &str) -> Result<(), Refused> {
+    fn remove_network(&mut self, token: Token, text: &str, force: bool) -> Result<(), Refused> {
         let net = self.find_network(text)?.clone();
+        if !force {
+            self.check_unattached(&net)?;
+        }
+        let detached = force.then(|| self.users_counted(net.id));
+        let gone = self.tombstone(&net);
+        self.networks.merge(gone.clone());
+        let changes = vec![StateChange::Network(gone), StateChange::DropRing(net.id)];
+        let (id, before) = (net.id, Box::new(net));
+        self.persist(changes, After::Removed { token, id, before, detached });
+        Ok(())
+    }
+
+    /// Refuses to remove what somebody uses.
+    fn check_unattached(&self, net: &Network) -> Result<(), Refused> {
         let holders: Vec<String> = self
             .endpoint_views(Some(net.id), false)
             .into_iter()
@@ -896,14 +952,24 @@ impl Engine {
                     holders.len()
                 ),
             )
-            .hint("detach them first with: overlayctl detach"));
+            .hint(format!(
+                "detach them first, or all with it: overlayctl net rm --force {}",
+                net.name
+            )));
         }
-        let gone =
-            Network { deleted: true, updated: self.new_stamp(Some(net.updated)), ..net.clone() };
-        self.networks.merge(gone.clone());
-        let changes = vec![StateChange::Network(gone), StateChange::DropRing(net.id)];
-        self.persist(changes, After::Removed { token, id: net.id, before: Box::new(net) });
         Ok(())
+    }
+
+    /// Without what only those must know who use it: as many hosts as possible
+    /// are to read it.
+    fn tombstone(&mut self, net: &Network) -> Network {
+        Network {
+            deleted: true,
+            exclude: Vec::new(),
+            ip_ranges: Vec::new(),
+            updated: self.new_stamp(Some(net.updated)),
+            ..net.clone()
+        }
     }
 
     fn removed(
@@ -911,16 +977,22 @@ impl Engine {
         token: Token,
         id: NetworkId,
         before: Network,
+        detached: Option<Vec<DetachedOn>>,
         result: Result<(), String>,
     ) {
         if let Err(why) = result {
             self.networks.restore(id, Some(before));
             return self.reply(token, Err(unsaved(&why)));
         }
-        let view = self.network_view(&before);
+        let network = Box::new(self.network_view(&before));
         self.bury_network(&before);
+        self.settle_clashes();
         self.republish = true;
-        self.reply_when_settled(token, Ok(Reply::Network(view)));
+        let reply = match detached {
+            Some(detached) => Reply::Removed { network, detached },
+            None => Reply::Network(network),
+        };
+        self.reply_when_settled(token, Ok(reply));
     }
 
     /// A network is gone: so is all that stood on it.
@@ -932,6 +1004,10 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         self.drop_endpoints(doomed, "its network was removed");
+        let dropped = self.lose_kept_on(before.id);
+        if !dropped.is_empty() {
+            self.persist(dropped, After::Nothing);
+        }
         let families: Vec<Family> =
             self.pools.keys().filter(|(net, _)| *net == before.id).map(|(_, f)| *f).collect();
         for family in families {
@@ -1250,23 +1326,21 @@ impl Engine {
             }
         } else {
             self.make_pools(&network);
-            if known.is_none() {
-                self.notice(Notice::Network {
+            match &known {
+                None => self.notice(Notice::Network {
                     name: network.name.clone(),
                     vni: network.vni,
                     what: "created",
-                });
+                }),
+                Some(before) => self.tell_change(before, &network),
             }
             let heard: Vec<_> = self.view.ring_of(id).collect();
             for (family, offset, token) in heard {
                 self.merge_token(id, family, offset, token);
             }
-            if let Some(why) = self.networks.conflict(id).map(str::to_owned) {
-                self.notice(Notice::NetworkConflict { loser: network.name.clone(), why });
-            }
         }
         self.persist(changes, After::Nothing);
-        // Another network of the same VNI may have come into its own.
+        self.settle_clashes();
         self.touch_vni(network.vni);
         if let Some(before) = known {
             self.touch_vni(before.vni);
@@ -1305,7 +1379,7 @@ impl Engine {
         }
     }
 
-    fn make_pools(&mut self, network: &Network) {
+    pub(crate) fn make_pools(&mut self, network: &Network) {
         if network.deleted {
             return;
         }
@@ -1313,18 +1387,19 @@ impl Engine {
             let key = (network.id, Family::of(&subnet.gateway));
             let me = self.config.host;
             let noted = self.fates.own().get(&me).map_or(0, |fate| fate.noted);
-            self.pools.entry(key).or_insert_with(|| {
+            let pool = self.pools.entry(key).or_insert_with(|| {
                 let mut pool = Pool::new(subnet.clone());
                 if noted > 0 {
                     pool.drop_owned(me, noted);
                 }
                 pool
             });
+            pool.follow(network);
         }
     }
 
     /// Publishes the newest definition of every network that this host uses,
-    /// made, or is one of the keepers of. What was once published is kept up
+    /// made, changed, removed, or is one of the keepers of. What was once published is kept up
     /// to date, never withdrawn: the loss of any host loses no network.
     fn publish_networks(&mut self) {
         self.republish = false;
@@ -1342,6 +1417,7 @@ impl Engine {
             let keeper = present.iter().filter(|h| rank(**h) < own).count() < KEEPERS;
             let publishes = self.published.contains_key(&net.id)
                 || net.created.host == me
+                || net.updated.host == me
                 || self.view.is_user(net.id, me)
                 || keeper;
             if publishes && self.published.get(&net.id) != Some(&net.updated) {
@@ -1819,9 +1895,11 @@ impl Engine {
         match self.persisting.remove(&id) {
             None | Some(After::Nothing) => {}
             Some(After::Created { token, id }) => self.created(token, id, result),
-            Some(After::Removed { token, id, before }) => {
-                self.removed(token, id, *before, result);
+            Some(After::Removed { token, id, before, detached }) => {
+                self.removed(token, id, *before, detached, result);
             }
+            Some(After::Changed { token, before }) => self.changed(token, *before, result),
+            Some(After::Forgotten { token, kept }) => self.forgot_ip(token, kept, result),
             Some(After::Attached(id)) => self.attached(id, result),
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),
@@ -1888,7 +1966,7 @@ impl Engine {
     /// of two that claim one VNI or name while their hosts could not hear each
     /// other, where a wrong clock decides wrongly in any case, but everywhere
     /// alike.
-    fn new_stamp(&mut self, over: Option<Stamp>) -> Stamp {
+    pub(crate) fn new_stamp(&mut self, over: Option<Stamp>) -> Stamp {
         let now = self.now.wall_ms;
         let seen = Some(self.stamp).filter(|seen| !is_adrift(seen.0, now));
         let (wall, counter) = seen.max(over.map(|s| (s.wall_ms, s.counter))).unwrap_or((0, 0));
@@ -1919,6 +1997,25 @@ fn is_adrift(stamp_ms: u64, now_ms: u64) -> bool {
 /// The first VTEP address of a host, for people.
 fn vtep_text(host: &Host) -> String {
     host.vteps.first().map_or_else(String::new, IpAddr::to_string)
+}
+
+/// Refuses labels, exclusions and ranges that make no sense, or do not fit into
+/// the record of a network.
+pub(crate) fn check_rules(
+    subnets: &[Subnet],
+    labels: &BTreeMap<String, String>,
+    exclude: &[AddressRange],
+    ip_ranges: &[AddressRange],
+) -> Result<(), Refused> {
+    let bytes: usize = labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if bytes > LABEL_BYTES {
+        return Err(Refused::new(
+            ErrorKind::Invalid,
+            format!("the labels have {bytes} bytes together; at most {LABEL_BYTES} are carried"),
+        ));
+    }
+    leasable::check(subnets, exclude, ip_ranges, bytes + 2 * labels.len())
+        .map_err(|wrong| Refused::new(ErrorKind::Invalid, wrong.message).hint(wrong.hint))
 }
 
 fn overlaps(a: IpNet, b: IpNet) -> bool {

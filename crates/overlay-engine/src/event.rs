@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_model::{
-    Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Fate, Foreign, HostId,
-    HostKeys, IfName, KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network, NetworkId,
-    ObjectKey, Record, RecordKey, RingToken, Vni,
+    AddressRange, Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Fate,
+    Foreign, HostId, HostKeys, IfName, KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network,
+    NetworkId, ObjectKey, Record, RecordKey, RingToken, Vni,
 };
 
 use serde::{Deserialize, Serialize};
 
+use crate::kept::Kept;
 use crate::moves::{FrozenView, Moved, frozen_text};
+use crate::network_changes::{ChangeNetwork, DetachedOn};
 use crate::repairs::{Contest, Repair};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
@@ -137,8 +139,12 @@ pub enum Effect {
 pub enum Request {
     /// Create a network.
     CreateNetwork(CreateNetwork),
+    /// Change a network.
+    ChangeNetwork(ChangeNetwork),
     /// Remove a network, by name or id.
     RemoveNetwork(String),
+    /// The same, and all endpoints that it has.
+    ForceRemoveNetwork(String),
     /// List networks.
     Networks,
     /// Show a network, by name or id.
@@ -160,6 +166,13 @@ pub enum Request {
         what: String,
         /// Name or id of its network; all networks when left out.
         net: Option<String>,
+    },
+    /// Let the addresses go that this host keeps for a name.
+    ForgetIp {
+        /// Name or id of the network.
+        net: String,
+        /// For whom.
+        name: Name,
     },
     /// List endpoints.
     Endpoints {
@@ -240,6 +253,12 @@ pub struct CreateNetwork {
     pub no_flood: bool,
     /// Free text.
     pub labels: BTreeMap<String, String>,
+    /// Never leased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
+    /// Where addresses are chosen from; at most one a family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<AddressRange>,
     /// What the kernel holds that is not ours, read just now.
     pub foreign: Foreign,
 }
@@ -286,6 +305,10 @@ pub struct Attach {
     /// is left out is as it was there. See `moves.rs`.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub take_over: bool,
+    /// Its addresses and its MAC stay with its name on this host when it is
+    /// detached. See `kept.rs`.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub keep_ip: bool,
     /// What the kernel holds that is not ours; needed only when
     /// [`Engine::needs_foreign`](crate::Engine::needs_foreign) says so.
     pub foreign: Foreign,
@@ -327,7 +350,16 @@ pub struct Import {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Reply {
     /// One network.
-    Network(NetworkView),
+    Network(Box<NetworkView>),
+    /// A network that was removed, as it was.
+    Removed {
+        /// It.
+        network: Box<NetworkView>,
+        /// Endpoints that went with it, by host.
+        detached: Vec<DetachedOn>,
+    },
+    /// What was kept, and is no longer.
+    Kept(Kept),
     /// Networks by name.
     Networks(Vec<NetworkView>),
     /// One endpoint.
@@ -585,6 +617,10 @@ pub enum StateChange {
     /// Write when it was last in touch with most of the cluster, milliseconds
     /// since 1970.
     Contact(u64),
+    /// Write what is kept for a name.
+    Kept(Kept),
+    /// Remove it.
+    DropKept(NetworkId, Name),
 }
 
 /// Something that operators should know.
@@ -630,15 +666,26 @@ pub enum Notice {
         name: Name,
         /// Its VNI.
         vni: Vni,
-        /// `created`, `removed`.
+        /// `created`, `changed`, `removed`.
         what: &'static str,
     },
     /// Two networks hold one VNI or name.
     NetworkConflict {
         /// The one that is not programmed.
         loser: Name,
-        /// Why: names the other.
-        why: String,
+        /// Why: names the other. `None`: it is over.
+        why: Option<String>,
+    },
+    /// The network of an endpoint of this host is not programmed.
+    CutOff {
+        /// Which.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Its network.
+        net: Name,
+        /// Why. `None`: it is over.
+        why: Option<String>,
     },
     /// Two endpoints hold one MAC or address.
     EndpointConflict {
@@ -832,8 +879,7 @@ impl Notice {
             Self::Elsewhere { .. } => Level::Detail,
             Self::Host { state, .. } => warning_if(*state == "down" || *state == "suspect"),
             Self::Entries { in_use, .. } => warning_if(!in_use),
-            Self::NetworkConflict { .. }
-            | Self::EndpointConflict { .. }
+            Self::EndpointConflict { .. }
             | Self::KernelRefused { .. }
             | Self::Device { .. }
             | Self::Repaired(_)
@@ -843,6 +889,9 @@ impl Notice {
             | Self::UnderlayLost { .. }
             | Self::WasForgotten
             | Self::NotPersisted { .. } => Level::Warning,
+            Self::NetworkConflict { why, .. } | Self::CutOff { why, .. } => {
+                warning_if(why.is_some())
+            }
             Self::SameName { over, .. } => warning_if(!over),
             Self::Apart { why, .. } => warning_if(why.is_some()),
             Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
@@ -887,8 +936,18 @@ impl fmt::Display for Notice {
                 addresses.iter().try_for_each(|a| write!(f, " {a}"))
             }
             Self::Network { name, vni, what } => write!(f, "network {name} (VNI {vni}) {what}"),
-            Self::NetworkConflict { loser, why } => {
+            Self::NetworkConflict { loser, why: Some(why) } => {
                 write!(f, "network {loser} is not programmed: {why}")
+            }
+            Self::NetworkConflict { loser, why: None } => {
+                write!(f, "network {loser} is programmed again: nothing else holds its VNI or name")
+            }
+            Self::CutOff { id, name, net, why } => {
+                named(f, id, name.as_ref())?;
+                match why {
+                    Some(why) => write!(f, " is cut off, for {net} is not programmed: {why}"),
+                    None => write!(f, " is connected again, for {net} is programmed again"),
+                }
             }
             Self::EndpointConflict { what, loser, winner } => {
                 write!(f, "endpoint {loser} lost {what} to an endpoint on host {winner}")

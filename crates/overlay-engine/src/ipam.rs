@@ -43,8 +43,10 @@
 //! property test found that.
 //!
 //! Addresses are reused as late as possible: allocation goes on from where it
-//! last was (next-fit). The network address, the broadcast address of IPv4
-//! and the gateway are never leased.
+//! last was (next-fit). The network address, the broadcast address of IPv4,
+//! the gateway and what the network excludes are never leased, and what the
+//! network's range leaves out only to who asks for it (`leasable.rs`). Such
+//! addresses have owners like all others; a gift is of what can be leased.
 //!
 //! What an owner that is gone for ever has left behind another host takes over
 //! ([`Pool::take_over`]): when it may is decided in [`forget`](crate::forget).
@@ -56,12 +58,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use ipnet::IpNet;
-use overlay_model::{HostId, RingToken, Subnet};
+use overlay_model::{HostId, Network, RingToken, Subnet};
+
+use crate::leasable::{Leasable, Span};
 
 /// Why there is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoAddress {
-    /// It is not one that can be leased: outside, network, broadcast, gateway.
+    /// It is not one that can be leased: outside, network, broadcast, gateway,
+    /// excluded.
     NotLeasable,
     /// An endpoint of this host has it.
     Leased,
@@ -77,6 +82,7 @@ pub enum NoAddress {
 #[derive(Debug, Clone)]
 pub struct Pool {
     subnet: Subnet,
+    leasable: Leasable,
     /// By the offset of their beginning from the network address.
     tokens: BTreeMap<u128, RingToken>,
     leased: BTreeSet<u128>,
@@ -113,7 +119,14 @@ impl Pool {
     /// A pool that knows of no owner.
     pub fn new(subnet: Subnet) -> Self {
         let (leased, held) = (BTreeSet::new(), BTreeSet::new());
-        Self { subnet, tokens: BTreeMap::new(), leased, held, next: 0, newest: 0, floor: None }
+        let leasable = Leasable::new(&subnet, &[], &[]);
+        let tokens = BTreeMap::new();
+        Self { subnet, leasable, tokens, leased, held, next: 0, newest: 0, floor: None }
+    }
+
+    /// From now on what `network` says may be leased is leased, and nothing else.
+    pub fn follow(&mut self, network: &Network) {
+        self.leasable = Leasable::new(&self.subnet, &network.exclude, &network.ip_ranges);
     }
 
     /// The range that makes `host`, the creator, own all of it.
@@ -396,13 +409,13 @@ impl Pool {
     /// too if it owns none at all.
     pub fn allocate(&mut self, me: HostId) -> Result<IpAddr, NoAddress> {
         let start = self.next;
-        let ranges = self.owned(me);
+        let ranges = self.to_choose_from(me);
         let (before, after): (Vec<_>, Vec<_>) =
             (ranges.clone(), ranges.into_iter().map(|(a, b)| (a.max(start), b)).collect());
         for (from, to) in after.into_iter().chain(before) {
             let mut offset = from;
             while offset < to {
-                if self.is_leasable(offset) && self.is_free(offset) {
+                if self.is_free(offset) {
                     self.leased.insert(offset);
                     self.next = offset + 1;
                     return Ok(self.ip_at(offset));
@@ -513,6 +526,19 @@ impl Pool {
         self.offset_of(ip).and_then(|offset| self.owner_of(offset))
     }
 
+    /// Owners of addresses to choose from, with how many each has, leased or not.
+    pub fn sources(&self) -> Vec<(HostId, u128)> {
+        let mut sums: BTreeMap<HostId, u128> = BTreeMap::new();
+        let mut pieces = Vec::new();
+        for (from, token) in &self.tokens {
+            self.leasable.pieces((*from, token.until), &mut pieces);
+            for (from, until) in pieces.drain(..) {
+                *sums.entry(token.owner).or_default() += until - from;
+            }
+        }
+        sums.into_iter().collect()
+    }
+
     /// Owners with how many addresses each has, the largest first.
     pub fn owners(&self) -> Vec<(HostId, u128)> {
         let mut sums: BTreeMap<HostId, u128> = BTreeMap::new();
@@ -529,10 +555,11 @@ impl Pool {
         self.leased.len()
     }
 
-    /// How many addresses can be leased at all.
+    /// How many addresses there are to choose from.
     pub fn capacity(&self) -> u128 {
-        let reserved = if self.subnet.cidr.addr().is_ipv4() { 3 } else { 2 };
-        self.size().saturating_sub(reserved)
+        let mut pieces = Vec::new();
+        self.leasable.pieces((0, self.size()), &mut pieces);
+        pieces.into_iter().map(|(from, until)| until - from).sum()
     }
 
     /// Every range owned by `me`.
@@ -600,13 +627,10 @@ impl Pool {
                 best = Some((from, until));
             }
         };
-        for (from, until) in self.owned(me) {
+        for (from, until) in self.to_choose_from(me) {
             let mut start = from;
             let blocked = self.leased.range(from..until).chain(self.held.range(from..until));
             let mut stops: Vec<u128> = blocked.copied().collect();
-            stops.extend(
-                self.reserved().into_iter().filter(|offset| (from..until).contains(offset)),
-            );
             stops.sort_unstable();
             for stop in stops {
                 consider(start, stop);
@@ -617,13 +641,13 @@ impl Pool {
         best
     }
 
-    fn reserved(&self) -> Vec<u128> {
-        let mut list = vec![0];
-        if self.subnet.cidr.addr().is_ipv4() {
-            list.push(self.size() - 1);
+    /// What of the ranges of `me` addresses are chosen from, leased or not.
+    fn to_choose_from(&self, me: HostId) -> Vec<Span> {
+        let mut pieces = Vec::new();
+        for range in self.owned(me) {
+            self.leasable.pieces(range, &mut pieces);
         }
-        list.extend(self.offset_of(self.subnet.gateway));
-        list
+        pieces
     }
 
     fn is_free(&self, offset: u128) -> bool {
@@ -631,8 +655,7 @@ impl Pool {
     }
 
     fn is_leasable(&self, offset: u128) -> bool {
-        let last = self.subnet.cidr.addr().is_ipv4() && offset == self.size() - 1;
-        offset != 0 && !last && Some(offset) != self.offset_of(self.subnet.gateway)
+        self.leasable.allows(offset)
     }
 
     fn base(&self) -> u128 {

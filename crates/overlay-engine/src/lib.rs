@@ -31,6 +31,7 @@
 //! Deliberately absent: API formats (the shell translates), gossip's wire
 //! (overlay-gossip), netlink (overlay-netlink).
 
+mod clashes;
 mod cluster_view;
 mod desired;
 mod endpoints;
@@ -39,9 +40,12 @@ mod event;
 pub mod fake_kernel;
 pub mod forget;
 pub mod ipam;
+mod kept;
 mod keys;
+mod leasable;
 mod membership;
 mod moves;
+mod network_changes;
 mod networks;
 mod plan;
 mod reconcile;
@@ -57,8 +61,10 @@ pub use event::{
     LocalEndpoint, Notice, Now, Place, PlanId, Refused, Reply, Request, StateChange,
     StaticEndpoint, Token, Where,
 };
+pub use kept::Kept;
 pub use keys::KeyView;
 pub use moves::{FrozenView, Moved};
+pub use network_changes::{ChangeNetwork, DetachedOn};
 pub use plan::{Completeness, Delta, plan};
 pub use repairs::{Contest, Found, Repair};
 pub use views::{

@@ -545,7 +545,9 @@ impl Engine {
             self.activate(id, None);
         }
         self.publish(RecordKey::Endpoint(ep.network, id), None);
-        self.persist(vec![change], After::Nothing);
+        let kept = ep.name.as_ref().filter(|_| self.is_kept(&ep));
+        let kept = kept.and_then(|name| self.lose_kept(ep.network, name));
+        self.persist([change].into_iter().chain(kept).collect(), After::Nothing);
         let notice = self.moved_notice(&ep, moved.to, moved.seq, false);
         self.notice(notice);
     }
@@ -580,10 +582,12 @@ impl Engine {
             return;
         }
         self.ring_changes += 1;
-        let changes = tokens
+        let mut changes: Vec<StateChange> = tokens
             .iter()
             .map(|(offset, token)| StateChange::Ring(net, family, *offset, *token))
             .collect();
+        let keeper = self.kept.keeper(net, ip).cloned();
+        changes.extend(keeper.and_then(|name| self.lose_kept(net, &name)));
         self.persist(changes, After::HandedOver { net, family, ip, tokens, before });
     }
 

@@ -46,6 +46,11 @@ impl Networks {
         self.known.get(&id).filter(|n| !n.deleted)
     }
 
+    /// True if it is known that there was such a network, and is no longer.
+    pub(crate) fn is_removed(&self, id: NetworkId) -> bool {
+        self.known.get(&id).is_some_and(|n| n.deleted)
+    }
+
     /// Networks that are not deleted.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Network> {
         self.known.values().filter(|n| !n.deleted)
@@ -74,6 +79,11 @@ impl Networks {
     /// Why a network is not programmed.
     pub(crate) fn conflict(&self, id: NetworkId) -> Option<&str> {
         self.conflicts.get(&id).map(String::as_str)
+    }
+
+    /// All that are not programmed, and why.
+    pub(crate) fn conflicts(&self) -> &BTreeMap<NetworkId, String> {
+        &self.conflicts
     }
 
     fn settle(&mut self) {

@@ -469,12 +469,18 @@ impl Engine {
             draft.upserts.first().map(|l| l.endpoint.id).filter(|id| {
                 self.local.get(id).is_some_and(|l| matches!(l.phase, Phase::Saving(_)))
             });
-        if let Err(why) = result {
+        let mut result = result.map_err(|why| unsaved(&why));
+        if result.is_ok() && self.networks.get(draft.network).is_none() {
+            let drop = |local: &LocalEndpoint| StateChange::DropEndpoint(local.endpoint.id);
+            self.persist(draft.upserts.iter().map(drop).collect(), After::Nothing);
+            result = Err(Refused::new(ErrorKind::NotFound, "the network has been removed"));
+        }
+        if let Err(refused) = result {
             if let Some(id) = ahead {
                 self.remove_local(id);
             }
             self.release_draft(&draft);
-            return self.reply_when_settled(token, Err(unsaved(&why)));
+            return self.reply_when_settled(token, Err(refused));
         }
         let Draft { network, upserts, dropped, freed, added, unchanged, .. } = draft;
         let (changed, removed) = (upserts.len() - added, dropped.len());

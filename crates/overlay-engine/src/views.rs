@@ -17,6 +17,7 @@ use crate::desired::vni_of;
 use crate::endpoints::Phase;
 use crate::engine::Engine;
 use crate::event::{ErrorKind, Place, Refused, doubled_text, fight_text, host_text};
+use crate::kept::Kept;
 use crate::moves::{FrozenView, Moved, frozen_text};
 use crate::plan::Completeness;
 use crate::repairs::{Contest, Repair};
@@ -34,6 +35,8 @@ pub struct NetworkView {
     pub local_endpoints: usize,
     /// Why it is not programmed.
     pub conflict: Option<String>,
+    /// What this host keeps for names on it, attached or not.
+    pub kept: Vec<Kept>,
 }
 
 /// How an endpoint is.
@@ -74,6 +77,8 @@ pub struct EndpointView {
     pub state: EndpointState,
     /// What it stands behind, when local.
     pub place: Option<Place>,
+    /// Its addresses stay with its name when it is detached; known of local ones.
+    pub kept: bool,
 }
 
 /// A host.
@@ -262,6 +267,7 @@ impl Engine {
             endpoints: everywhere.count() + here,
             local_endpoints: here,
             conflict: self.networks.conflict(net.id).map(str::to_owned),
+            kept: self.kept.on(net.id).cloned().collect(),
         }
     }
 
@@ -322,6 +328,7 @@ impl Engine {
             vtep: if local { Some(self.config.vtep()) } else { self.vtep_of(host) },
             state: EndpointState::Ready,
             place: None,
+            kept: local && self.is_kept(ep),
         }
     }
 
@@ -362,6 +369,8 @@ impl Engine {
                 EndpointView { state, ..self.endpoint_view(host, ep) }
             }));
         }
+        // A host that is away has not heard yet that its endpoints are gone.
+        views.retain(|v| !self.networks.is_removed(v.endpoint.network));
         views.retain(|v| net.is_none_or(|net| v.endpoint.network == net));
         views.sort_by(|a, b| {
             fn key(v: &EndpointView) -> impl Ord + '_ {
@@ -586,8 +595,13 @@ impl Engine {
         }
         for net in self.networks.iter() {
             if let Some(why) = self.networks.conflict(net.id) {
+                let cut_off = match self.locals_on(net.id) {
+                    0 => String::new(),
+                    1 => ", and its endpoint on this host cut off".to_owned(),
+                    n => format!(", and its {n} endpoints on this host cut off"),
+                };
                 list.push(format!(
-                    "network {} ({}) is not programmed: {why}; remove one of them",
+                    "network {} ({}) is not programmed{cut_off}: {why}; remove one of them",
                     net.name, net.id
                 ));
             }

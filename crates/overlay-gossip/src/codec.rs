@@ -3,8 +3,11 @@
 //! A value is base64 (no padding) of one byte that says the format and the
 //! bytes of that format. Formats live in modules of their own and are frozen
 //! once released: [`v1`] has all kinds of the beginning, [`v2`] the one that came
-//! later. Each kind is written in one format only. A reader that does not know a
-//! format or a key counts it and passes it on.
+//! later, [`v3`] networks that say which addresses may be leased, [`v4`] what is said
+//! of hosts that are away. A record is
+//! written in the oldest format that has all of it, so that as many hosts as
+//! possible can read it, and in no other. A reader that does not know a format or a
+//! key counts it and passes it on.
 //!
 //! What arrives is hostile until proven otherwise: [`decode`] checks the length
 //! before it looks, never allocates by a length that the bytes claim, accepts
@@ -18,6 +21,7 @@ use overlay_model::{HostId, Record, RecordKey};
 
 mod v1;
 mod v2;
+mod v3;
 mod v4;
 
 /// The longest value, bytes of text. Gossip packs values into datagrams, and
@@ -84,6 +88,9 @@ pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
         Record::Fate(fate) => (4, bincode::encode_to_vec(v4::Record::from(fate), standard)),
         Record::Keys(keys) => (2, bincode::encode_to_vec(v2::Record::from(keys), standard)),
         Record::Host(host) => (1, bincode::encode_to_vec(v1::Record::Host(host.into()), standard)),
+        Record::Network(network) if v3::is_needed(network) => {
+            (3, bincode::encode_to_vec(v3::Record::from(network), standard))
+        }
         Record::Network(network) => {
             (1, bincode::encode_to_vec(v1::Record::Network(network.into()), standard))
         }
@@ -165,6 +172,14 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
                 return Err(DecodeError::Trailing);
             }
             record.try_into().map_err(|v2::OutOfRange(what)| DecodeError::Invalid(what))
+        }
+        3 => {
+            let (record, read) = bincode::decode_from_slice::<v3::Record, _>(body, config())
+                .map_err(|_| DecodeError::Malformed)?;
+            if read != body.len() {
+                return Err(DecodeError::Trailing);
+            }
+            record.try_into().map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what))
         }
         4 => {
             let (record, read) = bincode::decode_from_slice::<v4::Record, _>(body, config())

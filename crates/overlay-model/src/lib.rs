@@ -11,6 +11,7 @@
 //! | [`records`] | what a host tells the cluster: [`Host`], [`Network`], [`Endpoint`], [`RingToken`], [`Want`], [`HostKeys`] |
 //! | [`cluster`] | what the cluster tells a host: [`ClusterEvent`] |
 //! | [`kernel`] | what a kernel holds and how it is changed: [`KernelState`], [`KernelOp`] |
+//! | [`ranges`] | stretches of addresses: [`AddressRange`] |
 //! | [`outer`] | what a VXLAN device writes into outer headers: [`Outer`] |
 //! | [`mtu`] | how large a container's packet may be |
 
@@ -19,6 +20,7 @@ pub mod ids;
 pub mod kernel;
 pub mod mtu;
 pub mod outer;
+pub mod ranges;
 pub mod records;
 
 pub use cluster::ClusterEvent;
@@ -32,6 +34,7 @@ pub use kernel::{
     OpFailure, Port, PortFlags, Refusal, Setting, VethPeer,
 };
 pub use outer::Outer;
+pub use ranges::{AddressRange, InvalidRange};
 pub use records::{
     Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken,
     Stamp, Subnet, Want, WantWhat,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, HostId, InvalidId, KeyId, MacAddr, Name, NetworkId, Vni};
+use crate::{AddressRange, EndpointId, HostId, InvalidId, KeyId, MacAddr, Name, NetworkId, Vni};
 
 /// What a host says of its own future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,12 +87,27 @@ pub struct Network {
     pub flood: bool,
     /// Free text for people and tools.
     pub labels: BTreeMap<String, String>,
+    /// Never leased, not even when they are asked for: in order, and without
+    /// two that meet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
+    /// Where addresses are chosen from if nobody says one: at most one a family;
+    /// of a family without one, anywhere in the subnet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<AddressRange>,
     /// When and by whom it was created: the older claim to a VNI or name wins.
     pub created: Stamp,
     /// When and by whom this definition was written: the newer wins.
     pub updated: Stamp,
     /// A tombstone: the network is gone.
     pub deleted: bool,
+}
+
+impl Network {
+    /// Says whether `ip` is excluded from being leased.
+    pub fn excludes(&self, ip: IpAddr) -> bool {
+        self.exclude.iter().any(|range| range.contains(ip))
+    }
 }
 
 /// One attached container (or VM): a MAC and its addresses, behind one host.

@@ -168,3 +168,35 @@ fn every_command_and_every_option_is_in_the_page_about_them() {
     }
     walk("overlayctl", &Args::command(), include_str!("../../../docs/cli.md"));
 }
+
+#[test]
+fn addresses_and_changes_that_cannot_be_meant_are_refused() {
+    check(
+        "overlayctl net create x --exclude 10.0.9.9-10.0.9.5",
+        expect![
+            "overlayctl: --exclude: `10.0.9.9-10.0.9.5` is no range of addresses; write one address, FIRST-LAST, or a prefix like 10.0.9.64/27"
+        ],
+    );
+    check(
+        "overlayctl net create x --ip-range 10.0.9.1/27",
+        expect![
+            "overlayctl: --ip-range: `10.0.9.1/27` is no range of addresses; write one address, FIRST-LAST, or a prefix like 10.0.9.64/27"
+        ],
+    );
+    check(
+        "overlayctl net set x",
+        expect!["error: the following required arguments were not provided:"],
+    );
+    check(
+        "overlayctl net set x --internal --no-internal",
+        expect!["error: the argument '--internal' cannot be used with '--no-internal'"],
+    );
+    check(
+        "overlayctl attach --net x --pid 7 --keep-ip",
+        expect!["error: the following required arguments were not provided:"],
+    );
+    check(
+        "overlayctl endpoint forget-ip web",
+        expect!["error: the following required arguments were not provided:"],
+    );
+}

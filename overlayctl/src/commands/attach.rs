@@ -57,6 +57,7 @@ fn request(
         ifname: args.ifname.map(String::from),
         no_default_route: args.no_default_route,
         take_over: args.take_over,
+        keep_ip: args.keep_ip,
     })
 }
 

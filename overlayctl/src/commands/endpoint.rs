@@ -1,5 +1,5 @@
 //! `endpoint add`, `endpoint import`, `endpoint rm`: static endpoints; and
-//! `endpoint thaw`.
+//! `endpoint thaw` and `endpoint forget-ip`.
 //!
 //! What is wrong with a file is said with the numbers of its lines, whether it
 //! was found here (see `import_file`) or by the daemon.
@@ -11,7 +11,7 @@ use overlay_api::{ClientError, v1};
 use overlayctl::import_file::{self, Wrong};
 
 use super::{Session, asking};
-use crate::args::{AddArgs, EndpointCommand, ImportArgs, RmArgs, ThawArgs};
+use crate::args::{AddArgs, EndpointCommand, ForgetIpArgs, ImportArgs, RmArgs, ThawArgs};
 use crate::output::Failure;
 use crate::render;
 
@@ -22,6 +22,7 @@ impl Session {
             EndpointCommand::Import(args) => self.import(args).await,
             EndpointCommand::Rm(args) => self.rm(args).await,
             EndpointCommand::Thaw(args) => self.thaw(args).await,
+            EndpointCommand::ForgetIp(args) => self.forget_ip(args).await,
         }
     }
 
@@ -72,6 +73,14 @@ impl Session {
         let doing = |what: &str| format!("thaw {what}");
         let thaw = async |what: &str| self.client.thaw(what, net).await;
         self.each(&args.what, doing, thaw, render::thawed).await
+    }
+
+    async fn forget_ip(&self, args: ForgetIpArgs) -> Result<(), Failure> {
+        let net = args.net.as_str();
+        let names: Vec<String> = args.names.into_iter().map(String::from).collect();
+        let doing = |name: &str| format!("let the addresses of {name} on {net} go");
+        let forget = async |name: &str| self.client.forget_ip(net, name).await;
+        self.each(&names, doing, forget, render::forgotten).await
     }
 }
 

@@ -1,9 +1,9 @@
-//! `net create`, `net ls`, `net inspect`, `net rm`.
+//! `net create`, `net ls`, `net inspect`, `net set`, `net rm`.
 
 use overlay_api::v1;
 
 use super::{Session, asking};
-use crate::args::{CreateArgs, NetCommand};
+use crate::args::{CreateArgs, NetCommand, SetArgs};
 use crate::output::Failure;
 use crate::render;
 
@@ -31,13 +31,39 @@ impl Session {
                 let text = |all: &[v1::Network]| render::networks_in_full(all, now);
                 self.each(&names.nets, doing, async |net| client.network(net).await, text).await
             }
-            NetCommand::Rm(names) => {
+            NetCommand::Set(args) => {
+                let (net, request) = change(*args)?;
+                let doing = format!("change network {net}");
+                let network = asking(doing, client.change_network(&net, &request)).await?;
+                self.output.show(&network, render::changed)
+            }
+            NetCommand::Rm(args) => {
                 let doing = |net: &str| format!("delete network {net}");
-                let delete = async |net: &str| client.delete_network(net).await;
-                self.each(&names.nets, doing, delete, render::deleted).await
+                let delete = async |net: &str| client.delete_network(net, args.force).await;
+                self.each(&args.names.nets, doing, delete, render::deleted).await
             }
         }
     }
+}
+
+fn change(args: SetArgs) -> Result<(String, v1::ChangeNetwork), Failure> {
+    let text = |text: Option<String>| text.map(serde_json::Value::from);
+    let internal = (args.internal || args.no_internal).then_some(args.internal);
+    let request = v1::ChangeNetwork {
+        labels: args.labels.into_map().map_err(Failure::Usage)?,
+        unlabel: args.unlabel,
+        exclude: args.exclude,
+        include: args.include,
+        internal,
+        name: text(args.name),
+        vni: text(args.vni),
+        subnets: text(args.subnets),
+        gateways: text(args.gateways),
+        ip_ranges: text(args.ip_ranges),
+        mtu: text(args.mtu),
+        no_flood: args.no_flood.then_some(true.into()),
+    };
+    Ok((args.net, request))
 }
 
 fn request(args: CreateArgs) -> Result<v1::CreateNetwork, Failure> {
@@ -50,5 +76,7 @@ fn request(args: CreateArgs) -> Result<v1::CreateNetwork, Failure> {
         internal: args.internal,
         no_flood: args.no_flood,
         labels: args.labels.into_map().map_err(Failure::Usage)?,
+        exclude: args.exclude,
+        ip_ranges: args.ip_ranges,
     })
 }

@@ -20,7 +20,7 @@ pub(crate) fn endpoints(endpoints: &[Endpoint], now_ms: u64) -> String {
                 e.vtep.map(|vtep| vtep.to_string()).unwrap_or_default(),
                 e.state.clone(),
                 age(e.attached_ms, now_ms),
-                or_dash(e.reason.as_deref()),
+                reason(e),
             ]
         }),
     )
@@ -55,10 +55,15 @@ pub(crate) fn local_endpoints(endpoints: &[Endpoint], now_ms: u64) -> String {
                 or_dash(e.host_ifname.as_deref()),
                 e.state.clone(),
                 age(e.attached_ms, now_ms),
-                or_dash(e.reason.as_deref()),
+                reason(e),
             ]
         }),
     )
+}
+
+/// Why it is as it is; else that its addresses stay with its name.
+fn reason(endpoint: &Endpoint) -> String {
+    or_dash(endpoint.reason.as_deref().or(endpoint.kept.then_some("addresses kept")))
 }
 
 /// By network, then by address: what has no name still has its place.
@@ -90,6 +95,7 @@ pub(crate) fn attached(endpoint: &Endpoint) -> String {
             ("host side", endpoint.host_ifname.clone().unwrap_or_default()),
             ("aliases", list(&endpoint.aliases)),
             ("labels", labels(&endpoint.labels)),
+            ("kept", if endpoint.kept { "yes: for this name on this host" } else { "" }.to_owned()),
             ("state", state),
         ],
     )

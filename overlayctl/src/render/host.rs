@@ -92,7 +92,7 @@ fn round_trip(us: u64) -> String {
 }
 
 /// `host forget`.
-pub(crate) fn forgotten(forgotten: &Forgotten) -> String {
+pub(crate) fn host_forgotten(forgotten: &Forgotten) -> String {
     let Forgotten { host, done, waits_for, majority } = forgotten;
     if *done {
         return format!("host {host} is forgotten: its addresses are this host's\n");

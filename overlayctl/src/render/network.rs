@@ -1,6 +1,6 @@
 //! Networks.
 
-use overlay_api::v1::Network;
+use overlay_api::v1::{Deleted, Kept, Network};
 
 use super::{age, clean, fields, labels, list, table};
 
@@ -49,8 +49,39 @@ pub(crate) fn created(network: &Network) -> String {
 }
 
 /// `net rm`.
-pub(crate) fn deleted(networks: &[Network]) -> String {
-    networks.iter().map(|n| format!("deleted {}\n", clean(&n.name))).collect()
+pub(crate) fn deleted(networks: &[Deleted]) -> String {
+    let one = |n: &Deleted| format!("deleted {}{}\n", clean(&n.network.name), detached(n));
+    networks.iter().map(one).collect()
+}
+
+/// What went with it.
+fn detached(deleted: &Deleted) -> String {
+    let sum: usize = deleted.detached.iter().map(|on| on.endpoints).sum();
+    if sum == 0 {
+        return String::new();
+    }
+    let hosts = deleted.detached.iter().map(|on| {
+        let later = if on.later { ", which cannot be reached: when it is back" } else { "" };
+        format!("{} on {}{later}", on.endpoints, clean(&on.host))
+    });
+    let endpoints = if sum == 1 { "endpoint" } else { "endpoints" };
+    format!(" and detached {sum} {endpoints}: {}", hosts.collect::<Vec<_>>().join("; "))
+}
+
+/// `net set`.
+pub(crate) fn changed(network: &Network) -> String {
+    format!("changed {}\n", clean(&network.name)) + &fields("  ", definition(network))
+}
+
+/// `endpoint forget-ip`.
+pub(crate) fn forgotten(all: &[Kept]) -> String {
+    let one =
+        |kept: &Kept| format!("{} is no longer kept for {}\n", list(&kept.ips), clean(&kept.name));
+    all.iter().map(one).collect()
+}
+
+fn kept_text(kept: &Kept) -> String {
+    format!("{} {}", kept.name, list(&kept.ips))
 }
 
 /// `net inspect`.
@@ -66,6 +97,7 @@ fn in_full(network: &Network, now_ms: u64) -> String {
     pairs.extend([
         ("created", format!("{} ago by {}", age(network.created_ms, now_ms), network.created_by)),
         ("endpoints", format!("{}, {here} of them on this host", network.endpoints)),
+        ("kept here", network.kept.iter().map(kept_text).collect::<Vec<_>>().join("; ")),
         ("conflict", network.conflict.clone().unwrap_or_default()),
     ]);
     fields("", pairs)
@@ -85,6 +117,8 @@ fn definition(network: &Network) -> Vec<(&'static str, String)> {
         ("mtu", network.mtu.to_string()),
         ("internal", if network.internal { "yes: no way out" } else { "no" }.to_owned()),
         ("flooding", if network.flood { "yes" } else { "no" }.to_owned()),
+        ("excluded", list(&network.exclude)),
+        ("chosen from", list(&network.ip_ranges)),
         ("labels", labels(&network.labels)),
     ]);
     pairs

@@ -1,7 +1,7 @@
 use expect_test::expect;
 use overlay_api::v1::{
-    Dropped, Endpoint, Entry, FailedObject, Fight, Host, Left, Network, PendingObject, Plan,
-    RefusedFrom, Repair, Status, Subnet,
+    self, Deleted, DetachedOn, Dropped, Endpoint, Entry, FailedObject, Fight, Host, Left, Network,
+    PendingObject, Plan, RefusedFrom, Repair, Status, Subnet,
 };
 
 use super::*;
@@ -22,11 +22,14 @@ fn network() -> Network {
         internal: false,
         flood: true,
         labels: BTreeMap::new(),
+        exclude: vec![],
+        ip_ranges: vec![],
         created_ms: NOW - 26 * HOUR,
         created_by: "a".into(),
         endpoints: 5,
         local_endpoints: 2,
         conflict: None,
+        kept: vec![],
     }
 }
 
@@ -42,6 +45,16 @@ fn inner() -> Network {
         conflict: Some("VNI 4098 is held by front".into()),
         ..network()
     }
+}
+
+fn gone(network: Network) -> Deleted {
+    Deleted { network, detached: vec![] }
+}
+
+/// It took endpoints of two hosts along.
+fn forced() -> Deleted {
+    let on = |host: &str, endpoints, later| DetachedOn { host: host.into(), endpoints, later };
+    Deleted { network: network(), detached: vec![on("a", 2, false), on("b", 1, true)] }
 }
 
 fn endpoint() -> Endpoint {
@@ -61,6 +74,7 @@ fn endpoint() -> Endpoint {
         moves: 0,
         state: "ready".into(),
         reason: None,
+        kept: false,
         host_ifname: Some("ove0123456789ab".into()),
         ifname: Some("eth0".into()),
         netns: Some("/run/netns/web1".into()),
@@ -231,9 +245,9 @@ fn a_created_and_a_deleted_network() {
           flooding: no
           labels:   tier=back,x=
         deleted inner
-        deleted demo
+        deleted demo and detached 3 endpoints: 2 on a; 1 on b, which cannot be reached: when it is back
     "#]]
-    .assert_eq(&(created(&inner()) + &deleted(&[inner(), network()])));
+    .assert_eq(&(created(&inner()) + &deleted(&[gone(inner()), forced()])));
 }
 
 #[test]
@@ -589,7 +603,7 @@ fn nothing_from_outside_reaches_the_terminal_as_a_control_character() {
         networks(std::slice::from_ref(&network)),
         networks_in_full(std::slice::from_ref(&network), NOW),
         created(&network),
-        deleted(&[network]),
+        deleted(&[gone(network)]),
         endpoints(std::slice::from_ref(&endpoint), NOW),
         local_endpoints(std::slice::from_ref(&endpoint), NOW),
         attached(&endpoint),
@@ -652,4 +666,66 @@ fn what_the_rules_have_dropped_has_a_line_for_each_port_and_is_no_reason_for_att
           ove000000000001: 3 arp, 5 mac
     "#]]
     .assert_eq(&(shown.join("\n") + "\n"));
+}
+
+#[test]
+fn what_may_be_leased_and_what_is_kept_is_shown_where_there_is_any() {
+    let kept = |name: &str, ips: &[&str]| v1::Kept {
+        name: name.into(),
+        mac: "02:42:0a:00:09:05".into(),
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+    };
+    let narrow = Network {
+        exclude: vec!["10.0.9.5".parse().unwrap(), "10.0.9.64/27".parse().unwrap()],
+        ip_ranges: vec!["10.0.9.8-10.0.9.200".parse().unwrap()],
+        kept: vec![kept("db", &["10.0.9.9"]), kept("web", &["10.0.9.10", "fd00:9::a"])],
+        ..network()
+    };
+    expect![[r#"
+        name:        demo
+        id:          00000000000000aa
+        vni:         4097
+        subnet:      10.0.9.0/24, gateway 10.0.9.1
+        mtu:         1450
+        internal:    no
+        flooding:    yes
+        excluded:    10.0.9.5,10.0.9.64/27
+        chosen from: 10.0.9.8-10.0.9.200
+        created:     1d2h ago by a
+        endpoints:   5, 2 of them on this host
+        kept here:   db 10.0.9.9; web 10.0.9.10,fd00:9::a
+        changed demo
+          id:          00000000000000aa
+          vni:         4097
+          subnet:      10.0.9.0/24, gateway 10.0.9.1
+          mtu:         1450
+          internal:    no
+          flooding:    yes
+          excluded:    10.0.9.5,10.0.9.64/27
+          chosen from: 10.0.9.8-10.0.9.200
+        10.0.9.9 is no longer kept for db
+        10.0.9.10,fd00:9::a is no longer kept for web
+    "#]]
+    .assert_eq(
+        &(networks_in_full(std::slice::from_ref(&narrow), NOW)
+            + &changed(&narrow)
+            + &forgotten(&narrow.kept)),
+    );
+}
+
+#[test]
+fn an_endpoint_whose_addresses_are_kept_says_so() {
+    let kept = Endpoint { kept: true, ..endpoint() };
+    expect![[r#"
+        NET   NAME  ID            ADDRESS       MAC                HOST  VTEP       STATE  AGE    REASON
+        demo  web   0123456789ab  10.0.9.10/24  02:42:0a:00:09:0a  a     192.0.2.1  ready  3m12s  addresses kept
+        attached web to demo
+          id:        0123456789ab
+          address:   10.0.9.10/24
+          mac:       02:42:0a:00:09:0a
+          interface: eth0 in /run/netns/web1
+          host side: ove0123456789ab
+          kept:      yes: for this name on this host
+          state:     ready
+    "#]].assert_eq(&(endpoints(std::slice::from_ref(&kept), NOW) + &attached(&kept)));
 }

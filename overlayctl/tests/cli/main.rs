@@ -140,6 +140,119 @@ fn net_rm_goes_on_after_a_refusal_and_fails() {
 }
 
 #[test]
+fn net_rm_force_says_what_went_along() {
+    let detached =
+        r#","detached":[{"host":"a","endpoints":2},{"host":"b","endpoints":1,"later":true}]}"#;
+    let reply = NETWORK.trim_end().trim_end_matches('}').to_owned() + detached;
+    check(
+        "net rm --force demo",
+        &reply,
+        expect![[r#"
+        > DELETE /v1/networks/demo?force=true
+        deleted demo and detached 3 endpoints: 2 on a; 1 on b, which cannot be reached: when it is back
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn net_create_sends_what_may_be_leased() {
+    check(
+        "net create demo --exclude 10.0.9.5 --exclude 10.0.9.64-10.0.9.95 --ip-range 10.0.9.0/25",
+        NETWORK,
+        expect![[r#"
+            > POST /v1/networks {"name":"demo","exclude":["10.0.9.5","10.0.9.64/27"],"ip_ranges":["10.0.9.0/25"]}
+            created demo
+              id:       00000000000000aa
+              vni:      4097
+              subnet:   10.0.9.0/24, gateway 10.0.9.1
+              mtu:      1450
+              internal: no
+              flooding: yes
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn net_set_sends_what_is_to_change_and_shows_what_has_come_of_it() {
+    check(
+        "net set demo --label team=a --unlabel tier --exclude 10.0.9.5 --include 10.0.9.6 --internal",
+        NETWORK,
+        expect![[r#"
+            > PATCH /v1/networks/demo {"labels":{"team":"a"},"unlabel":["tier"],"exclude":["10.0.9.5"],"include":["10.0.9.6"],"internal":true}
+            changed demo
+              id:       00000000000000aa
+              vni:      4097
+              subnet:   10.0.9.0/24, gateway 10.0.9.1
+              mtu:      1450
+              internal: no
+              flooding: yes
+            exit 0
+        "#]],
+    );
+    check(
+        "net set demo --no-internal",
+        NETWORK,
+        expect![[r#"
+        > PATCH /v1/networks/demo {"internal":false}
+        changed demo
+          id:       00000000000000aa
+          vni:      4097
+          subnet:   10.0.9.0/24, gateway 10.0.9.1
+          mtu:      1450
+          internal: no
+          flooding: yes
+        exit 0
+    "#]],
+    );
+    // What cannot change is asked for all the same: overlayd says why not.
+    check(
+        "net set demo --vni 7 --mtu 1400 --subnet 10.0.0.0/8",
+        NETWORK,
+        expect![[r#"
+        > PATCH /v1/networks/demo {"vni":"7","subnets":"10.0.0.0/8","mtu":"1400"}
+        changed demo
+          id:       00000000000000aa
+          vni:      4097
+          subnet:   10.0.9.0/24, gateway 10.0.9.1
+          mtu:      1450
+          internal: no
+          flooding: yes
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_kept_for_a_name_is_let_go() {
+    check(
+        "endpoint forget-ip web --net demo",
+        r#"{"name":"web","mac":"02:42:0a:00:09:02","ips":["10.0.9.2"]}"#,
+        expect![[r#"
+            > DELETE /v1/networks/demo/kept/web
+            10.0.9.2 is no longer kept for web
+            exit 0
+        "#]],
+    );
+    check(
+        "attach --net demo --pid 7 --name web --keep-ip",
+        ENDPOINT,
+        expect![[r#"
+        > POST /v1/endpoints {"net":"demo","pid":7,"name":"web","keep_ip":true}
+        attached web to demo
+          id:        0123456789ab
+          address:   10.0.9.2/24
+          mac:       02:42:0a:00:09:02
+          interface: eth0 in /run/netns/web1
+          host side: ove0123456789ab
+          state:     ready
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
 fn several_names_are_a_list_in_json_even_if_one_is_refused() {
     let daemon = Daemon::replying(vec![http("404 Not Found", REFUSED), http("200 OK", ENDPOINT)]);
     let output = daemon.command("detach nope web --json").output().unwrap();
@@ -459,6 +572,7 @@ fn json_is_the_reply() {
         ("net ls --json", format!("[{NETWORK}]")),
         ("net inspect demo --json", NETWORK.to_owned()),
         ("net rm demo --json", NETWORK.to_owned()),
+        ("net set demo --internal --json", NETWORK.to_owned()),
         ("attach --net demo --pid 7 --json", ENDPOINT.to_owned()),
         ("detach web --json", ENDPOINT.to_owned()),
         ("endpoints --json", format!("[{ENDPOINT}]")),

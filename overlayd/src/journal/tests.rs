@@ -98,6 +98,7 @@ fn live(path: &Path, limit: u64) {
         aliases: BTreeSet::new(),
         labels: [("a".to_owned(), "b \" c".to_owned())].into(),
         take_over: false,
+        keep_ip: false,
         foreign: Foreign::default(),
     };
     step(&mut engine, request(Request::Attach(attach)), 4);

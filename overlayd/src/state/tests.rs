@@ -37,6 +37,8 @@ fn network(id: u64) -> Network {
         internal: false,
         flood: true,
         labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        exclude: vec![],
+        ip_ranges: vec![],
         created: stamp,
         updated: stamp,
         deleted: false,
@@ -446,11 +448,29 @@ fn endpoints_of_format_2_stay_readable() {
         let is = LocalEndpoint { place, ..endpoint(5) };
         let bytes = [&[2u8][..], json.as_bytes()].concat();
         assert_eq!(String::from_utf8(endpoint_value(&is)), String::from_utf8(bytes.clone()));
-        assert_eq!(read_endpoint(&bytes).ok().unwrap(), is);
+        assert_eq!(read_either::<LocalEndpoint>(PLACES, &bytes).ok().unwrap(), is);
         // Software that knows only of namespaces says that it is too old.
         assert!(matches!(read::<LocalEndpoint>(&bytes), Err(Unread::Newer(2))));
     }
     assert_eq!(endpoint_value(&endpoint(5))[0], 1, "nothing changes for those");
+}
+
+/// As above, for networks that say which addresses may be leased.
+#[test]
+fn networks_of_format_2_stay_readable() {
+    let range = |text: &str| vec![text.parse().unwrap()];
+    let is = Network { exclude: range("10.0.9.5"), ip_ranges: range("10.0.9.64/27"), ..network(7) };
+    let stamp =
+        r#"{"wall_ms":1700000000000,"counter":1,"host":"11112222-3333-4444-5555-666677778888"}"#;
+    let json = format!(
+        r#"{{"id":"0000000000000007","name":"demo","vni":4097,"subnets":[{{"cidr":"10.0.9.0/24","gateway":"10.0.9.1"}}],"mtu":1450,"internal":false,"flood":true,"labels":{{"team":"a"}},"exclude":["10.0.9.5"],"ip_ranges":["10.0.9.64/27"],"created":{stamp},"updated":{stamp},"deleted":false}}"#
+    );
+    let bytes = [&[2u8][..], json.as_bytes()].concat();
+    assert_eq!(String::from_utf8(network_value(&is)), String::from_utf8(bytes.clone()));
+    assert_eq!(read_either::<Network>(RANGES, &bytes).ok().unwrap(), is);
+    // Software that would lease what is excluded says that it is too old.
+    assert!(matches!(read::<Network>(&bytes), Err(Unread::Newer(2))));
+    assert_eq!(network_value(&network(7))[0], 1, "nothing changes for the others");
 }
 
 #[track_caller]

@@ -58,9 +58,22 @@ pub(crate) fn network() -> Network {
         internal: false,
         flood: true,
         labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        exclude: Vec::new(),
+        ip_ranges: Vec::new(),
         created: stamp,
         updated: stamp,
         deleted: false,
+    }
+}
+
+/// One that says which of its addresses may be leased.
+pub(crate) fn narrow() -> Network {
+    let range = |text: &str| text.parse().expect("a range");
+    Network {
+        id: NetworkId(8),
+        exclude: vec![range("10.9.0.64/27"), range("fd00::5")],
+        ip_ranges: vec![range("10.9.0.8-10.9.0.200")],
+        ..network()
     }
 }
 
@@ -89,6 +102,7 @@ pub(crate) fn records() -> Vec<Record> {
     vec![
         Record::Host(host()),
         Record::Network(network()),
+        Record::Network(narrow()),
         Record::Endpoint(endpoint(5)),
         Record::Ring(token()),
         want(WantWhat::Half),

@@ -90,6 +90,9 @@ pub fn all() -> Vec<Seed> {
         r#"K{"key":"x"}"#,
         r#"Dweb"#,
         r#"Rdemo"#,
+        r#"Fdemo"#,
+        r#"C{"labels":{"a":"b"},"unlabel":["c"],"exclude":["10.9.0.64/27"],"include":["10.9.0.5"],"internal":true}"#,
+        r#"Gweb"#,
         r#"L{"force":true}"#,
     ];
     add("api_request", "a-day", requests.join("\n").into_bytes());

@@ -145,8 +145,8 @@ pub(crate) fn run(data: &[u8]) {
 
 /// Without what every start changes.
 fn content(restored: &Restored) -> impl PartialEq {
-    let Restored { networks, endpoints, ring, peers, left, .. } = restored.clone();
-    (networks, endpoints, ring, peers, left)
+    let Restored { networks, endpoints, ring, kept, peers, left, .. } = restored.clone();
+    (networks, endpoints, ring, kept, peers, left)
 }
 
 /// The sample with some of its bytes changed, cut or grown.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use overlay_engine::fake_kernel::FakeKernel;
 use overlay_engine::{
-    Config, Effect, Engine, Event, LocalEndpoint, Notice, Now, Refused, Reply, Request, Restored,
-    StateChange, Token,
+    Config, Effect, Engine, Event, Kept, LocalEndpoint, Notice, Now, Refused, Reply, Request,
+    Restored, StateChange, Token,
 };
 use overlay_gossip::{Gossip, GossipConfig, PeerInfo};
 use overlay_model::{
@@ -32,6 +32,7 @@ pub struct Disk {
     fates: BTreeMap<HostId, Fate>,
     contact_ms: Option<u64>,
     drained: bool,
+    kept: BTreeMap<(NetworkId, Name), Kept>,
 }
 
 impl Disk {
@@ -46,6 +47,10 @@ impl Disk {
                 StateChange::Ring(net, family, offset, token) => {
                     self.ring.insert((net, family, offset), token);
                 }
+                StateChange::Kept(kept) => {
+                    self.kept.insert((kept.network, kept.name.clone()), kept);
+                }
+                StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
                 StateChange::DropToken(net, family, offset) => {
                     self.ring.remove(&(net, family, offset));
@@ -142,6 +147,7 @@ impl Daemon {
                 fates: disk.fates,
                 contact_ms: disk.contact_ms,
                 drained: disk.drained,
+                kept: disk.kept.into_values().collect(),
                 ..Restored::default()
             };
             let gossip = GossipConfig::new(machine.id, machine.incarnation, machine.addr);

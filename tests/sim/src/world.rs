@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use overlay_engine::{Attach, CreateNetwork, EndpointView, Notice, Refused, Reply, Request, Where};
 use overlay_gossip::PeerInfo;
-use overlay_model::{Foreign, HostId, Name, NetnsRef, Object, ObjectKey};
+use overlay_model::{Foreign, HostId, Name, NetnsRef, Network, NetworkId, Object, ObjectKey};
 use tokio::time::Instant;
 
 use crate::host::{Daemon, Disk, Machine, Settings, Shared, address, lock};
@@ -196,6 +196,7 @@ impl World {
         let Some(net) = &view.network else { return Ok(None) };
         let request = Attach {
             take_over: true,
+            keep_ip: false,
             mac: Some(view.endpoint.mac),
             ips: view.endpoint.addresses.clone(),
             ..self.new_namespace(i, net.name.as_str())
@@ -256,6 +257,7 @@ impl World {
             aliases: BTreeSet::new(),
             labels: BTreeMap::new(),
             take_over: false,
+            keep_ip: false,
             foreign: Foreign::default(),
         }
     }
@@ -339,8 +341,26 @@ impl World {
         }
     }
 
-    /// The first difference between a kernel and what should be in it.
+    /// The first network that two hosts have different definitions of.
+    fn unlike(&self) -> Option<String> {
+        let mut seen: BTreeMap<NetworkId, (usize, Network)> = BTreeMap::new();
+        for (i, host) in self.hosts.iter().enumerate().filter(|(_, h)| h.daemon.is_some()) {
+            for (id, network) in lock(&host.machine).disk.networks.clone() {
+                let (first, known) = seen.entry(id).or_insert_with(|| (i, network.clone()));
+                if *known != network {
+                    return Some(format!("{first} has {known:?}, {i} has {network:?}"));
+                }
+            }
+        }
+        None
+    }
+
+    /// The first difference between two hosts' definitions of a network, or
+    /// between a kernel and what should be in it.
     pub fn differences(&self) -> Option<String> {
+        if let Some(what) = self.unlike() {
+            return Some(what);
+        }
         // What each network has where.
         let mut truth: BTreeMap<u32, Vec<(usize, overlay_model::Endpoint)>> = BTreeMap::new();
         // Where a port of each stands, be it of one that has moved away.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use overlay_engine::{ChangeNetwork, Request};
 use overlay_model::{ObjectKey, Vni};
 use overlay_sim::host::Settings;
 use overlay_sim::{Weather, World};
@@ -88,6 +89,20 @@ async fn happen(world: &mut World, rng: &mut SmallRng, log: &mut Vec<String>) ->
             let hours = rng.random_range(-10..=10);
             world.jump_clock(i, hours * 3_600_000);
             format!("clock of {i} jumps by {hours} h")
+        }
+        96..98 if world.runs(i) => {
+            let first = rng.random_range(2..250);
+            let change = ChangeNetwork {
+                net: net.to_owned(),
+                internal: Some(rng.random()),
+                exclude: vec![
+                    format!("{}.{first}", if net == "red" { "10.1.0" } else { "10.2.0" })
+                        .parse()?,
+                ],
+                ..ChangeNetwork::default()
+            };
+            let result = world.ask(i, Request::ChangeNetwork(change)).await?;
+            format!("{net} excludes {first}, on {i}: {:?}", result.map(drop).map_err(|r| r.message))
         }
         _ => {
             world.meddle(i, ObjectKey::Link(Vni::new(4097)?.vxlan()));

@@ -76,7 +76,7 @@ async fn each_method_sends_its_row_of_the_table() {
         sent(async |c: Client| c.create_network(&create).await).await,
         sent(async |c: Client| c.networks().await).await,
         sent(async |c: Client| c.network("demo").await).await,
-        sent(async |c: Client| c.delete_network("demo").await).await,
+        sent(async |c: Client| c.delete_network("demo", false).await).await,
         sent(async |c: Client| c.attach(&attach).await).await,
         sent(async |c: Client| c.endpoints(None, false).await).await,
         sent(async |c: Client| c.endpoints(Some("demo"), false).await).await,

@@ -48,6 +48,8 @@ fn operations_have_these_ids() {
         POST /v1/networks → create_network
         DELETE /v1/networks/{net} → delete_network
         GET /v1/networks/{net} → get_network
+        PATCH /v1/networks/{net} → change_network
+        DELETE /v1/networks/{net}/kept/{name} → forget_ip
         GET /v1/openapi.json → get_openapi
         GET /v1/plan → get_plan
         GET /v1/status → get_status

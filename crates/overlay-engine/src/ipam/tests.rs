@@ -234,3 +234,71 @@ proptest! {
         }
     }
 }
+
+/// The pool of a network that excludes, and chooses from, these.
+fn ruled(cidr: &str, exclude: &str, within: &str) -> Pool {
+    let mut pool = founded(cidr, host(1));
+    let stamp = overlay_model::Stamp { wall_ms: 0, counter: 0, host: host(1) };
+    let ranges = |text: &str| text.split_whitespace().map(|r| r.parse().unwrap()).collect();
+    pool.follow(&Network {
+        id: overlay_model::NetworkId(7),
+        name: overlay_model::Name::new("demo").unwrap(),
+        vni: overlay_model::Vni::new(7).unwrap(),
+        subnets: vec![pool.subnet().clone()],
+        mtu: 1450,
+        internal: false,
+        flood: true,
+        labels: BTreeMap::new(),
+        exclude: ranges(exclude),
+        ip_ranges: ranges(within),
+        created: stamp,
+        updated: stamp,
+        deleted: false,
+    });
+    pool
+}
+
+#[test]
+fn what_is_excluded_is_not_leased_and_what_is_outside_the_range_only_when_asked_for() {
+    let mut pool = ruled("10.9.0.0/24", "10.9.0.66", "10.9.0.64/30");
+    let got: Vec<String> = (0..3).map(|_| pool.allocate(host(1)).unwrap().to_string()).collect();
+    assert_eq!(got, ["10.9.0.64", "10.9.0.65", "10.9.0.67"]);
+    assert_eq!(pool.allocate(host(1)), Err(NoAddress::Exhausted));
+    assert_eq!(pool.capacity(), 3);
+    assert_eq!(pool.allocate_exact(host(1), ip("10.9.0.66")), Err(NoAddress::NotLeasable));
+    assert_eq!(pool.allocate_exact(host(1), ip("10.9.0.9")), Ok(()));
+    assert_eq!(pool.donate_exact(host(1), host(2), 0, ip("10.9.0.66")), None);
+    assert!(pool.donate_exact(host(1), host(2), 0, ip("10.9.0.10")).is_some());
+}
+
+#[test]
+fn a_gift_is_of_what_addresses_are_chosen_from() {
+    let mut a = ruled("10.9.0.0/24", "10.9.0.68-10.9.0.79", "10.9.0.64/28");
+    let mut b = a.clone();
+    let (tokens, count) = a.donate_half(host(1), host(2), 0).unwrap();
+    assert_eq!(count, 2);
+    for (offset, token) in &tokens {
+        assert!(b.merge(*offset, *token));
+    }
+    let got = [b.allocate(host(2)), b.allocate(host(2)), b.allocate(host(2))];
+    let [Ok(one), Ok(two), Err(NoAddress::Exhausted)] = got else { panic!("{got:?}") };
+    assert_eq!([one, two], [ip("10.9.0.66"), ip("10.9.0.67")]);
+    // A host that owns only what is outside is nobody to ask.
+    let mut outside = ruled("10.9.0.0/24", "", "10.9.0.64/28");
+    let tokens = outside.donate_exact(host(1), host(3), 0, ip("10.9.0.9")).unwrap();
+    assert!(!tokens.is_empty());
+    assert_eq!(outside.sources(), [(host(1), 16)]);
+    assert!(outside.owners().contains(&(host(3), 1)));
+}
+
+/// Address by address this would take a minute.
+#[test]
+fn a_large_exclusion_costs_nothing() {
+    let mut pool = ruled("10.0.0.0/8", "10.0.0.2-10.255.255.200", "");
+    for n in 201..=254 {
+        assert_eq!(pool.allocate(host(1)), Ok(IpAddr::from([10, 255, 255, n])));
+    }
+    assert_eq!(pool.allocate(host(1)), Err(NoAddress::Exhausted));
+    let mut pool = ruled("fd00::/16", "fd00::2-fd00:ffff::", "");
+    assert_eq!(pool.allocate(host(1)), Ok(ip("fd00:ffff::1")));
+}

@@ -14,6 +14,8 @@ fn network(id: u64, name: &str, vni: u32, created: u64, updated: u64, deleted: b
         internal: false,
         flood: true,
         labels: std::collections::BTreeMap::new(),
+        exclude: vec![],
+        ip_ranges: vec![],
         created: stamp(created),
         updated: stamp(updated),
         deleted,

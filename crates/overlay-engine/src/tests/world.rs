@@ -17,6 +17,7 @@ use crate::event::{
     Reply, Request, StateChange, StaticEndpoint, Where,
 };
 use crate::fake_kernel::FakeKernel;
+use crate::kept::Kept;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
 pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
@@ -43,6 +44,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
         aliases: BTreeSet::new(),
         labels: BTreeMap::new(),
         take_over: false,
+        keep_ip: false,
         foreign: Foreign::default(),
     }
 }
@@ -98,6 +100,7 @@ struct Disk {
     fates: BTreeMap<HostId, overlay_model::Fate>,
     contact_ms: Option<u64>,
     drained: bool,
+    kept: BTreeMap<(NetworkId, Name), Kept>,
     full: bool,
     writes: usize,
 }
@@ -119,6 +122,10 @@ impl Disk {
                 StateChange::Ring(net, family, offset, token) => {
                     self.ring.insert((net, family, offset), token);
                 }
+                StateChange::Kept(kept) => {
+                    self.kept.insert((kept.network, kept.name.clone()), kept);
+                }
+                StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
                 StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
                 StateChange::DropToken(net, family, offset) => {
                     self.ring.remove(&(net, family, offset));
@@ -344,7 +351,7 @@ impl World {
         create: CreateNetwork,
     ) -> Result<NetworkView, Refused> {
         match self.request(i, Request::CreateNetwork(create))? {
-            Reply::Network(view) => Ok(view),
+            Reply::Network(view) => Ok(*view),
             other => panic!("{other:?}"),
         }
     }
@@ -522,6 +529,7 @@ impl World {
             fates: disk.fates,
             contact_ms: disk.contact_ms,
             drained: disk.drained,
+            kept: disk.kept.into_values().collect(),
         };
         let now = self.now_of(i);
         let node = &mut self.nodes[i];

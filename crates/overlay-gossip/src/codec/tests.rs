@@ -3,8 +3,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use overlay_model::{
-    Endpoint, EndpointId, Family, Fate, Host, HostIntent, HostKeys, KeyId, MacAddr, Name, Network,
-    NetworkId, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
+    AddressRange, Endpoint, EndpointId, Family, Fate, Host, HostIntent, HostKeys, KeyId, MacAddr,
+    Name, Network, NetworkId, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -44,6 +44,8 @@ fn network() -> (RecordKey, Record) {
         internal: false,
         flood: true,
         labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        exclude: Vec::new(),
+        ip_ranges: Vec::new(),
         created: stamp(1_700_000_000_000),
         updated: stamp(1_700_000_000_001),
         deleted: false,
@@ -203,7 +205,7 @@ fn every_reason_not_to_decode_has_its_own_word() {
     refused(&"A".repeat(MAX_VALUE + 1), DecodeError::TooLong);
     refused("not base64!", DecodeError::NotBase64);
     refused("", DecodeError::Empty);
-    refused(&altered(|b| b[0] = 3), DecodeError::UnknownVersion(3));
+    refused(&altered(|b| b[0] = 4), DecodeError::UnknownVersion(4));
     refused(&altered(|b| b.truncate(30)), DecodeError::Malformed);
     refused(&altered(|b| b[1] = 77), DecodeError::Malformed);
     refused(&altered(|b| b.push(0)), DecodeError::Trailing);
@@ -299,6 +301,16 @@ prop_compose! {
         -> BTreeMap<String, String> { map }
 }
 prop_compose! {
+    fn any_range()(a: u128, b: u128, v6: bool) -> AddressRange {
+        let ip = |bits: u128| match v6 {
+            true => IpAddr::from(std::net::Ipv6Addr::from_bits(bits)),
+            false => IpAddr::from(std::net::Ipv4Addr::from_bits(bits as u32)),
+        };
+        let (a, b) = (ip(a), ip(b));
+        AddressRange::new(a.min(b), a.max(b)).unwrap()
+    }
+}
+prop_compose! {
     fn a_host()(
         id in any_host_id(), name in any_name(), vteps: Vec<IpAddr>, vxlan_port: u16, ip: IpAddr,
         port: u16, underlay_mtu: u16, version in "\\PC{0,20}",
@@ -314,10 +326,15 @@ prop_compose! {
         id: u64, name in any_name(), vni in 1..=Vni::MAX,
         subnets in proptest::collection::vec(any_subnet(), 0..3), mtu: u16,
         flags: [bool; 3], labels in any_labels(), created in any_stamp(), updated in any_stamp(),
+        exclude in proptest::collection::vec(any_range(), 0..4),
+        ip_ranges in proptest::collection::vec(any_range(), 0..3),
     ) -> Network {
         let [internal, flood, deleted] = flags;
         let (id, vni) = (NetworkId(id), Vni::new(vni).unwrap());
-        Network { id, name, vni, subnets, mtu, internal, flood, labels, created, updated, deleted }
+        Network {
+            id, name, vni, subnets, mtu, internal, flood, labels, exclude, ip_ranges, created,
+            updated, deleted,
+        }
     }
 }
 prop_compose! {
@@ -450,4 +467,37 @@ fn ids_of_keys_that_make_no_sense_are_refused() {
     assert_eq!(decode(&value(&not_held)), Err(DecodeError::Invalid("key in use")));
     assert_eq!(decode(&value(&[2, 0, 0, 0, 0])), Err(DecodeError::Trailing));
     assert_eq!(decode(&value(&[2, 1])), Err(DecodeError::Malformed));
+}
+
+#[test]
+fn a_network_that_says_what_may_be_leased_has_these_bytes_for_ever() {
+    let (key, Record::Network(network)) = network() else { unreachable!() };
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let narrow = Network {
+        exclude: ranges(&["10.0.9.5", "10.0.9.64/27"]),
+        ip_ranges: ranges(&["10.0.9.8-10.0.9.200", "fd00::100-fd00::1ff"]),
+        ..network
+    };
+    frozen(
+        (key, Record::Network(narrow)),
+        "0300070464656d6ffb011001000a00090018000a000901fbaa05000101047465616d0161fd0068e5cf8b0100000111112222333344445555666677778888fd0168e5cf8b01000001111122223333444455556666777788880002000a000905000a000905000a000940000a00095f02000a000908000a0009c801fd00000000000000000000000000010001fd0000000000000000000000000001ff",
+    );
+}
+
+#[test]
+fn a_network_whose_ranges_make_no_sense_is_refused() {
+    let (key, Record::Network(network)) = network() else { unreachable!() };
+    let exclude = vec!["10.0.9.5-10.0.9.6".parse().unwrap()];
+    let value = encode(&Record::Network(Network { exclude, ..network })).unwrap();
+    let good = STANDARD_NO_PAD.decode(&value).unwrap();
+    let refused = |change: &dyn Fn(&mut Vec<u8>), why: DecodeError| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        assert_eq!(decode(OWNER, key, &STANDARD_NO_PAD.encode(bytes)), Err(why));
+    };
+    // At the end: one range of two addresses with a byte each for the family, then no range.
+    let len = good.len();
+    refused(&|b| b[len - 2] = 4, DecodeError::Invalid("range of addresses"));
+    refused(&|b| drop(b.splice(len - 12.., [0, 0])), DecodeError::Invalid("number of ranges"));
+    refused(&|b| b.push(0), DecodeError::Trailing);
 }

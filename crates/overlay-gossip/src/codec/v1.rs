@@ -280,6 +280,8 @@ impl TryFrom<Network> for model::Network {
             internal: network.internal,
             flood: network.flood,
             labels: network.labels.into_iter().collect(),
+            exclude: Vec::new(),
+            ip_ranges: Vec::new(),
             created: network.created.into(),
             updated: network.updated.into(),
             deleted: network.deleted,
