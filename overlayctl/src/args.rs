@@ -123,6 +123,7 @@ Kinds:
   host               a host is up, suspect, stopped, down, or has left
   entries            the entries of a host went out of use, or are in use again
   attached detached  endpoints of this host
+  gone               the namespace of an endpoint of this host is gone; it is kept for a while
   moved              an endpoint has come here from another host, or has gone there
   frozen             a MAC or address moves too often: it stays where it is
   imported           static endpoints of this host, many at once

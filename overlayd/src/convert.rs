@@ -214,6 +214,10 @@ pub fn network(view: NetworkView) -> v1::Network {
 
 /// An endpoint, for the wire.
 pub fn endpoint(view: EndpointView) -> v1::Endpoint {
+    let gone_ms = match view.state {
+        EndpointState::Gone(since_ms, _) => Some(since_ms),
+        _ => None,
+    };
     let (state, reason) = match view.state {
         EndpointState::Ready => ("ready", None),
         EndpointState::Pending => ("pending", None),
@@ -222,6 +226,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::Unreachable(why) => ("unreachable", Some(why)),
         EndpointState::Conflict(why) => ("conflict", Some(why)),
         EndpointState::Moved(why) => ("moved", Some(why)),
+        EndpointState::Gone(_, why) => ("gone", Some(why)),
     };
     let ep = view.endpoint;
     let (port, ifname, netns) = match view.place {
@@ -248,6 +253,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         moves: ep.move_seq,
         state: state.to_owned(),
         reason,
+        gone_ms,
         host_ifname: port,
         ifname,
         netns,
@@ -471,6 +477,14 @@ pub fn event(notice: &Notice) -> v1::Event {
             name: name.as_ref().map(ToString::to_string),
             why: some(why),
             ..kind("detached")
+        },
+        Notice::Gone { id, name, net, addresses, grace } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            net: some(net),
+            ips: addresses.clone(),
+            after_ms: Some(ms(*grace)),
+            ..kind("gone")
         },
         Notice::Moved { id, name, net, host, seq, here } => v1::Event {
             endpoint: some(id),

@@ -186,6 +186,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         down_grace: settings.down_grace,
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
+        leak_grace: settings.leak_grace,
         state_dir: settings.state_dir.display().to_string(),
     };
     let restored = Restored {

@@ -374,12 +374,17 @@ pub struct Endpoint {
     /// `ready`, `pending` (not yet in the kernel), `failed`, `host-down` (its
     /// host has been down beyond the grace: no entries), `unreachable` (its host
     /// and this one have no address family in common: no entries), `conflict`
-    /// (another endpoint holds its MAC or address), or `moved` (another host has
-    /// taken it over: what is left of it here is cut off until it is detached).
+    /// (another endpoint holds its MAC or address), `moved` (another host has
+    /// taken it over: what is left of it here is cut off until it is detached), or
+    /// `gone` (its network namespace is: it is released after the daemon's
+    /// `leak-grace`, unless it is attached again by its name).
     pub state: String,
     /// Why, when the state is not `ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Since when it is `gone`, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
     /// The port of the bridge, when local and known: the host's end of the veth
     /// pair, or the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -737,6 +742,7 @@ pub struct Left {
 /// | `host` | `host`, `state` (as in [`Host`]), `count` of its endpoints |
 /// | `entries` | `host`, `there` (in use), `count` of its endpoints |
 /// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
+/// | `gone` | `endpoint`, `name`, `net`, `ips` that stay leased, `after_ms`: how long |
 /// | `moved` | `endpoint`, `name`, `net`, the other `host`, `count` of its moves, `there` (true: it has come here, false: it has gone) |
 /// | `frozen` | `object` (MAC and addresses), `net`, `host` that keeps them, `count` of moves, `there` (false: it is over), `why` |
 /// | `imported` | `net`, `count` of static endpoints that are new, changed or gone |

@@ -140,6 +140,7 @@ impl Engine {
         {
             return self.reply(token, Err(refused));
         }
+        self.complete_return(&mut request);
         match self.check_moves(&request).and_then(|()| self.check_attach(&request)) {
             Err(refused) => self.reply(token, Err(refused)),
             Ok(network) => {
@@ -185,7 +186,10 @@ impl Engine {
         } else {
             BTreeSet::new()
         };
-        self.check_station(net, &station, |host, ep| overtaken.contains(&(host, ep.id)))?;
+        let former = self.gives_way(net, request);
+        self.check_station(net, &station, |host, ep| {
+            overtaken.contains(&(host, ep.id)) || former == Some((host, ep.id))
+        })?;
         match &request.place {
             Where::Netns { netns, taken_ifnames, ifname: Some(ifname), .. }
                 if taken_ifnames.contains(ifname) =>
@@ -397,11 +401,14 @@ impl Engine {
     }
 
     fn taken(&self, what: &str, host: HostId, ep: &Endpoint) -> Refused {
-        let hint = if host == self.config.host {
-            "list them with: overlayctl endpoints"
-        } else {
-            "if it has moved here, say --take-over; list them with: overlayctl endpoints"
-        };
+        let hint = self.gone_hint(host, ep).unwrap_or_else(|| {
+            if host == self.config.host {
+                "list them with: overlayctl endpoints".to_owned()
+            } else {
+                "if it has moved here, say --take-over; list them with: overlayctl endpoints"
+                    .to_owned()
+            }
+        });
         let name = host_text_of(ep);
         let host = self.host_name(host);
         Refused::new(ErrorKind::Taken, format!("{what} is taken by endpoint {name} on host {host}"))
@@ -510,8 +517,10 @@ impl Engine {
             if said_all && asked.is_none() {
                 continue;
             }
-            let carried =
-                asked.filter(|ip| waiting.request.take_over && self.is_carried(&net, *ip));
+            let carried = asked.filter(|ip| {
+                (waiting.request.take_over && self.is_carried(&net, *ip))
+                    || self.inherits(&net, &waiting.request, *ip)
+            });
             let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
             let result = match asked {
                 Some(ip) if carried.is_some() => {
@@ -644,7 +653,7 @@ impl Engine {
         let checked = self.check_attach(&request).and_then(|_| {
             if request.take_over { self.next_seq(network, mac, &addresses) } else { Ok(0) }
         });
-        let move_seq = match checked {
+        let mut move_seq = match checked {
             Ok(move_seq) => move_seq,
             Err(refused) => {
                 for ip in addresses {
@@ -653,6 +662,10 @@ impl Engine {
                 return self.reply(token, Err(refused));
             }
         };
+        let net = self.networks.get(network);
+        if let Some(former) = net.and_then(|net| self.predecessor(net, &request)) {
+            move_seq = move_seq.max(self.begin_return(former, id));
+        }
         let place = match request.place {
             Where::Netns { netns, taken_ifnames, ifname, default_route } => Place::Netns {
                 ifname: ifname.unwrap_or_else(|| free_ifname(&taken_ifnames)),
@@ -718,6 +731,7 @@ impl Engine {
             self.by_device.remove(ifname);
         }
         self.making.remove(&id);
+        self.gone.remove(&id);
         Some(local)
     }
 
@@ -786,7 +800,8 @@ impl Engine {
                     continue;
                 }
                 let change = StateChange::Endpoint(Box::new(local.local.clone()));
-                self.persist(vec![change], After::Attached(id));
+                let changes = self.succession(id).into_iter().chain([change]).collect();
+                self.persist(changes, After::Attached(id));
             }
         }
 
@@ -800,10 +815,10 @@ impl Engine {
                 _ => None,
             })
             .filter(|id| self.local.get(id).is_some_and(|l| l.phase == Phase::Ready))
+            .filter(|id| !self.gone.contains_key(id))
             .collect();
         for id in orphans {
-            let why = gone_text(&self.local[&id].local.place);
-            self.drop_endpoints([id], why);
+            self.lost_namespace(id);
         }
     }
 
@@ -837,6 +852,7 @@ impl Engine {
                     };
                     self.notice(notice);
                 }
+                self.complete_succession(id);
                 self.arrived(&ep);
                 if let Some(view) = self.local_view(id) {
                     self.reply(token, Ok(Reply::Endpoint(Box::new(view))));
@@ -846,6 +862,7 @@ impl Engine {
     }
 
     fn roll_back(&mut self, id: EndpointId, token: Token, refused: Refused) {
+        self.undo_succession(id);
         self.remove_local(id);
         if let Some(draft) = self.importing.remove(&token) {
             self.release_draft(&draft);

@@ -21,6 +21,7 @@ use crate::event::{
     Refused, Reply, Request, StateChange, Token, Where,
 };
 use crate::ipam::{Pool, first_address, is_host_address};
+use crate::leaks::Gone;
 use crate::moves::Moves;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
@@ -91,6 +92,10 @@ pub struct Config {
     pub stop_grace: Duration,
     /// Without hearing anybody, the view counts as complete after so long.
     pub alone_after: Duration,
+    /// An endpoint whose namespace is gone is kept so long for a container that is
+    /// restarted; zero: not at all.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub leak_grace: Duration,
     /// Where its state is, for people who are to delete a copy of it.
     pub state_dir: String,
 }
@@ -164,6 +169,8 @@ pub struct Engine {
     pub(crate) making: BTreeSet<EndpointId>,
     /// Endpoints of this host that have moved away.
     pub(crate) moved: BTreeSet<EndpointId>,
+    /// Endpoints of this host whose namespace is gone.
+    pub(crate) gone: BTreeMap<EndpointId, Gone>,
     pub(crate) moves: Moves,
     /// What is told when the plan under way is done.
     announcements: Vec<Announcement>,
@@ -236,6 +243,7 @@ impl Engine {
             by_device: BTreeMap::new(),
             making: BTreeSet::new(),
             moved: BTreeSet::new(),
+            gone: BTreeMap::new(),
             moves: Moves::default(),
             announcements: Vec::new(),
             former_macs: BTreeMap::new(),
@@ -381,7 +389,8 @@ impl Engine {
         };
         let waiting = self.waiting_deadline().into_iter().chain(self.imports_deadline()).min();
         let moves = self.moves_deadline();
-        [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves]
+        let leaks = self.leaks_deadline();
+        [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves, leaks]
             .into_iter()
             .flatten()
             .min()
@@ -466,6 +475,7 @@ impl Engine {
                     self.notice(Notice::FightOver(contest));
                 }
                 self.sweep_moves();
+                self.release_gone();
                 self.serve_waiting();
             }
         }
@@ -1642,7 +1652,7 @@ impl Engine {
         }
     }
 
-    fn touch_endpoint(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
+    pub(crate) fn touch_endpoint(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
         let me = self.config.host;
         // A network that is not used here has nothing in the kernel.
         let Some(net) = self.networks.get(ep.network) else { return };

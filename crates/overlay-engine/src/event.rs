@@ -638,6 +638,20 @@ pub enum Notice {
         /// Why.
         why: &'static str,
     },
+    /// The namespace of an endpoint of this host is gone. [`Notice::Detached`]
+    /// follows, when it is released or another takes its place.
+    Gone {
+        /// Which.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Its network.
+        net: String,
+        /// Its addresses, which stay leased.
+        addresses: Vec<IpAddr>,
+        /// How long it is kept.
+        grace: Duration,
+    },
     /// An endpoint has moved between this host and another one.
     Moved {
         /// Which, here.
@@ -771,6 +785,7 @@ impl Notice {
             | Self::EndpointConflict { .. }
             | Self::KernelRefused { .. }
             | Self::Device { .. }
+            | Self::Gone { .. }
             | Self::Repaired(_)
             | Self::Fight(_)
             | Self::Frozen(_)
@@ -840,6 +855,15 @@ impl fmt::Display for Notice {
                 f.write_str("detached ")?;
                 named(f, id, name.as_ref())?;
                 write!(f, ": {why}")
+            }
+            Self::Gone { id, name, net, addresses, grace } => {
+                named(f, id, name.as_ref())?;
+                write!(
+                    f,
+                    " of {net} has lost its network namespace; kept for {} s:",
+                    grace.as_secs()
+                )?;
+                addresses.iter().try_for_each(|a| write!(f, " {a}"))
             }
             Self::Moved { id, name, net, host, seq, here } => {
                 named(f, id, name.as_ref())?;

@@ -39,6 +39,7 @@ mod event;
 pub mod fake_kernel;
 pub mod ipam;
 mod keys;
+mod leaks;
 mod moves;
 mod networks;
 mod plan;

@@ -149,7 +149,7 @@ fn a_refusal_of_the_kernel_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_namespace_that_is_gone_is_refused_and_later_released() {
+fn a_namespace_that_is_gone_is_refused_and_later_released_after_the_grace() {
     let mut w = World::new(2);
     w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
     w.kernel(0).netns.remove(std::path::Path::new("/run/netns/c1"));
@@ -168,6 +168,8 @@ fn a_namespace_that_is_gone_is_refused_and_later_released() {
         .cloned()
         .unwrap();
     w.meddle(0, veth, None);
+    assert!(matches!(w.endpoints(0)[0].state, EndpointState::Gone(..)), "kept");
+    w.pass(Duration::from_secs(60));
     assert_eq!(w.endpoints(0), vec![], "released");
     assert_eq!(w.endpoints(1), vec![], "and withdrawn");
     assert_eq!(w.kernel(0).objects().len(), 0);

@@ -61,6 +61,7 @@ fn endpoint() -> Endpoint {
         moves: 0,
         state: "ready".into(),
         reason: None,
+        gone_ms: None,
         host_ifname: Some("ove0123456789ab".into()),
         ifname: Some("eth0".into()),
         netns: Some("/run/netns/web1".into()),

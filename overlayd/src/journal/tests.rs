@@ -27,6 +27,7 @@ fn config() -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        leak_grace: Duration::ZERO,
         state_dir: "/var/lib/overlayd".into(),
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn config() -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        leak_grace: Duration::from_secs(60),
         state_dir: "/var/lib/overlayd".into(),
     }
 }

@@ -210,6 +210,7 @@ fn config(i: usize, incarnation: u64, boot: u32, vteps: &[IpAddr], dual: bool) -
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        leak_grace: Duration::from_secs(60),
         state_dir: "/var/lib/overlayd".into(),
     }
 }
@@ -404,6 +405,14 @@ impl World {
     pub(crate) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
         match self.request(i, Request::Endpoints { net: None, local: false }).unwrap() {
             Reply::Endpoints(views) => views,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Nothing is to be done in its kernel.
+    pub(crate) fn plan_is_empty(&mut self, i: usize) -> bool {
+        match self.request(i, Request::Plan) {
+            Ok(Reply::Plan(plan)) => plan.commands.is_empty(),
             other => panic!("{other:?}"),
         }
     }
