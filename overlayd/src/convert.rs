@@ -1,6 +1,8 @@
 //! Between the API's words and the engine's: by hand, so that either may
 //! change without the other.
 
+mod ipam;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -564,6 +566,12 @@ pub fn event(notice: &Notice) -> v1::Event {
             count: Some(u64::try_from(*count).unwrap_or(u64::MAX)),
             ..kind("donated")
         },
+        Notice::Crowded { net, over, .. } => {
+            v1::Event { net: some(net), there: Some(!over), ..kind("addresses") }
+        }
+        Notice::Released { net, ip } => {
+            v1::Event { net: some(net), ips: vec![*ip], ..kind("released") }
+        }
         Notice::NotPersisted { why } => v1::Event { why: some(why), ..kind("not_persisted") },
     }
 }
@@ -637,6 +645,16 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
         }
         Reply::Thawed(views) => {
             serde_json::to_vec(&views.into_iter().map(frozen).collect::<Vec<_>>())
+        }
+        Reply::Subnets(views) => {
+            serde_json::to_vec(&views.into_iter().map(ipam::subnet).collect::<Vec<_>>())
+        }
+        Reply::Ranges(views) => {
+            serde_json::to_vec(&views.into_iter().map(ipam::ranges).collect::<Vec<_>>())
+        }
+        Reply::Audited(view) => serde_json::to_vec(&ipam::audit(view)),
+        Reply::Released { net, ip } => {
+            serde_json::to_vec(&v1::ReleasedAddress { net: net.into(), address: ip })
         }
         Reply::Hosts(views) => {
             let hosts = views.into_iter().map(|view| heard_host(view, gossip));

@@ -42,6 +42,15 @@ fn is_gone(host: &Host, name: &str) -> Result<v1::Endpoint> {
     })
 }
 
+/// The audit finds nothing.
+fn all_is_well(host: &Host) -> Result<()> {
+    eventually("overlayctl ipam check is content", || {
+        let audit = host.ctl(&["ipam", "check"])?;
+        ensure!(audit.code == 0 && audit.stdout.starts_with("ok: "), "{audit:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_container_that_comes_back_is_where_it_was_and_its_peer_reaches_it() -> Result<()> {
     Lab::run(|lab| {
@@ -65,7 +74,11 @@ fn a_container_that_comes_back_is_where_it_was_and_its_peer_reaches_it() -> Resu
         ensure!(back.endpoint().id != c1.endpoint().id);
         c2.ping(back.ip())?;
         back.ping(c2.ip())?;
-        ensure!(a.endpoints()?.len() == 2 && b.endpoints()?.len() == 2, "{:?}", a.endpoints()?);
+        ensure!(a.endpoints()?.len() == 2, "{:?}", a.endpoints()?);
+        eventually("b has forgotten the old one", || {
+            ensure!(b.endpoints()?.len() == 2, "{:?}", b.endpoints()?);
+            Ok(())
+        })?;
         let flaps: Vec<_> = monitor.events()?.into_iter().filter(|e| e.is_deletion()).collect();
         ensure!(flaps.is_empty(), "the entry on b went and came: {flaps:#?}");
 
@@ -107,7 +120,9 @@ fn one_that_does_not_come_back_is_released_everywhere_when_the_grace_is_over() -
         // Its address can be had again, by that very address.
         let ip = c1.ip().to_string();
         let next = a.attach_with("demo", "c3", &["--ip", &ip])?;
-        next.ping(c2.ip())
+        next.ping(c2.ip())?;
+        all_is_well(&a)?;
+        all_is_well(&b)
     })
 }
 
@@ -131,6 +146,9 @@ fn hundreds_of_containers_that_die_undetached_leak_no_address() -> Result<()> {
                 Ok(())
             })?;
         }
+        all_is_well(&a)?;
+        let [subnet] = a.ctl_json::<[v1::IpamSubnet; 1]>(&["ipam", "ls"])?;
+        ensure!((subnet.leased, subnet.leased_here, subnet.free) == (0, 0, 13), "{subnet:?}");
         Ok(())
     })
 }
@@ -151,6 +169,51 @@ fn a_daemon_that_is_killed_meanwhile_drops_it_at_its_start_and_gives_its_address
         })?;
         let next = a.attach("demo", "c1")?;
         ensure!(next.ip() != c1.ip(), "an address goes round before it is given again");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_dead_host_holds_is_told_when_addresses_run_out() -> Result<()> {
+    Lab::run(|lab| {
+        let options = DaemonOptions {
+            down_after: Some("1s"),
+            down_grace: Some("2s"),
+            ..DaemonOptions::default()
+        };
+        let [a, b] = lab.hosts_with(["a", "b"], &options)?;
+        a.net_create("demo", NetSpec { subnets: &["10.9.0.0/28"], ..DEMO })?;
+        b.knows_net("demo")?;
+        let _c1 = a.attach("demo", "c1")?;
+        let _c2 = b.attach("demo", "c2")?;
+        b.kill()?;
+        a.sees("b", "down")?;
+        let mut alive = Vec::new();
+        let refused = loop {
+            let [subnet] = a.ctl_json::<[v1::IpamSubnet; 1]>(&["ipam", "ls"])?;
+            ensure!(subnet.free == subnet.free_here && subnet.unreachable > 0, "{subnet:?}");
+            let name = format!("n{}", alive.len());
+            let container = a.container(&name)?;
+            let netns = container.netns_path();
+            let said = a.ctl(&["attach", "--net", "demo", "--netns", &netns, "--name", &name])?;
+            alive.push(container);
+            if said.code != 0 {
+                ensure!(subnet.free == 0, "{subnet:?} and yet {said:?}");
+                break said.stderr;
+            }
+            ensure!(subnet.free > 0 && alive.len() < 14, "{subnet:?}");
+        };
+        ensure!(refused.contains("held by hosts that cannot be reached: b ("), "{refused}");
+        ensure!(refused.contains("overlayctl ipam show demo"), "{refused}");
+        ensure!(refused.contains("overlayctl host forget b"), "{refused}");
+        eventually("status warns", || {
+            let warnings = a.status()?.warnings;
+            let few = warnings.iter().any(|w| w.starts_with("network demo runs out of addresses"));
+            ensure!(few, "{warnings:?}");
+            Ok(())
+        })?;
+        let shown = a.ctl(&["ipam", "show", "demo"])?.stdout;
+        ensure!(shown.lines().any(|line| line.contains(" b ") && line.contains("down")), "{shown}");
         Ok(())
     })
 }

@@ -596,22 +596,7 @@ impl Engine {
             return Missing::Unowned(self.no_owner(net));
         }
         let others = in_turn(self.config.host, owners);
-        let cut_off: Vec<String> =
-            others.iter().filter(|h| !up(h)).map(|h| self.host_name(*h)).collect();
-        let known = self.view.active_on(net.id).count();
-        let mut otherwise = Refused::new(
-            ErrorKind::Exhausted,
-            format!(
-                "no free address in {} ({known} endpoints on {} addresses)",
-                pool.subnet().cidr,
-                pool.capacity()
-            ),
-        )
-        .hint(list_hint);
-        if !cut_off.is_empty() {
-            otherwise.message +=
-                &format!("; more belong to hosts that cannot be reached: {}", cut_off.join(", "));
-        }
+        let otherwise = self.exhausted(net, pool);
         Missing::Ask {
             family,
             what: WantWhat::Half,
@@ -1030,7 +1015,7 @@ impl Engine {
     }
 }
 
-fn host_text_of(ep: &Endpoint) -> String {
+pub(crate) fn host_text_of(ep: &Endpoint) -> String {
     ep.name.as_ref().map_or_else(|| ep.id.to_string(), ToString::to_string)
 }
 

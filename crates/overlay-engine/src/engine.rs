@@ -13,6 +13,7 @@ use overlay_model::{
     Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
+use crate::audit::Crowds;
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift, subjects};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
@@ -171,6 +172,10 @@ pub struct Engine {
     pub(crate) moved: BTreeSet<EndpointId>,
     /// Endpoints of this host whose namespace is gone.
     pub(crate) gone: BTreeMap<EndpointId, Gone>,
+    /// Records of endpoints whose place others have taken, and when they go.
+    pub(crate) farewells: Vec<(Duration, RecordKey)>,
+    /// Which networks run out of addresses.
+    pub(crate) crowds: Crowds,
     pub(crate) moves: Moves,
     /// What is told when the plan under way is done.
     announcements: Vec<Announcement>,
@@ -244,6 +249,8 @@ impl Engine {
             making: BTreeSet::new(),
             moved: BTreeSet::new(),
             gone: BTreeMap::new(),
+            farewells: Vec::new(),
+            crowds: Crowds::default(),
             moves: Moves::default(),
             announcements: Vec::new(),
             former_macs: BTreeMap::new(),
@@ -389,7 +396,7 @@ impl Engine {
         };
         let waiting = self.waiting_deadline().into_iter().chain(self.imports_deadline()).min();
         let moves = self.moves_deadline();
-        let leaks = self.leaks_deadline();
+        let leaks = [self.leaks_deadline(), self.crowds_deadline()].into_iter().flatten().min();
         [complete, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves, leaks]
             .into_iter()
             .flatten()
@@ -476,6 +483,7 @@ impl Engine {
                 }
                 self.sweep_moves();
                 self.release_gone();
+                self.look_for_crowds();
                 self.serve_waiting();
             }
         }
@@ -535,6 +543,14 @@ impl Engine {
                 return self.detach(token, &target, net.as_deref());
             }
             Request::Thaw { what, net } => return self.thaw(token, &what, net.as_deref()),
+            Request::Release { net, ip } => return self.release_leaked(token, &net, ip),
+            Request::Subnets => Ok(Reply::Subnets(self.subnet_views())),
+            Request::Ranges(text) => {
+                self.find_network(&text).map(|net| Reply::Ranges(self.ranges_views(net)))
+            }
+            Request::Audit { net, repair } => {
+                self.audit(net.as_deref(), repair).map(Reply::Audited)
+            }
             Request::Leave { force } => return self.leave(token, force),
             Request::Networks => Ok(Reply::Networks(self.network_views())),
             Request::Network(text) => {
@@ -1003,6 +1019,9 @@ impl Engine {
         if let Shift::Voice(..) | Shift::Host(_) | Shift::InUse(..) = shift {
             // Who may send to us.
             self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+        }
+        if let Shift::Endpoint { .. } | Shift::Ring(..) | Shift::Host(_) = shift {
+            self.addresses_changed();
         }
         match shift {
             Shift::Endpoint { host, before, after } => {

@@ -16,6 +16,7 @@ use overlay_model::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{AuditView, RangesView, SubnetView};
 use crate::moves::{FrozenView, Moved, frozen_text};
 use crate::repairs::{Contest, Repair};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
@@ -160,6 +161,24 @@ pub enum Request {
         what: String,
         /// Name or id of its network; all networks when left out.
         net: Option<String>,
+    },
+    /// Give an address back that no endpoint of this host has.
+    Release {
+        /// Name or id of its network.
+        net: String,
+        /// Which.
+        ip: IpAddr,
+    },
+    /// Say how much of each subnet is used.
+    Subnets,
+    /// Show who owns which addresses of a network, by name or id.
+    Ranges(String),
+    /// Look at all that must hold of addresses.
+    Audit {
+        /// Of this network only.
+        net: Option<String>,
+        /// Do what is safe.
+        repair: bool,
     },
     /// List endpoints.
     Endpoints {
@@ -307,6 +326,19 @@ pub enum Reply {
     Endpoints(Vec<EndpointView>),
     /// What was frozen and is so no longer.
     Thawed(Vec<FrozenView>),
+    /// An address has been given back.
+    Released {
+        /// Its network.
+        net: Name,
+        /// Which.
+        ip: IpAddr,
+    },
+    /// Subnets by network.
+    Subnets(Vec<SubnetView>),
+    /// The subnets of a network.
+    Ranges(Vec<RangesView>),
+    /// What an audit has found.
+    Audited(AuditView),
     /// Hosts by name, this one first.
     Hosts(Vec<HostView>),
     /// How the daemon is.
@@ -755,6 +787,22 @@ pub enum Notice {
         /// To whom.
         to: String,
     },
+    /// A subnet runs out of addresses, or does so no longer.
+    Crowded {
+        /// Its network.
+        net: Name,
+        /// How many there are, and where to look.
+        text: String,
+        /// There is room again.
+        over: bool,
+    },
+    /// An address was given back that was leased and that no endpoint had.
+    Released {
+        /// Its network.
+        net: Name,
+        /// Which.
+        ip: IpAddr,
+    },
     /// The state file could not be written.
     NotPersisted {
         /// Why.
@@ -792,7 +840,7 @@ impl Notice {
             | Self::Overrun
             | Self::UnderlayLost { .. }
             | Self::NotPersisted { .. } => Level::Warning,
-            Self::SameName { over, .. } => warning_if(!over),
+            Self::SameName { over, .. } | Self::Crowded { over, .. } => warning_if(!over),
             Self::Apart { why, .. } => warning_if(why.is_some()),
             Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
             Self::Network { .. }
@@ -804,6 +852,7 @@ impl Notice {
             | Self::Thawed { .. }
             | Self::ViewComplete { .. }
             | Self::FightOver(_)
+            | Self::Released { .. }
             | Self::Donated { .. } => Level::Info,
         }
     }
@@ -924,6 +973,10 @@ impl fmt::Display for Notice {
             ),
             Self::Donated { net, count, to } => {
                 write!(f, "gave {count} addresses of {net} to host {to}")
+            }
+            Self::Crowded { text, .. } => f.write_str(text),
+            Self::Released { net, ip } => {
+                write!(f, "gave {ip} of {net} back: it was leased, and no endpoint had it")
             }
             Self::NotPersisted { why } => write!(f, "cannot write the state file: {why}"),
         }

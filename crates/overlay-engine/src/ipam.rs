@@ -49,11 +49,15 @@
 //! Absent: asking for addresses (see `endpoints.rs`), and taking over what an
 //! owner that is gone for ever has left behind.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use overlay_model::{HostId, RingToken, Subnet};
+
+pub(crate) use report::Segment;
 
 /// Why there is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,8 @@
 //! Who takes the place is another endpoint, with an id of its own: whoever still
 //! detaches the old one by its id does not hit the new one. The old one goes in
 //! the same transaction that brings the new one; if that does not come about, it
-//! is gone as before.
+//! is gone as before. Its record goes a little later: records come in any order,
+//! and who hears that one has gone before the other has come deletes entries.
 //!
 //! With a grace of zero nothing is kept. That was so before there was one, and
 //! is what a journal of that time says.
@@ -34,6 +35,9 @@ use overlay_model::{Endpoint, EndpointId, Family, HostId, Network, ObjectKey, Re
 use crate::endpoints::Phase;
 use crate::engine::Engine;
 use crate::event::{Attach, LocalEndpoint, Notice, Place, StateChange, Where};
+
+/// How long the record of an endpoint stays whose place another has taken.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Since when an endpoint's namespace is gone.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +74,8 @@ impl Engine {
     /// When [`Engine::release_gone`] has something to do.
     pub(crate) fn leaks_deadline(&self) -> Option<Duration> {
         let waiting = self.gone.values().filter(|gone| gone.successor.is_none());
-        waiting.map(|gone| gone.since + self.config.leak_grace).min()
+        let releases = waiting.map(|gone| gone.since + self.config.leak_grace);
+        releases.chain(self.farewells.iter().map(|(at, _)| *at)).min()
     }
 
     /// Releases what nobody has attached again within the grace.
@@ -87,6 +92,10 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         self.drop_endpoints(over, "its network namespace is gone, and the grace is over");
+        let due = self.farewells.extract_if(.., |(at, _)| *at <= now);
+        for (_, key) in due.collect::<Vec<_>>() {
+            self.publish(key, None);
+        }
     }
 
     /// When an endpoint is released whose namespace is gone.
@@ -187,7 +196,7 @@ impl Engine {
         let Some(local) = self.local.get(&old) else { return };
         let (net, name) = (local.local.endpoint.network, local.local.endpoint.name.clone());
         self.remove_local(old);
-        self.publish(RecordKey::Endpoint(net, old), None);
+        self.farewells.push((self.now.mono + FAREWELL, RecordKey::Endpoint(net, old)));
         let why = "its network namespace is gone, and another has been attached in its place";
         self.notice(Notice::Detached { id: old, name, why });
     }

@@ -31,6 +31,7 @@
 //! Deliberately absent: API formats (the shell translates), gossip's wire
 //! (overlay-gossip), netlink (overlay-netlink).
 
+mod audit;
 mod cluster_view;
 mod desired;
 mod endpoints;
@@ -49,6 +50,7 @@ mod statics;
 mod views;
 mod ways;
 
+pub use audit::{AbroadView, AuditView, Finding, RangeView, RangesView, SubnetView};
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{

@@ -564,7 +564,7 @@ impl Engine {
     }
 
     /// `ip` is on host `to`: if it is ours to give, it is given there.
-    fn hand_over(&mut self, net: NetworkId, ip: IpAddr, to: HostId) {
+    pub(crate) fn hand_over(&mut self, net: NetworkId, ip: IpAddr, to: HostId) {
         let me = self.config.host;
         // While another machine has our ranges too, it might give the same.
         if self.doubled.contains_key(&me) {

@@ -129,7 +129,7 @@ fn exhaustion_says_how_many_are_leased() {
     }
     let refused = w.attach(1, attach("demo", "c5")).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Exhausted);
-    assert_eq!(refused.message, "no free address in 10.9.0.0/29 (5 endpoints on 5 addresses)");
+    assert_eq!(refused.message, "no free address in 10.9.0.0/29: 5 of 5 leased");
     w.detach(0, "c0").unwrap();
     w.attach(1, attach("demo", "c5")).unwrap();
 }

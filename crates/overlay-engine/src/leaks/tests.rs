@@ -83,6 +83,8 @@ fn attached_again_by_its_name_it_is_where_it_was_at_once() {
     assert_eq!((&after.addresses, after.mac), (&before.addresses, before.mac));
     assert_ne!(after.id, before.id, "who detaches the old one by its id does not hit this one");
     assert_eq!(w.endpoints(0).len(), 2, "{:#?}", w.endpoints(0));
+    assert_eq!(w.endpoints(1).len(), 3, "the old record stays until the new one has come");
+    w.pass(Duration::from_secs(2));
     assert_eq!(w.endpoints(1).len(), 2);
     w.pass(Duration::from_secs(120));
     assert_eq!(view(&mut w, "c1").endpoint, after, "no grace ends it");

@@ -409,6 +409,11 @@ impl World {
         }
     }
 
+    /// The id of a network.
+    pub(crate) fn net(&self, i: usize, name: &str) -> NetworkId {
+        self.nodes[i].engine.networks.find(name).expect("it knows the network").id
+    }
+
     /// Nothing is to be done in its kernel.
     pub(crate) fn plan_is_empty(&mut self, i: usize) -> bool {
         match self.request(i, Request::Plan) {
