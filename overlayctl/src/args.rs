@@ -77,6 +77,9 @@ pub(crate) enum Command {
     /// List endpoints, on all hosts
     #[command(visible_alias = "ep")]
     Endpoints(EndpointsArgs),
+    /// Show who owns, gives and has which address; audit it; give back what is leaked
+    #[command(subcommand)]
+    Ipam(IpamCommand),
     /// List the hosts of the cluster
     Hosts,
     /// Forget a host that is gone for good
@@ -128,6 +131,7 @@ Kinds:
   host               a host is up, suspect, stopped, down, or has left
   entries            the entries of a host went out of use, or are in use again
   attached detached  endpoints of this host
+  gone               the namespace of an endpoint of this host is gone; it is kept for a while
   moved              an endpoint has come here from another host, or has gone there
   frozen             a MAC or address moves too often: it stays where it is
   imported           static endpoints of this host, many at once
@@ -139,6 +143,8 @@ Kinds:
   endpoint_conflict  two endpoints claim one MAC or address
   repaired           something that another hand had changed was put back
   fight              another hand changes an object each time it is put back
+  addresses          a network runs out of addresses, or does so no longer
+  released           an address was given back that no endpoint had
   overrun            the kernel dropped notifications: everything was read again
   kernel_refused donated view_complete not_persisted
   same_name same_identity underlay underlay_lost apart
@@ -242,6 +248,55 @@ pub(crate) struct NetRmArgs {
     /// Although they have endpoints: these are detached, on all hosts
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+const CHECKS: &str = "\
+Checked are, as far as this host knows:
+  that each address that it has leased has an endpoint here, and the other way round
+  that the kernel holds what each endpoint here needs
+  that no two endpoints have one address, on any host
+  that every address of a subnet has one owner, who is there
+  that each endpoint is on the host that owns its addresses
+
+--repair gives back what is leaked, notes what is leased, lets the range of an
+address follow an endpoint that has moved, and has the kernel put right. What
+would take something from somebody is left to you.
+
+Exit code 1 if anything is wrong and has not been repaired.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IpamCommand {
+    /// Say how much of each subnet is used
+    Ls,
+    /// Show who owns which addresses of networks
+    Show(NetNames),
+    /// Audit addresses
+    #[command(after_help = CHECKS)]
+    Check(CheckArgs),
+    /// Give an address back that is leased on this host and that no endpoint has
+    Release(ReleaseArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CheckArgs {
+    /// Name or id of a network [default: all]
+    #[arg(value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+
+    /// Do what is safe about what is found
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReleaseArgs {
+    /// Name or id of the network
+    #[arg(value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
+
+    /// The address
+    #[arg(value_name = "IP", value_parser = ip)]
+    pub(crate) address: IpAddr,
 }
 
 const ROTATION: &str = "\

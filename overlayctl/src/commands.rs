@@ -8,6 +8,7 @@
 
 mod attach;
 mod endpoint;
+mod ipam;
 mod key;
 mod net;
 mod show;
@@ -50,6 +51,7 @@ impl Session {
             Command::Detach(args) => self.detach(args).await,
             Command::Endpoint(command) => self.endpoint(command).await,
             Command::Endpoints(args) => self.endpoints(args).await,
+            Command::Ipam(command) => self.ipam(command).await,
             Command::Hosts => self.hosts().await,
             Command::Host(HostCommand::Forget(args)) => self.forget(args).await,
             Command::Drain(args) => self.drain(args).await,

@@ -13,6 +13,7 @@ mod endpoint;
 mod entry;
 mod event;
 mod host;
+mod ipam;
 mod key;
 mod network;
 mod status;
@@ -27,6 +28,7 @@ pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoin
 pub(crate) use entry::{entries, plan};
 pub(crate) use event::event;
 pub(crate) use host::{drained, host_forgotten, hosts, left};
+pub(crate) use ipam::{audit, ranges, released, subnets};
 pub(crate) use key::{key_added, key_removed, key_used, keys};
 pub(crate) use network::{changed, created, deleted, forgotten, networks, networks_in_full};
 pub(crate) use status::status;

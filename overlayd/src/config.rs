@@ -69,6 +69,7 @@ const KEYS: &[Key] = &[
     with("forget-after", Some("24h"), ""),
     with("gossip-interval", Some("500ms"), ""),
     with("alone-after", Some("15s"), ""),
+    with("leak-grace", Some("60s"), ""),
     with("journal", None, "no journal"),
     with("journal-limit", Some("64MiB"), ""),
 ];
@@ -214,6 +215,10 @@ pub struct Flags {
     /// Without an answer for so long, a host takes itself for the whole cluster [default: 15s]
     #[arg(long, global = true, value_name = "TIME")]
     pub alone_after: Option<String>,
+    /// An endpoint whose network namespace is gone is released after so long, unless it is attached
+    /// again by its name [default: 60s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub leak_grace: Option<String>,
     /// Append every event to this file, for overlayd replay [default: no journal]
     #[arg(long, global = true, value_name = "FILE")]
     pub journal: Option<String>,
@@ -255,6 +260,7 @@ impl Flags {
             "forget-after" => one(&self.forget_after),
             "gossip-interval" => one(&self.gossip_interval),
             "alone-after" => one(&self.alone_after),
+            "leak-grace" => one(&self.leak_grace),
             "journal" => one(&self.journal),
             "journal-limit" => one(&self.journal_limit),
             _ => None,
@@ -312,6 +318,8 @@ pub struct Settings {
     pub gossip_interval: Duration,
     /// Alone for so long, the host's view counts as complete.
     pub alone_after: Duration,
+    /// An endpoint whose namespace is gone is released after so long; zero: at once.
+    pub leak_grace: Duration,
     /// Where events are recorded, if at all.
     pub journal: Option<PathBuf>,
     /// How long the journal may be, bytes.
@@ -782,6 +790,7 @@ impl Values {
             }
         });
         let alone_after = self.value("alone-after", duration);
+        let leak_grace = self.value("leak-grace", duration);
         let journal = self.value("journal", absolute);
         let journal_limit = self.value("journal-limit", size);
 
@@ -849,6 +858,7 @@ impl Values {
             forget_after: forget_after?,
             gossip_interval: gossip_interval?,
             alone_after: alone_after?,
+            leak_grace: leak_grace?,
             journal,
             journal_limit: journal_limit?,
         })

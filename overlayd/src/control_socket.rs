@@ -206,6 +206,11 @@ pub async fn serve(
         )
         .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
         .route("/v1/frozen/{what}", axum::routing::delete(thaw))
+        .route("/v1/ipam", get(ipam))
+        .route("/v1/ipam/{net}", get(ipam_of))
+        .route("/v1/ipam/{net}/release", post(release_address))
+        // A network may be called so.
+        .route("/v1/ipam/check", post(check_ipam).get(ipam_of_check))
         .route(
             "/v1/hosts",
             get(|State(door): State<Door>| async move { ok(door.ask(Request::Hosts).await) }),
@@ -399,6 +404,38 @@ async fn thaw(
     Part(Query(query)): Part<Query<NetQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Thaw { what, net: query.net }).await)
+}
+
+async fn ipam(State(door): State<Door>) -> Answered {
+    ok(door.ask(Request::Subnets).await)
+}
+
+async fn ipam_of(State(door): State<Door>, Part(UrlPath(net)): Part<UrlPath<String>>) -> Answered {
+    ok(door.ask(Request::Ranges(net)).await)
+}
+
+async fn ipam_of_check(State(door): State<Door>) -> Answered {
+    ok(door.ask(Request::Ranges("check".into())).await)
+}
+
+async fn release_address(
+    State(door): State<Door>,
+    Part(UrlPath(net)): Part<UrlPath<String>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    let missing = || invalid("the address is not given");
+    let address = body::<v1::ReleaseAddress>(bytes).and_then(|b| b.address.ok_or_else(missing));
+    ok(match address {
+        Ok(ip) => door.ask(Request::Release { net, ip }).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn check_ipam(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
+    ok(match body::<v1::CheckIpam>(bytes) {
+        Ok(v1::CheckIpam { net, repair }) => door.ask(Request::Audit { net, repair }).await,
+        Err(error) => Err(error),
+    })
 }
 
 #[derive(Deserialize)]

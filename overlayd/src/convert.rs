@@ -1,6 +1,8 @@
 //! Between the API's words and the engine's: by hand, so that either may
 //! change without the other.
 
+mod ipam;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -266,6 +268,10 @@ fn deleted(view: NetworkView, detached: Vec<DetachedOn>) -> v1::Deleted {
 
 /// An endpoint, for the wire.
 pub fn endpoint(view: EndpointView) -> v1::Endpoint {
+    let gone_ms = match view.state {
+        EndpointState::Gone(since_ms, _) => Some(since_ms),
+        _ => None,
+    };
     let (state, reason) = match view.state {
         EndpointState::Ready => ("ready", None),
         EndpointState::Pending => ("pending", None),
@@ -274,6 +280,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::Unreachable(why) => ("unreachable", Some(why)),
         EndpointState::Conflict(why) => ("conflict", Some(why)),
         EndpointState::Moved(why) => ("moved", Some(why)),
+        EndpointState::Gone(_, why) => ("gone", Some(why)),
     };
     let ep = view.endpoint;
     let (port, ifname, netns) = match view.place {
@@ -301,6 +308,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         state: state.to_owned(),
         reason,
         kept: view.kept,
+        gone_ms,
         host_ifname: port,
         ifname,
         netns,
@@ -536,6 +544,14 @@ pub fn event(notice: &Notice) -> v1::Event {
             why: some(why),
             ..kind("detached")
         },
+        Notice::Gone { id, name, net, addresses, grace } => v1::Event {
+            endpoint: some(id),
+            name: name.as_ref().map(ToString::to_string),
+            net: some(net),
+            ips: addresses.clone(),
+            after_ms: Some(ms(*grace)),
+            ..kind("gone")
+        },
         Notice::Moved { id, name, net, host, seq, here } => v1::Event {
             endpoint: some(id),
             name: name.as_ref().map(ToString::to_string),
@@ -622,6 +638,12 @@ pub fn event(notice: &Notice) -> v1::Event {
         },
         Notice::WasForgotten => kind("was_forgotten"),
         Notice::Drained { drained } => v1::Event { there: Some(*drained), ..kind("drained") },
+        Notice::Crowded { net, over, .. } => {
+            v1::Event { net: some(net), there: Some(!over), ..kind("addresses") }
+        }
+        Notice::Released { net, ip } => {
+            v1::Event { net: some(net), ips: vec![*ip], ..kind("released") }
+        }
         Notice::NotPersisted { why } => v1::Event { why: some(why), ..kind("not_persisted") },
     }
 }
@@ -697,6 +719,16 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
         }
         Reply::Thawed(views) => {
             serde_json::to_vec(&views.into_iter().map(frozen).collect::<Vec<_>>())
+        }
+        Reply::Subnets(views) => {
+            serde_json::to_vec(&views.into_iter().map(ipam::subnet).collect::<Vec<_>>())
+        }
+        Reply::Ranges(views) => {
+            serde_json::to_vec(&views.into_iter().map(ipam::ranges).collect::<Vec<_>>())
+        }
+        Reply::Audited(view) => serde_json::to_vec(&ipam::audit(view)),
+        Reply::Released { net, ip } => {
+            serde_json::to_vec(&v1::ReleasedAddress { net: net.into(), address: ip })
         }
         Reply::Hosts(views) => {
             let hosts = views.into_iter().map(|view| heard_host(view, gossip));

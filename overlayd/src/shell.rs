@@ -153,11 +153,20 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     }
     let (state, found) = StateFile::open(&settings.state_dir)?;
     let state = Arc::new(state);
-    if let Some(aside) = &found.damaged {
+    let aside = found.damaged.as_ref().map(|aside| aside.display());
+    if found.rebuilt {
         warn!(
-            aside = %aside.display(),
-            "the state file was damaged and has been moved aside; networks come back from the \
-             cluster, endpoints of this host do not"
+            aside = aside.map(tracing::field::display),
+            networks = found.networks.len(),
+            endpoints = found.endpoints.len(),
+            "the state file was damaged or missing, and has been written anew from its copy: \
+             nothing is lost"
+        );
+    } else if let Some(aside) = aside {
+        warn!(
+            %aside,
+            "the state file was damaged and has been moved aside, and there is no copy of it: \
+             networks come back from the cluster, endpoints of this host do not; attach them again"
         );
     }
     // The socket before anything that changes the world: a second daemon ends here.
@@ -187,6 +196,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         stop_grace: settings.stop_grace,
         alone_after: settings.alone_after,
         forget_after: settings.forget_after,
+        leak_grace: settings.leak_grace,
         state_dir: settings.state_dir.display().to_string(),
     };
     let restored = Restored {

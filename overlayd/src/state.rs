@@ -9,8 +9,10 @@
 //! 3. **A damaged file stops nobody**: it is moved aside (as the database left
 //!    it, which may have begun to repair it), reported, and a fresh one begun
 //!    under the same [`HostId`], which stands in a plain text file of its own
-//!    beside it. Networks and endpoints are then learnt anew from the cluster
-//!    and the kernel; nothing that runs is touched.
+//!    beside it. What it held comes from the copy (`state/copy.rs`), as long as
+//!    the machine has not booted since; then nothing that runs is touched. After
+//!    a boot, or without the copy, networks and ranges are learnt anew from the
+//!    cluster, and endpoints of this host are not. So it is if it is missing.
 //! 4. **A file of a newer version is left alone**, with an error that says so.
 //! 5. **One daemon at a time** has the directory.
 //!
@@ -19,11 +21,14 @@
 //!   state.redb               0600  redb, values are a version byte and JSON
 //!   host-id                  0600  the HostId as text
 //!   lock                     0600  locked while a daemon runs; its pid
+//!   state.copy               0600  the same once more, a line each change
 //!   state.redb.damaged-...         files moved aside, for whoever wants to look
 //! ```
 //!
 //! The version byte stands for the JSON of `overlay-model` as it was in that
 //! version; `tests.rs` keeps literals of each kind that must stay readable.
+
+mod copy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -42,9 +47,11 @@ use redb::backends::FileBackend;
 use redb::{
     Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
 };
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use copy::Copy;
 
 /// The format that we write.
 const FORMAT: u8 = 1;
@@ -106,13 +113,15 @@ pub struct Restored {
     pub peers: Vec<std::net::SocketAddr>,
     /// This host has left the cluster and was not told to come back.
     pub left: bool,
-    /// The file was damaged; this is where it was moved, and all of the above
-    /// but `host` is as at a first start.
+    /// The file was damaged; this is where it was moved. All of the above but
+    /// `host` is as at a first start, unless it is `rebuilt`.
     pub damaged: Option<PathBuf>,
+    /// The file was damaged or missing, and all of the above is from the copy.
+    pub rebuilt: bool,
 }
 
 /// One change of the state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StateChange {
     /// Remember this definition, which may be a tombstone.
     Network(Network),
@@ -253,6 +262,7 @@ pub struct StateFile {
     dir: PathBuf,
     /// `None` after an error of the disk, until it opens again.
     db: Mutex<Option<Database>>,
+    copy: Mutex<Copy>,
     _lock: Flock<File>,
 }
 
@@ -269,7 +279,7 @@ impl StateFile {
         let side = read_host_id(dir)?;
         let exists = fs::exists(&path).map_err(io_error("look for", &path))?;
 
-        let mut damaged = None;
+        let (mut damaged, mut rebuilt) = (None, false);
         let mut opened = None;
         if exists {
             match open_existing(&path)? {
@@ -278,25 +288,32 @@ impl StateFile {
                     let aside = move_aside(&path)?;
                     tracing::error!(
                         %why, moved_to = %aside.display(),
-                        "the state file is damaged; beginning a fresh one, networks and endpoints \
-                         are learnt anew from the cluster and the kernel",
+                        "the state file is damaged; beginning a fresh one: look after the disk",
                     );
                     damaged = Some(aside);
                 }
             }
         }
+        let boot_id = boot_id();
         let (db, mut loaded) = match opened {
             Some(opened) => opened,
-            None => (create(&path)?, Loaded::default()),
+            None => {
+                let copied = side.and_then(|host| copy::read(dir, host, &boot_id));
+                rebuilt = copied.is_some();
+                (create(&path)?, copied.unwrap_or_default())
+            }
         };
         let host = loaded.host.or(side).unwrap_or_else(|| HostId(Uuid::new_v4()));
         let incarnation = later_than(loaded.incarnation);
-        let file = Self { dir: dir.to_owned(), db: Mutex::new(Some(db)), _lock: lock };
+        let copy = Mutex::new(Copy::begin(dir, host, boot_id.clone(), &loaded));
+        let file = Self { dir: dir.to_owned(), db: Mutex::new(Some(db)), copy, _lock: lock };
+        let again = if rebuilt { loaded.changes() } else { Vec::new() };
         file.write("begin a life in", |txn| {
             let mut meta = txn.open_table(META)?;
             meta.insert("host", &*value(&host))?;
             meta.insert("incarnation", &*value(&incarnation))?;
-            Ok(())
+            drop(meta);
+            write_changes(txn, &again)
         })?;
         if side != Some(host) {
             write_host_id(dir, host)?;
@@ -304,7 +321,7 @@ impl StateFile {
         let restored = Restored {
             host,
             incarnation,
-            boot_id: boot_id(),
+            boot_id,
             networks: std::mem::take(&mut loaded.networks),
             endpoints: std::mem::take(&mut loaded.endpoints),
             ring: std::mem::take(&mut loaded.ring),
@@ -316,6 +333,7 @@ impl StateFile {
             peers: std::mem::take(&mut loaded.peers),
             left: loaded.left,
             damaged,
+            rebuilt,
         };
         Ok((file, restored))
     }
@@ -338,59 +356,14 @@ impl StateFile {
                     .map_err(|err| StateError::Value { what: "an endpoint", err })?;
             }
         }
-        self.write("write to", |txn| {
-            let mut meta = txn.open_table(META)?;
-            let mut networks = txn.open_table(NETWORKS)?;
-            let mut endpoints = txn.open_table(ENDPOINTS)?;
-            let mut ring = txn.open_table(RING)?;
-            let mut members = txn.open_table(MEMBERS)?;
-            let mut fates = txn.open_table(FATES)?;
-            let mut kept = txn.open_table(KEPT)?;
-            for change in changes {
-                match change {
-                    StateChange::Network(network) => {
-                        networks.insert(network.id.0, &*network_value(network))?;
-                    }
-                    StateChange::DropNetwork(id) => drop(networks.remove(id.0)?),
-                    StateChange::Endpoint(endpoint) => {
-                        endpoints
-                            .insert(endpoint.endpoint.id.bits(), &*endpoint_value(endpoint))?;
-                    }
-                    StateChange::DropEndpoint(id) => drop(endpoints.remove(id.bits())?),
-                    StateChange::Ring(network, family, offset, token) => {
-                        ring.insert((network.0, number(*family), *offset), &*value(token))?;
-                    }
-                    StateChange::DropRing(network) => {
-                        let all = (network.0, 0, 0)..=(network.0, u8::MAX, u128::MAX);
-                        ring.retain_in(all, |_, _| false)?;
-                    }
-                    StateChange::DropToken(network, family, offset) => {
-                        drop(ring.remove((network.0, number(*family), *offset))?);
-                    }
-                    StateChange::Member(host, true) => {
-                        members.insert(host.0.as_u128(), ())?;
-                    }
-                    StateChange::Member(host, false) => {
-                        members.remove(host.0.as_u128())?;
-                    }
-                    StateChange::Fate(host, Some(fate)) => {
-                        fates.insert(host.0.as_u128(), &*value(fate))?;
-                    }
-                    StateChange::Fate(host, None) => drop(fates.remove(host.0.as_u128())?),
-                    StateChange::Contact(at) => drop(meta.insert("contact", &*value(at))?),
-                    StateChange::Drained(is) => drop(meta.insert("drained", &*value(is))?),
-                    StateChange::Kept(one) => {
-                        kept.insert((one.network.0, one.name.as_str()), &*value(one))?;
-                    }
-                    StateChange::DropKept(network, name) => {
-                        drop(kept.remove((network.0, name.as_str()))?);
-                    }
-                    StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
-                    StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
-                }
-            }
-            Ok(())
-        })
+        self.write("write to", |txn| write_changes(txn, changes))?;
+        let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
+        if copy.append(changes)
+            && let Some(Ok(all)) = self.db().as_ref().map(load)
+        {
+            copy.rewrite(&all);
+        }
+        Ok(())
     }
 
     /// The incarnation of the next life, on the disk already.
@@ -440,6 +413,59 @@ impl StateFile {
     }
 }
 
+fn write_changes(txn: &WriteTransaction, changes: &[StateChange]) -> Result<(), redb::Error> {
+    let mut meta = txn.open_table(META)?;
+    let mut networks = txn.open_table(NETWORKS)?;
+    let mut endpoints = txn.open_table(ENDPOINTS)?;
+    let mut ring = txn.open_table(RING)?;
+    let mut members = txn.open_table(MEMBERS)?;
+    let mut fates = txn.open_table(FATES)?;
+    let mut kept = txn.open_table(KEPT)?;
+    for change in changes {
+        match change {
+            StateChange::Network(network) => {
+                networks.insert(network.id.0, &*network_value(network))?;
+            }
+            StateChange::DropNetwork(id) => drop(networks.remove(id.0)?),
+            StateChange::Endpoint(endpoint) => {
+                endpoints.insert(endpoint.endpoint.id.bits(), &*endpoint_value(endpoint))?;
+            }
+            StateChange::DropEndpoint(id) => drop(endpoints.remove(id.bits())?),
+            StateChange::Ring(network, family, offset, token) => {
+                ring.insert((network.0, number(*family), *offset), &*value(token))?;
+            }
+            StateChange::DropRing(network) => {
+                let all = (network.0, 0, 0)..=(network.0, u8::MAX, u128::MAX);
+                ring.retain_in(all, |_, _| false)?;
+            }
+            StateChange::DropToken(network, family, offset) => {
+                drop(ring.remove((network.0, number(*family), *offset))?);
+            }
+            StateChange::Member(host, true) => {
+                members.insert(host.0.as_u128(), ())?;
+            }
+            StateChange::Member(host, false) => {
+                members.remove(host.0.as_u128())?;
+            }
+            StateChange::Fate(host, Some(fate)) => {
+                fates.insert(host.0.as_u128(), &*value(fate))?;
+            }
+            StateChange::Fate(host, None) => drop(fates.remove(host.0.as_u128())?),
+            StateChange::Contact(at) => drop(meta.insert("contact", &*value(at))?),
+            StateChange::Drained(is) => drop(meta.insert("drained", &*value(is))?),
+            StateChange::Kept(one) => {
+                kept.insert((one.network.0, one.name.as_str()), &*value(one))?;
+            }
+            StateChange::DropKept(network, name) => {
+                drop(kept.remove((network.0, name.as_str()))?);
+            }
+            StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
+            StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
+        }
+    }
+    Ok(())
+}
+
 fn transact(
     db: &Database,
     change: &mut impl FnMut(&WriteTransaction) -> Result<(), redb::Error>,
@@ -451,7 +477,7 @@ fn transact(
 }
 
 /// Everything in a state file.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Loaded {
     host: Option<HostId>,
     incarnation: u64,
@@ -465,6 +491,29 @@ struct Loaded {
     kept: Vec<Kept>,
     peers: Vec<std::net::SocketAddr>,
     left: bool,
+}
+
+impl Loaded {
+    /// What makes all of it but who the host is, and which life.
+    fn changes(&self) -> Vec<StateChange> {
+        let networks = self.networks.iter().cloned().map(StateChange::Network);
+        let endpoints = self.endpoints.iter().cloned();
+        let endpoints = endpoints.map(|local| StateChange::Endpoint(Box::new(local)));
+        let ring = self.ring.iter().map(|((net, family, offset), token)| {
+            StateChange::Ring(*net, *family, *offset, *token)
+        });
+        let kept = self.kept.iter().cloned().map(StateChange::Kept);
+        let members = self.members.iter().map(|host| StateChange::Member(*host, true));
+        let fates = self.fates.iter().map(|(host, fate)| StateChange::Fate(*host, Some(*fate)));
+        let contact = self.contact_ms.map(StateChange::Contact);
+        let rest = [
+            StateChange::Peers(self.peers.clone()),
+            StateChange::Left(self.left),
+            StateChange::Drained(self.drained),
+        ];
+        let all = networks.chain(endpoints).chain(ring).chain(kept).chain(members).chain(fates);
+        all.chain(contact).chain(rest).collect()
+    }
 }
 
 enum Opened {

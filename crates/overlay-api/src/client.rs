@@ -218,6 +218,31 @@ impl Client {
         self.delete(&with_query(&path, [("net", net)])).await
     }
 
+    /// Says how much of each subnet is used.
+    pub async fn ipam(&self) -> Result<Vec<v1::IpamSubnet>, ClientError> {
+        self.get("/v1/ipam").await
+    }
+
+    /// Shows who owns which addresses of the network of this name or id.
+    pub async fn ipam_of(&self, net: &str) -> Result<Vec<v1::IpamRanges>, ClientError> {
+        self.get(&format!("/v1/ipam/{}", encode(net))).await
+    }
+
+    /// Gives an address of `net` back that no endpoint has.
+    pub async fn release_address(
+        &self,
+        net: &str,
+        request: &v1::ReleaseAddress,
+    ) -> Result<v1::ReleasedAddress, ClientError> {
+        let path = format!("/v1/ipam/{}/release", encode(net));
+        self.ask(Method::POST, &path, Some(request)).await
+    }
+
+    /// Audits addresses.
+    pub async fn check_ipam(&self, request: &v1::CheckIpam) -> Result<v1::IpamAudit, ClientError> {
+        self.ask(Method::POST, "/v1/ipam/check", Some(request)).await
+    }
+
     /// Lists the hosts of the cluster.
     pub async fn hosts(&self) -> Result<Vec<v1::Host>, ClientError> {
         self.get("/v1/hosts").await

@@ -17,6 +17,10 @@
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
 //! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
 //! | `DELETE /v1/frozen/{MAC or address}?net=…` | - | [`v1::Frozen`] as they were, a list |
+//! | `GET /v1/ipam` | - | [`v1::IpamSubnet`], a list |
+//! | `GET /v1/ipam/{name or id}` | - | [`v1::IpamRanges`], a list |
+//! | `POST /v1/ipam/{name or id}/release` | [`v1::ReleaseAddress`] | [`v1::ReleasedAddress`] |
+//! | `POST /v1/ipam/check` | [`v1::CheckIpam`] | [`v1::IpamAudit`] |
 //! | `GET /v1/hosts` | - | [`v1::Host`], a list |
 //! | `GET /v1/status` | - | [`v1::Status`] |
 //! | `GET /v1/events?since=…` | - | [`v1::Event`], one a line, without end |

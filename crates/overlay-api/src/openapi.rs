@@ -22,6 +22,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     tags(
         (name = "networks", description = "Ethernet segments across hosts"),
         (name = "endpoints", description = "Attached network namespaces and devices, and static endpoints"),
+        (name = "addresses", description = "Who owns, gives and has which address"),
         (name = "keys", description = "What gossip is sealed with; keys are shown by id only"),
         (name = "host", description = "This daemon, its kernel, and the cluster it sees"),
     ),
@@ -39,6 +40,10 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::list_endpoints,
         operations::detach,
         operations::thaw,
+        operations::list_ipam,
+        operations::get_ipam,
+        operations::release_address,
+        operations::check_ipam,
         operations::list_hosts,
         operations::get_status,
         operations::watch_events,
@@ -194,6 +199,34 @@ mod operations {
         responses((status = 200, description = "As it was", body = Vec<Frozen>),
             Invalid, Forbidden, NotFound, Failed, Unavailable))]
     fn thaw() {}
+
+    /// Says how much of each subnet is used.
+    #[utoipa::path(get, path = "/v1/ipam", tag = "addresses",
+        responses((status = 200, description = "All of them", body = Vec<IpamSubnet>),
+            Forbidden, Failed, Unavailable))]
+    fn list_ipam() {}
+
+    /// Shows who owns which addresses of a network.
+    #[utoipa::path(get, path = "/v1/ipam/{net}", tag = "addresses",
+        params(("net" = String, Path, description = "Its name or id")),
+        responses((status = 200, description = "Its subnets", body = Vec<IpamRanges>),
+            Forbidden, NotFound, Failed, Unavailable))]
+    fn get_ipam() {}
+
+    /// Gives an address back that is leased on this host and that no endpoint has.
+    #[utoipa::path(post, path = "/v1/ipam/{net}/release", tag = "addresses",
+        params(("net" = String, Path, description = "Its name or id")),
+        request_body = ReleaseAddress,
+        responses((status = 200, description = "Which", body = ReleasedAddress),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn release_address() {}
+
+    /// Audits addresses; with `repair`, does what is safe about what it finds.
+    #[utoipa::path(post, path = "/v1/ipam/check", tag = "addresses",
+        request_body = CheckIpam,
+        responses((status = 200, description = "What it has found", body = IpamAudit),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn check_ipam() {}
 
     /// Lists the hosts of the cluster.
     #[utoipa::path(get, path = "/v1/hosts", tag = "host",

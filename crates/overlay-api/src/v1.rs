@@ -489,8 +489,10 @@ pub struct Endpoint {
     /// `ready`, `pending` (not yet in the kernel), `failed`, `host-down` (its
     /// host has been down beyond the grace: no entries), `unreachable` (its host
     /// and this one have no address family in common: no entries), `conflict`
-    /// (another endpoint holds its MAC or address), or `moved` (another host has
-    /// taken it over: what is left of it here is cut off until it is detached).
+    /// (another endpoint holds its MAC or address), `moved` (another host has
+    /// taken it over: what is left of it here is cut off until it is detached), or
+    /// `gone` (its network namespace is: it is released after the daemon's
+    /// `leak-grace`, unless it is attached again by its name).
     pub state: String,
     /// Why, when the state is not `ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -499,6 +501,9 @@ pub struct Endpoint {
     /// when local.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub kept: bool,
+    /// Since when it is `gone`, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
     /// The port of the bridge, when local and known: the host's end of the veth
     /// pair, or the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -872,6 +877,150 @@ pub struct Drained {
     pub endpoints: usize,
 }
 
+/// A subnet, and how much of it is used. A count that is larger than 64 bits can
+/// say is the largest that they can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IpamSubnet {
+    /// Name of its network.
+    pub net: String,
+    /// Network address and prefix length.
+    #[schema(value_type = String)]
+    pub cidr: IpNet,
+    /// Addresses that endpoints can have at all.
+    pub capacity: u64,
+    /// Addresses that endpoints have, on all hosts, as far as is known here.
+    pub leased: u64,
+    /// The same in per cent of the capacity, rounded down.
+    pub percent: u8,
+    /// Addresses that endpoints of this host have.
+    pub leased_here: u64,
+    /// Addresses that this host, or one that it can reach, could give.
+    pub free: u64,
+    /// Addresses that this host could give without asking anybody.
+    pub free_here: u64,
+    /// Hosts that own some of them.
+    pub owners: usize,
+    /// Free addresses of hosts that cannot be reached: nobody can give them until
+    /// such a host is back or has been forgotten.
+    pub unreachable: u64,
+}
+
+/// A subnet with all that is known of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IpamRanges {
+    /// The sums.
+    pub subnet: IpamSubnet,
+    /// From the first address to the last, without a gap.
+    pub ranges: Vec<IpamRange>,
+    /// Addresses that this host does not give out yet: somebody may have them, of
+    /// whom it has not heard since its start.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<IpAddr>,
+    /// Endpoints with an address whose range is another host's: they have moved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abroad: Vec<IpamAbroad>,
+}
+
+/// Addresses that follow each other and have one owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IpamRange {
+    /// The first of them.
+    #[schema(value_type = String)]
+    pub first: IpAddr,
+    /// The last of them.
+    #[schema(value_type = String)]
+    pub last: IpAddr,
+    /// Name of the owner, or its id; nothing if nobody is known to own them.
+    pub owner: Option<String>,
+    /// This host owns them.
+    pub local: bool,
+    /// State of the owner, as in [`Host`]; `unknown` if it is no host known here.
+    pub state: String,
+    /// How often who owns them has changed: the higher counts.
+    pub version: u64,
+    /// Those that endpoints can have at all.
+    pub addresses: u64,
+    /// Those that endpoints have, on any host, as far as is known here.
+    pub leased: u64,
+}
+
+/// An address that an endpoint has on a host that does not own it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IpamAbroad {
+    /// Which.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Name of the endpoint, or its id.
+    pub endpoint: String,
+    /// Name of its host, or its id.
+    pub host: String,
+    /// Name of the owner, or its id; nothing if nobody is known to own it.
+    pub owner: Option<String>,
+}
+
+/// Audits addresses: their leases, owners and endpoints, and what the kernel holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckIpam {
+    /// Name or id of a network; all when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net: Option<String>,
+    /// Do what is safe about what is found.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub repair: bool,
+}
+
+/// What an audit has looked at, and what it has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IpamAudit {
+    /// How many networks.
+    pub networks: usize,
+    /// How many endpoints, of all hosts.
+    pub endpoints: usize,
+    /// How many leases of this host.
+    pub leases: usize,
+    /// What is wrong.
+    pub findings: Vec<IpamFinding>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IpamFinding {
+    /// `leaked` (leased here, no endpoint has it), `not_leased` (an endpoint of
+    /// this host has it), `not_in_kernel`, `held_twice`, `no_owner`,
+    /// `owner_absent` (it has left, or is not known), `two_owners`, or `abroad`
+    /// (an endpoint has it on a host that does not own it). More may come.
+    pub kind: String,
+    /// Name of the network.
+    pub net: String,
+    /// What is wrong, and what to do, for people: one line.
+    pub text: String,
+    /// What has been done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<String>,
+}
+
+/// Gives an address back that is leased on this host and that no endpoint has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReleaseAddress {
+    /// The address. It must be said.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+/// An address that has been given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleasedAddress {
+    /// Name of its network.
+    pub net: String,
+    /// Which.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+}
+
 /// Leaves the cluster; the daemon then ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -900,6 +1049,7 @@ pub struct Left {
 /// | `host` | `host`, `state` (as in [`Host`]), `count` of its endpoints |
 /// | `entries` | `host`, `there` (in use), `count` of its endpoints |
 /// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
+/// | `gone` | `endpoint`, `name`, `net`, `ips` that stay leased, `after_ms`: how long |
 /// | `moved` | `endpoint`, `name`, `net`, the other `host`, `count` of its moves, `there` (true: it has come here, false: it has gone) |
 /// | `frozen` | `object` (MAC and addresses), `net`, `host` that keeps them, `count` of moves, `there` (false: it is over), `why` |
 /// | `imported` | `net`, `count` of static endpoints that are new, changed or gone |
@@ -917,6 +1067,8 @@ pub struct Left {
 /// | `host_forgotten` | `host`, `by` whom its addresses were taken over, `count` of them if that was this host |
 /// | `was_forgotten` | - |
 /// | `drained` | `there` (false: it takes new endpoints again) |
+/// | `addresses` | `net` whose free addresses become few, `there` (false: there is room again) |
+/// | `released` | `net`, `ips` that were leased without an endpoint and given back |
 /// | `view_complete`, `not_persisted` | `why` |
 /// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
 /// | `same_identity` | `host`, `addrs` of the machines, `there` |

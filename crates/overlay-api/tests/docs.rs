@@ -57,9 +57,15 @@ fn row(example: &Example) -> String {
         ["", "v1", "networks", _] => format!("{} /v1/networks/{{net}}", example.method),
         ["", "v1", "endpoints", "import"] => format!("{} {path}", example.method),
         ["", "v1", "endpoints", _] => format!("{} /v1/endpoints/{{endpoint}}", example.method),
+        ["", "v1", "hosts", _, "forget"] => {
+            format!("{} /v1/hosts/{{host}}/forget", example.method)
+        }
         ["", "v1", "networks", _, "kept", _] => {
             format!("{} /v1/networks/{{net}}/kept/{{name}}", example.method)
         }
+        ["", "v1", "ipam", "check"] => format!("{} {path}", example.method),
+        ["", "v1", "ipam", _] => format!("{} /v1/ipam/{{net}}", example.method),
+        ["", "v1", "ipam", _, "release"] => format!("{} /v1/ipam/{{net}}/release", example.method),
         ["", "v1", "frozen", _] => format!("{} /v1/frozen/{{what}}", example.method),
         ["", "v1", "keys", _] => format!("{} /v1/keys/{{id}}", example.method),
         ["", "v1", "keys", _, "use"] => format!("{} /v1/keys/{{id}}/use", example.method),
@@ -114,6 +120,10 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             ("PATCH /v1/networks/{net}", Some(body)) => is::<v1::ChangeNetwork>(body),
             ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
             ("POST /v1/endpoints/import", Some(body)) => is::<v1::Import>(body),
+            ("POST /v1/ipam/check", Some(body)) => is::<v1::CheckIpam>(body),
+            ("POST /v1/ipam/{net}/release", Some(body)) => is::<v1::ReleaseAddress>(body),
+            ("POST /v1/hosts/{host}/forget", Some(body)) => is::<v1::Forget>(body),
+            ("POST /v1/drain", Some(body)) => is::<v1::Drain>(body),
             ("POST /v1/leave", Some(body)) => is::<v1::Leave>(body),
             ("POST /v1/keys", Some(body)) => is::<v1::AddKey>(body),
             ("POST /v1/keys/{id}/use", Some(body)) => is::<v1::UseKey>(body),
@@ -125,12 +135,17 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             "POST /v1/endpoints" => is::<v1::Endpoint>(reply),
             "POST /v1/endpoints/import" => is::<v1::Imported>(reply),
             "DELETE /v1/frozen/{what}" => is::<Vec<v1::Frozen>>(reply),
+            "GET /v1/ipam" => is::<Vec<v1::IpamSubnet>>(reply),
+            "GET /v1/ipam/{net}" => is::<Vec<v1::IpamRanges>>(reply),
+            "POST /v1/ipam/check" => is::<v1::IpamAudit>(reply),
             "GET /v1/keys" => is::<Vec<v1::Key>>(reply),
             "GET /v1/hosts" => is::<Vec<v1::Host>>(reply),
             "GET /v1/status" => is::<v1::Status>(reply),
             "GET /v1/fdb" | "GET /v1/neigh" => is::<Vec<v1::Entry>>(reply),
             "GET /v1/events" => reply.lines().for_each(is::<v1::Event>),
             "GET /v1/plan" => is::<v1::Plan>(reply),
+            "POST /v1/hosts/{host}/forget" => is::<v1::Forgotten>(reply),
+            "POST /v1/drain" => is::<v1::Drained>(reply),
             "POST /v1/leave" => is::<v1::Left>(reply),
             "GET /v1/networks/{net}" => is::<v1::Error>(reply),
             row => panic!("{row} has a reply that nothing here checks"),

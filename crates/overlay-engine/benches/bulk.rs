@@ -48,6 +48,7 @@ fn config(i: u8) -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        leak_grace: Duration::from_secs(60),
     }
 }
 

@@ -93,7 +93,7 @@ impl Engine {
                 let net = self.used_by_bridge(dev)?;
                 let (host, ep) = self.view.mac_winner(net.id, *mac)?;
                 Some(if host == self.config.host {
-                    let port = self.local.get(&ep.id)?.local.port()?;
+                    let port = self.port_of(ep.id)?;
                     Object::BridgeFdb { port, extern_learn: false }
                 } else {
                     let way = Family::of(&self.vtep_of(host)?);
@@ -147,7 +147,7 @@ impl Engine {
         let id = endpoint_of(name).or_else(|| self.by_device.get(name).copied())?;
         let local = &self.local.get(&id)?.local;
         let net = self.networks.get(local.endpoint.network)?;
-        if local.port().as_ref() != Some(name) || self.used(net.vni)?.id != net.id {
+        if self.port_of(id).as_ref() != Some(name) || self.used(net.vni)?.id != net.id {
             return None;
         }
         let ep = &local.endpoint;
@@ -219,7 +219,13 @@ impl Engine {
         })
     }
 
+    /// The port of an endpoint of this host, if it is to have one.
+    fn port_of(&self, id: EndpointId) -> Option<IfName> {
+        self.local.get(&id).filter(|_| !self.gone.contains_key(&id))?.local.port()
+    }
+
     fn want_veth(&self, id: EndpointId) -> Option<Link> {
+        self.port_of(id)?;
         let local = &self.local.get(&id)?.local;
         let Place::Netns { netns, ifname, default_route } = &local.place else { return None };
         let net = self.networks.get(local.endpoint.network)?;

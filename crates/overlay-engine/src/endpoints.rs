@@ -143,6 +143,7 @@ impl Engine {
         if let Err(refused) = self.complete_kept(&mut request) {
             return self.reply(token, Err(refused));
         }
+        self.complete_return(&mut request);
         match self.check_moves(&request).and_then(|()| self.check_attach(&request)) {
             Err(refused) => self.reply(token, Err(refused)),
             Ok(network) => {
@@ -189,7 +190,10 @@ impl Engine {
         } else {
             BTreeSet::new()
         };
-        self.check_station(net, &station, |host, ep| overtaken.contains(&(host, ep.id)))?;
+        let former = self.gives_way(net, request);
+        self.check_station(net, &station, |host, ep| {
+            overtaken.contains(&(host, ep.id)) || former == Some((host, ep.id))
+        })?;
         match &request.place {
             Where::Netns { netns, taken_ifnames, ifname: Some(ifname), .. }
                 if taken_ifnames.contains(ifname) =>
@@ -405,11 +409,14 @@ impl Engine {
     }
 
     fn taken(&self, what: &str, host: HostId, ep: &Endpoint) -> Refused {
-        let hint = if host == self.config.host {
-            "list them with: overlayctl endpoints"
-        } else {
-            "if it has moved here, say --take-over; list them with: overlayctl endpoints"
-        };
+        let hint = self.gone_hint(host, ep).unwrap_or_else(|| {
+            if host == self.config.host {
+                "list them with: overlayctl endpoints".to_owned()
+            } else {
+                "if it has moved here, say --take-over; list them with: overlayctl endpoints"
+                    .to_owned()
+            }
+        });
         let name = host_text_of(ep);
         let host = self.host_name(host);
         Refused::new(ErrorKind::Taken, format!("{what} is taken by endpoint {name} on host {host}"))
@@ -522,8 +529,10 @@ impl Engine {
             if said_all && asked.is_none() {
                 continue;
             }
-            let carried =
-                asked.filter(|ip| waiting.request.take_over && self.is_carried(&net, *ip));
+            let carried = asked.filter(|ip| {
+                (waiting.request.take_over && self.is_carried(&net, *ip))
+                    || self.inherits(&net, &waiting.request, *ip)
+            });
             let kept =
                 asked.is_some_and(|ip| self.is_kept_for(net.id, ip, waiting.request.name.as_ref()));
             let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
@@ -633,22 +642,7 @@ impl Engine {
             return Missing::Unowned(self.no_owner(net));
         }
         let others = in_turn(self.config.host, pool.sources());
-        let cut_off: Vec<String> =
-            others.iter().filter(|h| !up(h)).map(|h| self.host_name(*h)).collect();
-        let known = self.view.active_on(net.id).count();
-        let mut otherwise = Refused::new(
-            ErrorKind::Exhausted,
-            format!(
-                "no free address in {} ({known} endpoints on {} addresses)",
-                chosen_from(net, pool.subnet()),
-                pool.capacity()
-            ),
-        )
-        .hint(list_hint);
-        if !cut_off.is_empty() {
-            otherwise.message +=
-                &format!("; more belong to hosts that cannot be reached: {}", cut_off.join(", "));
-        }
+        let otherwise = self.exhausted(net, pool);
         Missing::Ask {
             family,
             what: WantWhat::Half,
@@ -691,7 +685,7 @@ impl Engine {
         let checked = self.check_attach(&request).and_then(|_| {
             if request.take_over { self.next_seq(network, mac, &addresses) } else { Ok(0) }
         });
-        let move_seq = match checked {
+        let mut move_seq = match checked {
             Ok(move_seq) => move_seq,
             Err(refused) => {
                 for ip in addresses {
@@ -700,6 +694,10 @@ impl Engine {
                 return self.reply(token, Err(refused));
             }
         };
+        let net = self.networks.get(network);
+        if let Some(former) = net.and_then(|net| self.predecessor(net, &request)) {
+            move_seq = move_seq.max(self.begin_return(former, id));
+        }
         let place = match request.place {
             Where::Netns { netns, taken_ifnames, ifname, default_route } => Place::Netns {
                 ifname: ifname.unwrap_or_else(|| free_ifname(&taken_ifnames)),
@@ -769,6 +767,7 @@ impl Engine {
         }
         self.making.remove(&id);
         self.keeping.remove(&id);
+        self.gone.remove(&id);
         Some(local)
     }
 
@@ -843,7 +842,9 @@ impl Engine {
                     self.resume_import(id, token, draft);
                     continue;
                 }
-                let mut changes = vec![StateChange::Endpoint(Box::new(local.local.clone()))];
+                let endpoint = StateChange::Endpoint(Box::new(local.local.clone()));
+                let mut changes: Vec<_> =
+                    self.succession(id).into_iter().chain([endpoint]).collect();
                 changes.extend(self.to_keep(id).map(StateChange::Kept));
                 self.persist(changes, After::Attached(id));
             }
@@ -859,10 +860,10 @@ impl Engine {
                 _ => None,
             })
             .filter(|id| self.local.get(id).is_some_and(|l| l.phase == Phase::Ready))
+            .filter(|id| !self.gone.contains_key(id))
             .collect();
         for id in orphans {
-            let why = gone_text(&self.local[&id].local.place);
-            self.drop_endpoints([id], why);
+            self.lost_namespace(id);
         }
     }
 
@@ -909,6 +910,7 @@ impl Engine {
                     };
                     self.notice(notice);
                 }
+                self.complete_succession(id);
                 self.arrived(&ep);
                 if let Some(view) = self.local_view(id) {
                     self.reply(token, Ok(Reply::Endpoint(Box::new(view))));
@@ -918,6 +920,7 @@ impl Engine {
     }
 
     fn roll_back(&mut self, id: EndpointId, token: Token, refused: Refused) {
+        self.undo_succession(id);
         self.remove_local(id);
         if let Some(draft) = self.importing.remove(&token) {
             self.release_draft(&draft);
@@ -1093,7 +1096,7 @@ impl Engine {
 }
 
 /// Where addresses of `subnet` are chosen from, for people.
-fn chosen_from(net: &Network, subnet: &Subnet) -> String {
+pub(crate) fn chosen_from(net: &Network, subnet: &Subnet) -> String {
     let family = |ip: &IpAddr| ip.is_ipv4() == subnet.gateway.is_ipv4();
     match net.ip_ranges.iter().find(|range| family(&range.first())) {
         Some(range) => format!("{range} of {}", subnet.cidr),

@@ -13,6 +13,7 @@ use overlay_model::{
     Network, NetworkId, Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
 };
 
+use crate::audit::Crowds;
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift, subjects};
 use crate::desired::{endpoint_of, vni_of};
 use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
@@ -23,6 +24,7 @@ use crate::event::{
 use crate::forget::Register;
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::kept::{Kept, KeptSet};
+use crate::leaks::Gone;
 use crate::leasable;
 use crate::membership::{Membership, Ranges, ring_change};
 use crate::moves::Moves;
@@ -98,8 +100,12 @@ pub struct Config {
     pub alone_after: Duration,
     /// A host that is silent for so long is forgotten; `None`: only when an operator
     /// says so.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forget_after: Option<Duration>,
+    /// An endpoint whose namespace is gone is kept so long for a container that is
+    /// restarted; zero: not at all.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub leak_grace: Duration,
     /// Where its state is, for people who are to delete a copy of it.
     pub state_dir: String,
 }
@@ -123,16 +129,16 @@ pub struct Restored {
     /// Ring tokens.
     pub ring: Vec<((NetworkId, Family, u128), RingToken)>,
     /// Hosts of the cluster.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub members: BTreeSet<HostId>,
     /// What this host says of others that are away.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fates: BTreeMap<HostId, Fate>,
     /// When it was last in touch with most of the cluster, milliseconds since 1970.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact_ms: Option<u64>,
     /// It takes no new endpoint.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
     /// What is kept for names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -220,6 +226,12 @@ pub struct Engine {
     pub(crate) making: BTreeSet<EndpointId>,
     /// Endpoints of this host that have moved away.
     pub(crate) moved: BTreeSet<EndpointId>,
+    /// Endpoints of this host whose namespace is gone.
+    pub(crate) gone: BTreeMap<EndpointId, Gone>,
+    /// Records of endpoints whose place others have taken, and when they go.
+    pub(crate) farewells: Vec<(Duration, RecordKey)>,
+    /// Which networks run out of addresses.
+    pub(crate) crowds: Crowds,
     pub(crate) moves: Moves,
     /// Which hosts are gone for good.
     pub(crate) fates: Register,
@@ -302,6 +314,9 @@ impl Engine {
             by_device: BTreeMap::new(),
             making: BTreeSet::new(),
             moved: BTreeSet::new(),
+            gone: BTreeMap::new(),
+            farewells: Vec::new(),
+            crowds: Crowds::default(),
             moves: Moves::default(),
             fates: Register::new(config.host, restored.members, restored.fates),
             fates_due: true,
@@ -463,8 +478,10 @@ impl Engine {
         let waiting = self.waiting_deadline().into_iter().chain(self.imports_deadline()).min();
         let moves = self.moves_deadline();
         let fates = self.fates_deadline();
-        [complete, fates, self.view.next_deadline(), self.kernel.next_deadline(), waiting, moves]
-            .into_iter()
+        let leaks = [self.leaks_deadline(), self.crowds_deadline()].into_iter().flatten().min();
+        let own = [complete, fates, waiting, moves, leaks];
+        own.into_iter()
+            .chain([self.view.next_deadline(), self.kernel.next_deadline()])
             .flatten()
             .min()
     }
@@ -548,6 +565,8 @@ impl Engine {
                     self.notice(Notice::FightOver(contest));
                 }
                 self.sweep_moves();
+                self.release_gone();
+                self.look_for_crowds();
                 self.serve_waiting();
             }
         }
@@ -626,6 +645,14 @@ impl Engine {
                 return self.detach(token, &target, net.as_deref());
             }
             Request::Thaw { what, net } => return self.thaw(token, &what, net.as_deref()),
+            Request::Release { net, ip } => return self.release_leaked(token, &net, ip),
+            Request::Subnets => Ok(Reply::Subnets(self.subnet_views())),
+            Request::Ranges(text) => {
+                self.find_network(&text).map(|net| Reply::Ranges(self.ranges_views(net)))
+            }
+            Request::Audit { net, repair } => {
+                self.audit(net.as_deref(), repair).map(Reply::Audited)
+            }
             Request::Leave { force } => return self.leave(token, force),
             Request::ForgetHost(request) => {
                 if let Err(refused) = self.forget_host(token, &request) {
@@ -1135,6 +1162,9 @@ impl Engine {
         if let Shift::Voice(..) | Shift::Host(_) | Shift::InUse(..) = shift {
             // Who may send to us.
             self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+        }
+        if let Shift::Endpoint { .. } | Shift::Ring(..) | Shift::Host(_) = shift {
+            self.addresses_changed();
         }
         match shift {
             Shift::Endpoint { host, before, after } => {
@@ -1825,7 +1855,7 @@ impl Engine {
         }
     }
 
-    fn touch_endpoint(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
+    pub(crate) fn touch_endpoint(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
         let me = self.config.host;
         // A network that is not used here has nothing in the kernel.
         let Some(net) = self.networks.get(ep.network) else { return };

@@ -16,6 +16,7 @@ use overlay_model::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{AuditView, RangesView, SubnetView};
 use crate::kept::Kept;
 use crate::moves::{FrozenView, Moved, frozen_text};
 use crate::network_changes::{ChangeNetwork, DetachedOn};
@@ -173,6 +174,24 @@ pub enum Request {
         net: String,
         /// For whom.
         name: Name,
+    },
+    /// Give an address back that no endpoint of this host has.
+    Release {
+        /// Name or id of its network.
+        net: String,
+        /// Which.
+        ip: IpAddr,
+    },
+    /// Say how much of each subnet is used.
+    Subnets,
+    /// Show who owns which addresses of a network, by name or id.
+    Ranges(String),
+    /// Look at all that must hold of addresses.
+    Audit {
+        /// Of this network only.
+        net: Option<String>,
+        /// Do what is safe.
+        repair: bool,
     },
     /// List endpoints.
     Endpoints {
@@ -368,6 +387,19 @@ pub enum Reply {
     Endpoints(Vec<EndpointView>),
     /// What was frozen and is so no longer.
     Thawed(Vec<FrozenView>),
+    /// An address has been given back.
+    Released {
+        /// Its network.
+        net: Name,
+        /// Which.
+        ip: IpAddr,
+    },
+    /// Subnets by network.
+    Subnets(Vec<SubnetView>),
+    /// The subnets of a network.
+    Ranges(Vec<RangesView>),
+    /// What an audit has found.
+    Audited(AuditView),
     /// Hosts by name, this one first.
     Hosts(Vec<HostView>),
     /// How the daemon is.
@@ -734,6 +766,20 @@ pub enum Notice {
         /// Why.
         why: &'static str,
     },
+    /// The namespace of an endpoint of this host is gone. [`Notice::Detached`]
+    /// follows, when it is released or another takes its place.
+    Gone {
+        /// Which.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Its network.
+        net: String,
+        /// Its addresses, which stay leased.
+        addresses: Vec<IpAddr>,
+        /// How long it is kept.
+        grace: Duration,
+    },
     /// An endpoint has moved between this host and another one.
     Moved {
         /// Which, here.
@@ -853,6 +899,22 @@ pub enum Notice {
         /// It takes none.
         drained: bool,
     },
+    /// A subnet runs out of addresses, or does so no longer.
+    Crowded {
+        /// Its network.
+        net: Name,
+        /// How many there are, and where to look.
+        text: String,
+        /// There is room again.
+        over: bool,
+    },
+    /// An address was given back that was leased and that no endpoint had.
+    Released {
+        /// Its network.
+        net: Name,
+        /// Which.
+        ip: IpAddr,
+    },
     /// The state file could not be written.
     NotPersisted {
         /// Why.
@@ -882,6 +944,7 @@ impl Notice {
             Self::EndpointConflict { .. }
             | Self::KernelRefused { .. }
             | Self::Device { .. }
+            | Self::Gone { .. }
             | Self::Repaired(_)
             | Self::Fight(_)
             | Self::Frozen(_)
@@ -892,7 +955,7 @@ impl Notice {
             Self::NetworkConflict { why, .. } | Self::CutOff { why, .. } => {
                 warning_if(why.is_some())
             }
-            Self::SameName { over, .. } => warning_if(!over),
+            Self::SameName { over, .. } | Self::Crowded { over, .. } => warning_if(!over),
             Self::Apart { why, .. } => warning_if(why.is_some()),
             Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
             Self::Network { .. }
@@ -906,6 +969,7 @@ impl Notice {
             | Self::FightOver(_)
             | Self::Forgotten { .. }
             | Self::Drained { .. }
+            | Self::Released { .. }
             | Self::Donated { .. } => Level::Info,
         }
     }
@@ -967,6 +1031,15 @@ impl fmt::Display for Notice {
                 f.write_str("detached ")?;
                 named(f, id, name.as_ref())?;
                 write!(f, ": {why}")
+            }
+            Self::Gone { id, name, net, addresses, grace } => {
+                named(f, id, name.as_ref())?;
+                write!(
+                    f,
+                    " of {net} has lost its network namespace; kept for {} s:",
+                    grace.as_secs()
+                )?;
+                addresses.iter().try_for_each(|a| write!(f, " {a}"))
             }
             Self::Moved { id, name, net, host, seq, here } => {
                 named(f, id, name.as_ref())?;
@@ -1039,6 +1112,10 @@ impl fmt::Display for Notice {
             ),
             Self::Drained { drained: true } => f.write_str("drained: takes no new endpoint"),
             Self::Drained { drained: false } => f.write_str("takes new endpoints again"),
+            Self::Crowded { text, .. } => f.write_str(text),
+            Self::Released { net, ip } => {
+                write!(f, "gave {ip} of {net} back: it was leased, and no endpoint had it")
+            }
             Self::NotPersisted { why } => write!(f, "cannot write the state file: {why}"),
         }
     }

@@ -53,6 +53,8 @@
 //!
 //! Absent: asking for addresses (see `endpoints.rs`).
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -61,6 +63,8 @@ use ipnet::IpNet;
 use overlay_model::{HostId, Network, RingToken, Subnet};
 
 use crate::leasable::{Leasable, Span};
+
+pub(crate) use report::Segment;
 
 /// Why there is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

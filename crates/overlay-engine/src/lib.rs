@@ -31,6 +31,7 @@
 //! Deliberately absent: API formats (the shell translates), gossip's wire
 //! (overlay-gossip), netlink (overlay-netlink).
 
+mod audit;
 mod clashes;
 mod cluster_view;
 mod desired;
@@ -42,6 +43,7 @@ pub mod forget;
 pub mod ipam;
 mod kept;
 mod keys;
+mod leaks;
 mod leasable;
 mod membership;
 mod moves;
@@ -54,6 +56,7 @@ mod statics;
 mod views;
 mod ways;
 
+pub use audit::{AbroadView, AuditView, Finding, RangeView, RangesView, SubnetView};
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{

@@ -532,13 +532,14 @@ impl Engine {
         }
         local.local.moved = Some(moved);
         let ep = local.local.endpoint.clone();
-        let change = if local.local.place == Place::Static {
+        // There is nothing here that could be left of it.
+        let all_of_it = local.local.place == Place::Static || self.gone.contains_key(&id);
+        let change = if all_of_it {
             StateChange::DropEndpoint(id)
         } else {
             StateChange::Endpoint(Box::new(local.local.clone()))
         };
-        if local.local.place == Place::Static {
-            // There is nothing here that could be left of it.
+        if all_of_it {
             self.remove_local(id);
         } else {
             self.moved.insert(id);
@@ -565,7 +566,7 @@ impl Engine {
     }
 
     /// `ip` is on host `to`: if it is ours to give, it is given there.
-    fn hand_over(&mut self, net: NetworkId, ip: IpAddr, to: HostId) {
+    pub(crate) fn hand_over(&mut self, net: NetworkId, ip: IpAddr, to: HostId) {
         let me = self.config.host;
         // While another machine has our ranges too, it might give the same.
         if self.doubled.contains_key(&me) {

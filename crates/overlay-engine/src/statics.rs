@@ -59,6 +59,13 @@ pub(crate) struct Draft {
     unchanged: usize,
 }
 
+impl Draft {
+    /// Addresses that it has leased.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = &IpAddr> {
+        self.fresh.iter().chain(&self.carried)
+    }
+}
+
 /// An import that waits for addresses of other hosts.
 #[derive(Debug)]
 pub(crate) struct WaitingImport {

@@ -129,7 +129,7 @@ fn exhaustion_says_how_many_are_leased() {
     }
     let refused = w.attach(1, attach("demo", "c5")).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Exhausted);
-    assert_eq!(refused.message, "no free address in 10.9.0.0/29 (5 endpoints on 5 addresses)");
+    assert_eq!(refused.message, "no free address in 10.9.0.0/29: 5 of 5 leased");
     w.detach(0, "c0").unwrap();
     w.attach(1, attach("demo", "c5")).unwrap();
 }
@@ -149,7 +149,7 @@ fn a_refusal_of_the_kernel_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_namespace_that_is_gone_is_refused_and_later_released() {
+fn a_namespace_that_is_gone_is_refused_and_later_released_after_the_grace() {
     let mut w = World::new(2);
     w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
     w.kernel(0).netns.remove(std::path::Path::new("/run/netns/c1"));
@@ -168,6 +168,8 @@ fn a_namespace_that_is_gone_is_refused_and_later_released() {
         .cloned()
         .unwrap();
     w.meddle(0, veth, None);
+    assert!(matches!(w.endpoints(0)[0].state, EndpointState::Gone(..)), "kept");
+    w.pass(Duration::from_secs(60));
     assert_eq!(w.endpoints(0), vec![], "released");
     assert_eq!(w.endpoints(1), vec![], "and withdrawn");
     assert_eq!(w.kernel(0).objects().len(), 0);

@@ -56,6 +56,9 @@ pub enum EndpointState {
     Conflict(String),
     /// It is on another host now, and what is left of it here is cut off.
     Moved(String),
+    /// Its namespace is gone, since then (milliseconds since 1970), and it will be
+    /// released.
+    Gone(u64, String),
 }
 
 /// An endpoint, here or elsewhere.
@@ -298,6 +301,12 @@ impl Engine {
         let state = match failure {
             Some(failure) => EndpointState::Failed(failure.text.clone()),
             None if local.phase != Phase::Ready => EndpointState::Pending,
+            None if self.gone.contains_key(&id) => {
+                let gone = &self.gone[&id];
+                let s = self.released_in(gone).as_secs();
+                let why = format!("its network namespace is gone; it is released in {s} s");
+                EndpointState::Gone(gone.since_ms, why)
+            }
             None => match (local.local.moved, self.lost(self.config.host, ep)) {
                 (Some(Moved { to, seq }), _) => {
                     let to = self.host_name(to);
@@ -585,6 +594,7 @@ impl Engine {
         }
         list.extend(self.kernel.repairs.fights().map(|fight| fight_text(&fight)));
         list.extend(self.frozen_views().iter().map(frozen_text));
+        list.extend(self.crowd_warnings());
         for (id, addrs) in &self.doubled {
             list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));
         }

@@ -75,6 +75,7 @@ fn endpoint() -> Endpoint {
         state: "ready".into(),
         reason: None,
         kept: false,
+        gone_ms: None,
         host_ifname: Some("ove0123456789ab".into()),
         ifname: Some("eth0".into()),
         netns: Some("/run/netns/web1".into()),

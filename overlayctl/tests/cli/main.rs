@@ -634,6 +634,11 @@ fn each_command_says_what_it_could_not_do() {
         "detach web --net demo",
         "endpoints",
         "endpoints --net demo",
+        "ipam ls",
+        "ipam show demo",
+        "ipam check",
+        "ipam check demo --repair",
+        "ipam release demo 10.0.9.9",
         "hosts",
         "status",
         "fdb",
@@ -662,6 +667,11 @@ fn each_command_says_what_it_could_not_do() {
         overlayctl: cannot detach web from demo: no
         overlayctl: cannot list endpoints: no
         overlayctl: cannot list endpoints of demo: no
+        overlayctl: cannot list addresses: no
+        overlayctl: cannot show the addresses of demo: no
+        overlayctl: cannot check the addresses: no
+        overlayctl: cannot check the addresses of demo: no
+        overlayctl: cannot release 10.0.9.9 of demo: no
         overlayctl: cannot list hosts: no
         overlayctl: cannot read the status: no
         overlayctl: cannot list FDB entries: no
@@ -971,4 +981,135 @@ fn a_refused_step_of_a_rotation_says_whom_it_would_lock_out() {
 fn a_key_in_the_place_of_an_id_is_not_repeated() {
     let told = Daemon::absent().run("key use AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
     assert!(told.contains("exit 2") && !told.contains("ODxAREhM"), "{told}");
+}
+
+const SUBNET: &str = r#"{"net":"demo","cidr":"10.0.9.0/24","capacity":253,"leased":3,"percent":1,
+    "leased_here":2,"free":125,"free_here":125,"owners":2,"unreachable":125}"#;
+
+#[test]
+fn ipam_ls() {
+    check(
+        "ipam ls",
+        &format!("[{SUBNET}]"),
+        expect![[r#"
+        > GET /v1/ipam
+        NET   SUBNET       CAPACITY  LEASED  %  HERE  FREE  FREE-HERE  OWNERS  UNREACHABLE
+        demo  10.0.9.0/24  253       3       1  2     125   125        2       125
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn ipam_show() {
+    let reply = format!(
+        r#"[{{"subnet":{SUBNET},"ranges":[
+        {{"first":"10.0.9.0","last":"10.0.9.128","owner":"a","local":true,"state":"up","version":2,
+          "addresses":127,"leased":2}},
+        {{"first":"10.0.9.129","last":"10.0.9.254","owner":"b","local":false,"state":"down",
+          "version":3,"addresses":126,"leased":1}},
+        {{"first":"10.0.9.255","last":"10.0.9.255","owner":null,"local":false,"state":"unknown",
+          "version":0,"addresses":0,"leased":0}}],
+        "held":["10.0.9.7","10.0.9.8"],
+        "abroad":[{{"address":"10.0.9.2","endpoint":"web","host":"b","owner":"a"}},
+                  {{"address":"10.0.9.3","endpoint":"db","host":"b","owner":null}}]}}]"#
+    );
+    check(
+        "ipam show demo",
+        &reply,
+        expect![[r#"
+        > GET /v1/ipam/demo
+        net:         demo
+        subnet:      10.0.9.0/24
+        leased:      3 of 253 (1%), 2 here
+        free:        125, 125 of them here
+        unreachable: 125 free addresses of hosts that cannot be reached
+        held back:   10.0.9.7,10.0.9.8
+        FIRST       LAST        OWNER  STATE    VERSION  ADDRESSES  LEASED
+        10.0.9.0    10.0.9.128  a      here     2        127        2
+        10.0.9.129  10.0.9.254  b      down     3        126        1
+        10.0.9.255  10.0.9.255  -      unknown  0        0          0
+        on another host than their owner:
+        ADDRESS   ENDPOINT  HOST  OWNER
+        10.0.9.2  web       b     a
+        10.0.9.3  db        b     -
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn ipam_check_fails_if_anything_is_left_wrong() {
+    let reply = |findings: &str| {
+        format!(r#"{{"networks":2,"endpoints":3,"leases":1,"findings":[{findings}]}}"#)
+    };
+    let leaked = r#"{"kind":"leaked","net":"demo","text":"10.0.9.9 is leased\u001b"}"#;
+    let repaired = r#"{"kind":"leaked","net":"demo","text":"10.0.9.9 is leased",
+        "repaired":"gave 10.0.9.9 back"}"#;
+    check(
+        "ipam check",
+        &reply(""),
+        expect![[r#"
+        > POST /v1/ipam/check {}
+        ok: checked 2 networks, 3 endpoints, 1 lease of this host
+        exit 0
+    "#]],
+    );
+    check(
+        "ipam check demo",
+        &reply(leaked),
+        expect![[r#"
+        > POST /v1/ipam/check {"net":"demo"}
+        demo: 10.0.9.9 is leased\u{1b}
+        1 wrong: checked 2 networks, 3 endpoints, 1 lease of this host
+        exit 1
+    "#]],
+    );
+    check(
+        "ipam check demo --repair",
+        &reply(repaired),
+        expect![[r#"
+        > POST /v1/ipam/check {"net":"demo","repair":true}
+        demo: 10.0.9.9 is leased
+          repaired: gave 10.0.9.9 back
+        ok: 1 repaired: checked 2 networks, 3 endpoints, 1 lease of this host
+        exit 0
+    "#]],
+    );
+    check(
+        "ipam check --repair",
+        &reply(&format!("{leaked},{repaired}")),
+        expect![[r#"
+        > POST /v1/ipam/check {"repair":true}
+        demo: 10.0.9.9 is leased\u{1b}
+        demo: 10.0.9.9 is leased
+          repaired: gave 10.0.9.9 back
+        1 wrong, 1 repaired: checked 2 networks, 3 endpoints, 1 lease of this host
+        exit 1
+    "#]],
+    );
+}
+
+#[test]
+fn ipam_release() {
+    let reply = r#"{"net":"demo","address":"10.0.9.9"}"#;
+    check(
+        "ipam release demo 10.0.9.9",
+        reply,
+        expect![[r#"
+        > POST /v1/ipam/demo/release {"address":"10.0.9.9"}
+        released 10.0.9.9 of demo
+        exit 0
+    "#]],
+    );
+    let refused =
+        r#"{"code":"in_use","message":"endpoint web on host a has 10.0.9.9","hint":"detach it"}"#;
+    let told = Daemon::answering("409 Conflict", refused).run("ipam release demo 10.0.9.9");
+    expect![[r#"
+        > POST /v1/ipam/demo/release {"address":"10.0.9.9"}
+        ! overlayctl: cannot release 10.0.9.9 of demo: endpoint web on host a has 10.0.9.9
+        !             detach it
+        exit 1
+    "#]]
+    .assert_eq(&told);
 }

@@ -27,7 +27,8 @@ fn config() -> Config {
         down_grace: Duration::from_secs(10),
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
-        forget_after: Some(Duration::from_secs(24 * 3600)),
+        forget_after: None,
+        leak_grace: Duration::ZERO,
         state_dir: "/var/lib/overlayd".into(),
     }
 }

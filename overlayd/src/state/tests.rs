@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod faults;
+
 const HOST: HostId = HostId(Uuid::from_u128(0x1111_2222_3333_4444_5555_6666_7777_8888));
 
 fn dir() -> TempDir {
@@ -83,10 +85,10 @@ fn a_first_start_makes_everything_and_keeps_it_from_other_users() {
     assert!(!restored.boot_id.is_empty());
     assert_eq!(fs::read_to_string(dir.join(HOST_ID_FILE)).unwrap(), format!("{}\n", restored.host));
     assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
-    for file in [FILE, HOST_ID_FILE, LOCK_FILE] {
+    for file in [FILE, HOST_ID_FILE, LOCK_FILE, "state.copy"] {
         assert_eq!(fs::metadata(dir.join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
     }
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "nothing is left lying about");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 4, "nothing is left lying about");
 }
 
 #[test]
@@ -161,9 +163,44 @@ fn incarnations_grow_whatever_the_clock_says() {
     assert_eq!(open(&dir).1.incarnation, future + 2 * ROOM);
 }
 
-/// Damages the file of a host that had state, and opens it again.
+/// Damages the file of a host that had state, and opens it again: with a copy
+/// beside it, and without.
 #[track_caller]
-fn damaged_by(damage: impl FnOnce(&mut Vec<u8>)) -> TempDir {
+fn damaged_by(damage: impl Fn(&mut Vec<u8>)) {
+    damaged_beside_a_copy(&damage);
+    damaged_alone(&damage);
+}
+
+#[track_caller]
+fn damaged_beside_a_copy(damage: impl Fn(&mut Vec<u8>)) {
+    let dir = dir();
+    let (file, first) = open(&dir);
+    for id in 0..200 {
+        let endpoint = StateChange::Endpoint(Box::new(endpoint(id)));
+        file.commit(&[StateChange::Network(network(id)), ring(id, 0), endpoint]).unwrap();
+    }
+    file.commit(&[StateChange::DropEndpoint(EndpointId::from_bits(3))]).unwrap();
+    drop(file);
+    let path = dir.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    damage(&mut bytes);
+    fs::write(&path, &bytes).unwrap();
+    let (file, second) = open(&dir);
+    assert!(second.damaged.is_some() && second.rebuilt);
+    assert!(second.host == first.host && second.incarnation > first.incarnation);
+    let sums = (second.networks.len(), second.endpoints.len(), second.ring.len());
+    assert_eq!(sums, (200, 199, 200));
+    drop(file);
+    // It is in the new file, not in the copy alone.
+    fs::remove_file(dir.path().join("state.copy")).unwrap();
+    let (_, third) = open(&dir);
+    assert!(!third.rebuilt && third.damaged.is_none());
+    let of = |r: Restored| (r.networks, r.endpoints, r.ring);
+    assert_eq!(of(third), of(second));
+}
+
+#[track_caller]
+fn damaged_alone(damage: impl Fn(&mut Vec<u8>)) {
     let dir = dir();
     let (file, first) = open(&dir);
     for id in 0..200 {
@@ -174,8 +211,10 @@ fn damaged_by(damage: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let mut bytes = fs::read(&path).unwrap();
     damage(&mut bytes);
     fs::write(&path, &bytes).unwrap();
+    fs::remove_file(dir.path().join("state.copy")).unwrap();
 
     let (file, second) = open(&dir);
+    assert!(!second.rebuilt);
     let aside = second.damaged.expect("damage not noticed");
     assert!(aside.to_string_lossy().contains("state.redb.damaged-"), "{aside:?}");
     assert_eq!(fs::read(&aside).unwrap(), bytes, "the damaged file is kept as it was");
@@ -187,7 +226,6 @@ fn damaged_by(damage: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     drop(file);
     let (_, third) = open(&dir);
     assert_eq!((third.networks, third.damaged), (vec![network(7)], None));
-    dir
 }
 
 #[test]
@@ -255,6 +293,91 @@ fn a_host_id_that_is_lost_or_garbled_is_written_anew_from_the_state_file() {
     fs::write(&side, [0xff; 40]).unwrap();
     assert_eq!(open(&dir).1.host, first.host);
     assert_eq!(fs::read_to_string(&side).unwrap().trim(), first.host.to_string());
+}
+
+#[test]
+fn a_state_file_that_is_deleted_is_written_anew_from_its_copy() {
+    let dir = dir();
+    let (file, first) = open(&dir);
+    file.commit(&[StateChange::Network(network(7)), StateChange::Left(true)]).unwrap();
+    drop(file);
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    let (_, second) = open(&dir);
+    assert!(second.rebuilt && second.damaged.is_none());
+    assert_eq!((second.host, second.networks, second.left), (first.host, vec![network(7)], true));
+}
+
+/// What a copy with `damage` to it is worth when the state file is gone.
+fn copied(damage: impl FnOnce(&mut Vec<u8>)) -> Restored {
+    let dir = dir();
+    let (file, _) = open(&dir);
+    for id in [7, 8] {
+        file.commit(&[StateChange::Network(network(id))]).unwrap();
+    }
+    drop(file);
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    let path = dir.path().join("state.copy");
+    let mut bytes = fs::read(&path).unwrap();
+    damage(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    open(&dir).1
+}
+
+#[test]
+fn a_copy_counts_whole_or_not_at_all_but_for_a_last_line_that_was_being_written() {
+    assert_eq!(copied(|_| {}).networks, [network(7), network(8)]);
+    let torn = copied(|bytes| bytes.truncate(bytes.len() - 5));
+    assert_eq!((torn.networks, torn.rebuilt), (vec![network(7)], true));
+    let flipped = copied(|bytes| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+    });
+    assert_eq!((flipped.networks, flipped.rebuilt), (vec![], false));
+    let boot_of_another_day = copied(|bytes| {
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+        bytes.drain(..=end);
+    });
+    assert_eq!((boot_of_another_day.networks, boot_of_another_day.rebuilt), (vec![], false));
+    let emptied = copied(Vec::clear);
+    assert_eq!((emptied.networks, emptied.rebuilt), (vec![], false));
+}
+
+#[test]
+fn a_copy_of_another_host_or_boot_is_not_used() {
+    let dir = dir();
+    let (file, restored) = open(&dir);
+    file.commit(&[StateChange::Network(network(7))]).unwrap();
+    drop(file);
+    assert!(copy::read(dir.path(), restored.host, &restored.boot_id).is_some());
+    assert!(copy::read(dir.path(), HOST, &restored.boot_id).is_none());
+    assert!(copy::read(dir.path(), restored.host, "another").is_none());
+}
+
+#[test]
+fn a_copy_does_not_grow_without_end_and_one_that_cannot_be_written_is_removed() {
+    let dir = dir();
+    let (file, _) = open(&dir);
+    let copy = dir.path().join("state.copy");
+    let many: Vec<StateChange> = (0..500).map(|id| StateChange::Network(network(id))).collect();
+    for _ in 0..60 {
+        file.commit(&many).unwrap();
+    }
+    let size = fs::metadata(&copy).unwrap().len();
+    assert!((100_000..5 << 20).contains(&size), "{size} bytes");
+    // Somebody has put a directory where it is written anew.
+    fs::create_dir(copy.with_extension("copy.new")).unwrap();
+    while copy.exists() {
+        file.commit(&many).unwrap();
+    }
+    fs::remove_dir(copy.with_extension("copy.new")).unwrap();
+    for _ in 0..64 {
+        file.commit(&[StateChange::Left(true)]).unwrap();
+    }
+    drop(file);
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    let (_, restored) = open(&dir);
+    assert!(restored.rebuilt && restored.left);
+    assert_eq!(restored.networks.len(), 500);
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub(crate) fn config() -> Config {
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
         forget_after: Some(Duration::from_secs(24 * 3600)),
+        leak_grace: Duration::from_secs(60),
         state_dir: "/var/lib/overlayd".into(),
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_gossip::Key;
 use overlay_model::{
-    Endpoint, EndpointId, Host, HostId, HostIntent, HostKeys, KeyId, Name, Network, NetworkId,
-    Record, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
+    Endpoint, EndpointId, Fate, Host, HostId, HostIntent, HostKeys, KeyId, Name, Network,
+    NetworkId, Record, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
 };
 use uuid::Uuid;
 
@@ -108,5 +108,6 @@ pub(crate) fn records() -> Vec<Record> {
         want(WantWhat::Half),
         want(WantWhat::Address([10, 9, 0, 77].into())),
         Record::Keys(HostKeys { used: ids.first().copied(), ids }),
+        Record::Fate(Fate { floor: 1, done: true, ..Fate::claim(US, 2) }),
     ]
 }

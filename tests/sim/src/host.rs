@@ -242,6 +242,7 @@ fn config(machine: &Machine, settings: Settings) -> Config {
         down_grace: settings.down_grace,
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
+        leak_grace: Duration::from_secs(60),
     }
 }
 

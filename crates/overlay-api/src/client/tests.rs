@@ -72,6 +72,7 @@ async fn sent<T, F: Future<Output = Result<T, ClientError>>>(
 async fn each_method_sends_its_row_of_the_table() {
     let attach = v1::Attach { net: "demo".into(), pid: Some(42), ..Default::default() };
     let create = v1::CreateNetwork { vni: Some(4097), ..Default::default() };
+    let release = v1::ReleaseAddress { address: Some([10, 0, 9, 5].into()) };
     let lines = [
         sent(async |c: Client| c.create_network(&create).await).await,
         sent(async |c: Client| c.networks().await).await,
@@ -85,6 +86,10 @@ async fn each_method_sends_its_row_of_the_table() {
         sent(async |c: Client| c.detach("web", None).await).await,
         sent(async |c: Client| c.detach("web", Some("demo")).await).await,
         sent(async |c: Client| c.thaw("fd00::5", Some("demo")).await).await,
+        sent(async |c: Client| c.ipam().await).await,
+        sent(async |c: Client| c.ipam_of("demo").await).await,
+        sent(async |c: Client| c.release_address("demo", &release).await).await,
+        sent(async |c: Client| c.check_ipam(&v1::CheckIpam::default()).await).await,
         sent(async |c: Client| c.hosts().await).await,
         sent(async |c: Client| c.status().await).await,
         sent(async |c: Client| c.events(None).await).await,
@@ -109,6 +114,10 @@ async fn each_method_sends_its_row_of_the_table() {
         DELETE /v1/endpoints/web
         DELETE /v1/endpoints/web?net=demo
         DELETE /v1/frozen/fd00%3A%3A5?net=demo
+        GET /v1/ipam
+        GET /v1/ipam/demo
+        POST /v1/ipam/demo/release {"address":"10.0.9.5"}
+        POST /v1/ipam/check {}
         GET /v1/hosts
         GET /v1/status
         GET /v1/events

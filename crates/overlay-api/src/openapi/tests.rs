@@ -30,6 +30,7 @@ fn operations_have_these_ids() {
         })
         .collect();
     expect![[r#"
+        POST /v1/drain → drain
         GET /v1/endpoints → list_endpoints
         POST /v1/endpoints → attach
         POST /v1/endpoints/import → import
@@ -38,6 +39,11 @@ fn operations_have_these_ids() {
         GET /v1/fdb → list_fdb
         DELETE /v1/frozen/{what} → thaw
         GET /v1/hosts → list_hosts
+        POST /v1/hosts/{host}/forget → forget
+        GET /v1/ipam → list_ipam
+        POST /v1/ipam/check → check_ipam
+        GET /v1/ipam/{net} → get_ipam
+        POST /v1/ipam/{net}/release → release_address
         GET /v1/keys → list_keys
         POST /v1/keys → add_key
         DELETE /v1/keys/{id} → remove_key
@@ -155,7 +161,16 @@ fn parameters_are_described_and_names_in_paths_are_parameters() {
 fn it_is_openapi_3_1_and_requests_refuse_unknown_fields() {
     let document = document();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
-    for request in ["CreateNetwork", "Attach", "Import", "AddKey", "UseKey", "Leave"] {
+    for request in [
+        "CreateNetwork",
+        "Attach",
+        "Import",
+        "CheckIpam",
+        "ReleaseAddress",
+        "AddKey",
+        "UseKey",
+        "Leave",
+    ] {
         let schema = &document["components"]["schemas"][request];
         assert_eq!(schema["additionalProperties"], false, "{request}");
         assert!(schema.get("required").is_none(), "{request}: everything may be left out");

@@ -232,7 +232,7 @@ fn two_hosts_share_a_range_until_it_is_exhausted() {
         assert_eq!(refused.kind, ErrorKind::Exhausted);
         assert_eq!(
             refused.message,
-            "no free address in 10.9.0.64/28 of 10.9.0.0/24 (6 endpoints on 5 addresses)"
+            "no free address in 10.9.0.64/28 of 10.9.0.0/24: 5 of 5 leased"
         );
     }
     // What is included again is there for all of them.

@@ -234,6 +234,7 @@ fn config(i: usize, incarnation: u64, boot: u32, vteps: &[IpAddr], dual: bool) -
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
         forget_after: Some(FORGET_AFTER),
+        leak_grace: Duration::from_secs(60),
         state_dir: "/var/lib/overlayd".into(),
     }
 }
@@ -428,6 +429,19 @@ impl World {
     pub(crate) fn endpoints(&mut self, i: usize) -> Vec<EndpointView> {
         match self.request(i, Request::Endpoints { net: None, local: false }).unwrap() {
             Reply::Endpoints(views) => views,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The id of a network.
+    pub(crate) fn net(&self, i: usize, name: &str) -> NetworkId {
+        self.nodes[i].engine.networks.find(name).expect("it knows the network").id
+    }
+
+    /// Nothing is to be done in its kernel.
+    pub(crate) fn plan_is_empty(&mut self, i: usize) -> bool {
+        match self.request(i, Request::Plan) {
+            Ok(Reply::Plan(plan)) => plan.commands.is_empty(),
             other => panic!("{other:?}"),
         }
     }

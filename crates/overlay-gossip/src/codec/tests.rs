@@ -205,7 +205,7 @@ fn every_reason_not_to_decode_has_its_own_word() {
     refused(&"A".repeat(MAX_VALUE + 1), DecodeError::TooLong);
     refused("not base64!", DecodeError::NotBase64);
     refused("", DecodeError::Empty);
-    refused(&altered(|b| b[0] = 4), DecodeError::UnknownVersion(4));
+    refused(&altered(|b| b[0] = 5), DecodeError::UnknownVersion(5));
     refused(&altered(|b| b.truncate(30)), DecodeError::Malformed);
     refused(&altered(|b| b[1] = 77), DecodeError::Malformed);
     refused(&altered(|b| b.push(0)), DecodeError::Trailing);
