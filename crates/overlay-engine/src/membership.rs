@@ -128,6 +128,14 @@ impl Engine {
                 .filter(|host| **host != self.config.host && self.seen(**host) != Seen::Up)
                 .map(|host| self.host_name(*host))
                 .collect();
+            if self.membership.in_touch.is_some() {
+                return Err(refused(
+                    "this host was away for so long that its addresses may have been taken over; \
+                     it is hearing the others about that"
+                        .to_owned(),
+                )
+                .hint("try again in a moment"));
+            }
             return Err(refused(format!(
                 "this host has not been in touch with most of the cluster for so long that its \
                  addresses may have been taken over; it waits for {}",
