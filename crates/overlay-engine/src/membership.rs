@@ -149,7 +149,13 @@ impl Engine {
     /// Says whether most of the cluster is up, whenever that may be another than before.
     pub(crate) fn note_contact(&mut self) {
         let now = self.now.mono;
-        let most = self.fates.most_are_up(|host| self.seen(host));
+        // Who has been up for a moment only has not said yet what it says of this host.
+        let most = self.fates.most_are_up(|host| match self.view.presence(host) {
+            Some(p) if p.state == HostState::Up && now < p.since + SETTLE => {
+                Seen::Silent(Duration::ZERO)
+            }
+            _ => self.seen(host),
+        });
         match (most, self.membership.in_touch) {
             (true, None) => {
                 let (age, since) = self.membership.out_of_touch;
@@ -167,6 +173,11 @@ impl Engine {
                 self.membership.fenced |= self.is_long(away);
             }
             (true, Some(_)) => {}
+        }
+        // As long as anybody would forget it, it is not in touch.
+        if self.fates.accuser(|host| self.seen(host)).is_some() {
+            self.membership.fenced = true;
+            self.membership.in_touch = self.membership.in_touch.map(|_| now);
         }
         let Some(since) = self.membership.in_touch else { return };
         let settled = now >= since + SETTLE && self.view.live().all(|(_, spoken)| spoken);

@@ -21,6 +21,7 @@ use crate::ipam::{Changed, Pool, first_address};
 /// In ticks of a second.
 const FORGET_AFTER: u64 = 20;
 const HOSTS: usize = 5;
+const SILENT: Seen = Seen::Silent(Duration::ZERO);
 
 fn id(n: usize) -> HostId {
     HostId(uuid::Uuid::from_u128(n as u128 + 1))
@@ -434,10 +435,16 @@ impl World {
         let seen = self.seen(n);
         let look = |host: HostId| seen[&host];
         self.listen();
+        // Who has been up for a while has said what it says of this host.
+        let known: Vec<bool> = (0..HOSTS).map(|m| self.knows_what_is_said_of_it(n, m)).collect();
         let now = self.now;
         let host = &mut self.hosts[n];
         let daemon = host.daemon.as_mut().unwrap();
-        let most = daemon.register.most_are_up(look);
+        let most = {
+            let look = |host: HostId| if known[number(host)] { seen[&host] } else { SILENT };
+            // As long as anybody would forget it, it is not in touch.
+            daemon.register.most_are_up(look) && daemon.register.accuser(look).is_none()
+        };
         if now - host.disk.contact >= FORGET_AFTER / 2 {
             daemon.synced = false;
         }
@@ -472,6 +479,15 @@ impl World {
         let members = self.hosts[n].daemon.as_ref().unwrap().register.members().clone();
         self.hosts[n].disk.members = members;
         self.sync(n);
+    }
+
+    fn knows_what_is_said_of_it(&self, n: usize, m: usize) -> bool {
+        let key = Key::Fate(id(n));
+        let of = |who: usize| {
+            let said = self.hosts[who].daemon.as_ref()?.said.get(&id(m))?;
+            Some((said.life, said.records.get(&key).copied()))
+        };
+        self.hosts[m].daemon.is_some() && of(n) == of(m)
     }
 
     /// Whom it hears has told it everything; alone, it is on its own.
