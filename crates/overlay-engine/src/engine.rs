@@ -174,6 +174,7 @@ pub(crate) enum After {
     Said {
         whom: HostId,
         fate: Option<Fate>,
+        before: Option<Fate>,
     },
     TookOver {
         from: HostId,
@@ -1933,7 +1934,7 @@ impl Engine {
             Some(After::Attached(id)) => self.attached(id, result),
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),
-            Some(After::Said { whom, fate }) => self.said(whom, fate, result),
+            Some(After::Said { whom, fate, before }) => self.said(whom, (fate, before), result),
             Some(After::TookOver { from, fate, taken }) => {
                 self.took_over(from, fate, taken, result);
             }

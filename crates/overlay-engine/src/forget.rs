@@ -103,7 +103,7 @@ pub struct Scene<'a> {
     pub heard_ranges: &'a dyn Fn(HostId) -> u64,
     /// The same of this host.
     pub ranges: &'a dyn Fn() -> u64,
-    /// Nobody is known to own some addresses ([`Pool::gaps`](crate::ipam::Pool::gaps)).
+    /// Nobody is known to own some addresses ([`Pool::has_gaps`](crate::ipam::Pool::has_gaps)).
     pub gaps: bool,
     /// The highest generation of any range that is known.
     pub newest: u32,

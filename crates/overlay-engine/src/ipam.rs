@@ -245,7 +245,7 @@ impl Pool {
 
     /// Takes over every range that `from` owns, as far as it is known: at this
     /// generation, which is higher than that of any range of it; with `gaps`, where
-    /// those are, also the [gaps](Pool::gaps).
+    /// those are, also what nobody is known to own.
     ///
     /// Returns what that has changed.
     pub fn take_over(
@@ -256,66 +256,28 @@ impl Pool {
         gaps: Option<&dyn Fn(HostId) -> u32>,
     ) -> Changed {
         let before = self.tokens.clone();
-        let mut taken = gaps.map(|floor_of| self.gaps(floor_of)).unwrap_or_default();
-        for (start, token) in self.tokens_of(from) {
-            // What is finer is another's, and newer.
-            let mut at = start;
-            let finer: Vec<(u128, u128)> = self
-                .tokens
-                .range(start + 1..token.until)
-                .map(|(offset, t)| (*offset, t.until))
-                .collect();
-            for (begins, ends) in finer {
-                if at < begins {
-                    taken.push((at, begins));
+        let mut taken: Vec<(u128, u128)> = Vec::new();
+        for segment in self.segments() {
+            let is_gap = gaps.is_some_and(|floor_of| is_gap(&segment, floor_of));
+            if segment.owner() == Some(from) || is_gap {
+                match taken.last_mut() {
+                    Some((_, last)) if *last == segment.from => *last = segment.until,
+                    _ => taken.push((segment.from, segment.until)),
                 }
-                at = at.max(ends);
-            }
-            if at < token.until {
-                taken.push((at, token.until));
-            }
-        }
-        taken.sort_unstable();
-        let mut apart: Vec<(u128, u128)> = Vec::new();
-        for (from, until) in taken {
-            match apart.last_mut() {
-                Some((_, last)) if *last >= from => *last = until.max(*last),
-                _ => apart.push((from, until)),
             }
         }
         let version = u64::from(generation) << GENERATION_BITS;
-        for (at, until) in apart {
+        for (at, until) in taken {
             self.merge(at, RingToken { owner: me, version, until });
         }
         changes(&before, &self.tokens)
     }
 
-    /// What nobody is known to own: no range covers it, or one of a host that was
-    /// forgotten since ([`Register::floor_of`](crate::forget::Register::floor_of)).
-    pub fn gaps(&self, floor_of: &dyn Fn(HostId) -> u32) -> Vec<(u128, u128)> {
-        let counts = |token: &RingToken| generation(*token) >= u64::from(floor_of(token.owner));
-        let mut gaps: Vec<(u128, u128)> = Vec::new();
-        // What covers the place that the sweep has come to, the finest last.
-        let mut open: Vec<(u128, bool)> = Vec::new();
-        let mut at = 0;
-        let ends = self.tokens.iter().map(|(from, token)| (*from, Some(token)));
-        for (to, next) in ends.chain([(self.size(), None)]) {
-            while at < to {
-                while open.last().is_some_and(|(until, _)| *until <= at) {
-                    open.pop();
-                }
-                let (until, counted) = open.last().copied().unwrap_or((to, false));
-                let end = until.min(to);
-                match gaps.last_mut() {
-                    _ if counted => {}
-                    Some((_, last)) if *last == at => *last = end,
-                    _ => gaps.push((at, end)),
-                }
-                at = end;
-            }
-            open.extend(next.map(|token| (token.until, counts(token))));
-        }
-        gaps
+    /// True if nobody is known to own some addresses: no range covers them, or one of
+    /// a host that was forgotten since
+    /// ([`Register::floor_of`](crate::forget::Register::floor_of)).
+    pub fn has_gaps(&self, floor_of: &dyn Fn(HostId) -> u32) -> bool {
+        self.segments().iter().any(|segment| is_gap(segment, floor_of))
     }
 
     /// Forgets every range of `me` that is of a lower generation, and takes none in
@@ -673,6 +635,10 @@ impl Pool {
     fn ip_at(&self, offset: u128) -> IpAddr {
         ip_of(self.subnet.cidr, self.base() + offset)
     }
+}
+
+fn is_gap(segment: &Segment, floor_of: &dyn Fn(HostId) -> u32) -> bool {
+    segment.token.is_none_or(|token| generation(token) < u64::from(floor_of(token.owner)))
 }
 
 fn bits_of(ip: IpAddr) -> u128 {

@@ -37,7 +37,8 @@ const CONTACT_EVERY: Duration = Duration::from_secs(600);
 /// What [`Engine`] keeps for it.
 #[derive(Debug, Default)]
 pub(crate) struct Membership {
-    looked: Option<Duration>,
+    /// When is looked next; worked out when that was done last, since every step asks.
+    next_look: Option<Duration>,
     gaps_since: Option<Duration>,
     /// Most of the cluster is up, since.
     in_touch: Option<Duration>,
@@ -194,7 +195,11 @@ impl Engine {
 
     /// When [`Engine::decide_fates`] has something to do next.
     pub(crate) fn fates_deadline(&self) -> Option<Duration> {
-        let looked = self.membership.looked?;
+        self.membership.next_look
+    }
+
+    /// How long it may rest if nothing happens.
+    fn rest(&self) -> Duration {
         let away = self
             .fates
             .members()
@@ -202,14 +207,13 @@ impl Engine {
             .any(|host| *host != self.config.host && self.seen(*host) != Seen::Up);
         let open = self.fates.own().values().any(|fate| fate.heir.is_some() && !fate.done);
         let after = self.config.forget_after.unwrap_or(Duration::MAX);
-        let wait = if open || !self.membership.requests.is_empty() {
+        if open || !self.membership.requests.is_empty() {
             SOON
         } else if away || self.membership.fenced || self.membership.gaps_since.is_some() {
             LATER.min(after / 16).max(SOON)
         } else {
             CONTACT_EVERY.min(after / 8).max(SOON)
-        };
-        Some(looked + wait)
+        }
     }
 
     /// Goes on with what is to be decided about hosts that are away.
@@ -219,19 +223,20 @@ impl Engine {
         if !due {
             return;
         }
-        self.membership.looked = Some(self.now.mono);
         self.meet_hosts();
         self.note_contact();
         // What is being taken over is published first.
         if !self.is_taking_over(None) {
             self.fates.listen(self.view.fates());
+            let before = self.fates.own().clone();
             let steps = self.with_scene(|fates, scene| fates.advance(scene));
             for step in steps {
-                self.carry_out(step);
+                self.carry_out(step, &before);
             }
         }
         self.answer_forgetting();
         self.serve_waiting();
+        self.membership.next_look = Some(self.now.mono + self.rest());
     }
 
     fn meet_hosts(&mut self) {
@@ -256,7 +261,7 @@ impl Engine {
     ) -> T {
         let now = self.now.mono;
         let floor_of = |host: HostId| self.fates.floor_of(host);
-        let holes = self.pools.values().any(|pool| !pool.gaps(&floor_of).is_empty());
+        let holes = self.pools.values().any(|pool| pool.has_gaps(&floor_of));
         let since = holes.then(|| self.membership.gaps_since.unwrap_or(now));
         self.membership.gaps_since = since;
         let mut fates = std::mem::replace(
@@ -281,11 +286,13 @@ impl Engine {
         result
     }
 
-    fn carry_out(&mut self, step: Step) {
+    /// `before` is what this host said of others before the step.
+    fn carry_out(&mut self, step: Step, before: &BTreeMap<HostId, Fate>) {
         match step {
             Step::Say(whom, fate) => {
                 let change = StateChange::Fate(whom, fate);
-                self.persist(vec![change], After::Said { whom, fate });
+                let before = before.get(&whom).copied();
+                self.persist(vec![change], After::Said { whom, fate, before });
             }
             Step::TakeOver { from, generation, fate, gaps } => {
                 let (fates, me) = (&self.fates, self.config.host);
@@ -331,11 +338,19 @@ impl Engine {
         }
     }
 
-    pub(crate) fn said(&mut self, whom: HostId, fate: Option<Fate>, result: Result<(), String>) {
+    // What the state file does not take is tried again at the next look, not at once: a full
+    // disk stays full for a while.
+
+    pub(crate) fn said(
+        &mut self,
+        whom: HostId,
+        (fate, before): (Option<Fate>, Option<Fate>),
+        result: Result<(), String>,
+    ) {
         match result {
             Ok(()) => self.publish(RecordKey::Fate(whom), fate.map(Record::Fate)),
-            // It is decided anew; whether it bound us nobody has heard.
-            Err(_) => self.fates_due = true,
+            // Nobody has heard of it: it binds nobody.
+            Err(_) => self.fates.unsay(whom, before),
         }
     }
 
@@ -351,7 +366,6 @@ impl Engine {
             let claim = Fate { done: false, floor: 0, ..fate };
             self.fates.unsay(from, Some(claim));
             self.fates.meet(from);
-            self.fates_due = true;
             return;
         }
         let mut addresses = 0u128;
@@ -388,7 +402,6 @@ impl Engine {
     ) {
         if result.is_err() {
             self.fates.unsay(self.config.host, None);
-            self.fates_due = true;
             return;
         }
         for key in dropped {
@@ -477,12 +490,13 @@ impl Engine {
             )
             .hint("if its machine is off for good, say --dead"));
         }
+        let before = self.fates.own().clone();
         if *force {
             let step = self.with_scene(|fates, scene| fates.force(host, scene.newest));
-            self.carry_out(step);
+            self.carry_out(step, &before);
         } else {
             match self.with_scene(|fates, scene| fates.claim(host, *dead, scene.newest)) {
-                Ok(step) => self.carry_out(step),
+                Ok(step) => self.carry_out(step, &before),
                 Err(heir) => {
                     let heir = self.host_name(heir);
                     return Err(Refused::new(

@@ -456,7 +456,7 @@ impl World {
             seen: &look,
             heard_ranges: &heard,
             ranges: &|| heard(id(n)),
-            gaps: !daemon.pool.gaps(&|host| daemon.register.floor_of(host)).is_empty(),
+            gaps: daemon.pool.has_gaps(&|host| daemon.register.floor_of(host)),
             newest: daemon.pool.newest_generation(),
             newest_of: &|host| daemon.pool.newest_generation_of(host),
             forget_after: Some(Duration::from_secs(FORGET_AFTER)),
