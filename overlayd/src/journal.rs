@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use overlay_engine::{Config, Effect, Engine, Event, Now, Restored};
-use overlay_model::{Record, RecordKey};
+use overlay_model::{Fnv, Record, RecordKey};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -44,26 +44,10 @@ enum Line {
     Full,
 }
 
-/// FNV-1a, which is the same everywhere and for ever.
-struct Fnv(u64);
-
-impl Write for Fnv {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn hash<T: Serialize + ?Sized>(value: &T) -> String {
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut hash = Fnv::default();
     match serde_json::to_writer(&mut hash, value) {
-        Ok(()) => format!("{:016x}", hash.0),
+        Ok(()) => format!("{:016x}", hash.get()),
         Err(err) => format!("none: {err}"),
     }
 }

@@ -56,6 +56,20 @@ fn owned_by(host: &Host, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
+fn is_down(host: &Host, other: &str) -> Result<()> {
+    eventually(&format!("{other} is down"), || {
+        let down = host.hosts()?.iter().any(|h| h.name == other && h.state == "down");
+        ensure!(down, "it is not");
+        Ok(())
+    })
+}
+
+/// Starts `host` again, with the state that it had.
+fn back(host: &Host, peer: &Host, forget: &str) -> Result<()> {
+    let join = vec![format!("{}:7946", peer.address())];
+    host.start_with(&DaemonOptions { join, ..options(forget) })
+}
+
 /// All that there is can be leased, once each.
 fn fill(hosts: &[&Host], already: usize) -> Result<()> {
     let mut stations = 0;
@@ -95,10 +109,7 @@ fn after_the_time_that_is_set_the_others_take_over_what_a_dead_host_owned() -> R
 
         // It comes back with its state, and is one of the cluster.
         c.power_on()?;
-        c.start_with(&DaemonOptions {
-            join: vec![format!("{}:7946", a.address())],
-            ..options("12s")
-        })?;
+        back(c, a, "12s")?;
         lab.all_up(&hosts)?;
         // It gives nothing out before it has heard the others.
         eventually("c knows that all is leased", || {
@@ -128,11 +139,7 @@ fn an_operator_who_vouches_need_not_wait_and_who_does_not_is_told_why() -> Resul
         let out = a.ctl(&["host", "forget", "nobody"])?;
         ensure!(out.code != 0 && out.stderr.contains("there is no host nobody"), "{out:?}");
         c.power_off()?;
-        eventually("c is down", || {
-            let down = a.hosts()?.iter().any(|h| h.name == "c" && h.state == "down");
-            ensure!(down, "it is not");
-            Ok(())
-        })?;
+        is_down(a, "c")?;
         let out = a.ctl(&["host", "forget", "c"])?;
         ensure!(out.code != 0 && out.stderr.contains("--dead"), "{out:?}");
         owned_by(a, &["a", "b", "c"])?;
@@ -143,11 +150,7 @@ fn an_operator_who_vouches_need_not_wait_and_who_does_not_is_told_why() -> Resul
         }
         // Two are left of two that count: one alone is no majority.
         b.power_off()?;
-        eventually("b is down", || {
-            let down = a.hosts()?.iter().any(|h| h.name == "b" && h.state == "down");
-            ensure!(down, "it is not");
-            Ok(())
-        })?;
+        is_down(a, "b")?;
         let out = a.ctl(&["host", "forget", "b", "--dead"])?;
         ensure!(out.code == 0 && out.stdout.contains("not more than half"), "{out:?}");
         owned_by(a, &["a", "b"])?;
@@ -170,10 +173,7 @@ fn who_leaves_gives_its_addresses_away_and_who_is_drained_takes_nothing_new() ->
         ensure!(out.code != 0 && out.stderr.contains("drained"), "{out:?}");
         ensure!(out.stderr.contains("overlayctl drain --undo"), "{out:?}");
         c.kill()?;
-        c.start_with(&DaemonOptions {
-            join: vec![format!("{}:7946", a.address())],
-            ..options("24h")
-        })?;
+        back(c, a, "24h")?;
         let out = c.ctl(&["endpoint", "add", "--net", "demo", "--mac", "02:aa:00:00:00:01"])?;
         ensure!(out.code != 0 && out.stderr.contains("drained"), "after a restart: {out:?}");
         let out = c.ctl(&["drain", "--undo"])?;

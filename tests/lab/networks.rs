@@ -266,34 +266,11 @@ fn addresses_stay_with_a_name_over_detach_restart_and_kill() -> Result<()> {
         far.ping(ip)?;
         a.detach("web")?;
         ensure!(a.knows_net("demo")?.kept.len() == 1, "{:?}", a.networks()?);
-        refused(
-            &a,
-            &[
-                "endpoint",
-                "add",
-                "--net",
-                "demo",
-                "--mac",
-                "02:00:00:00:00:99",
-                "--ip",
-                &ip.to_string(),
-            ],
-            "is kept for web on this host",
-        )?;
-        refused(
-            &b,
-            &[
-                "endpoint",
-                "add",
-                "--net",
-                "demo",
-                "--mac",
-                "02:00:00:00:00:99",
-                "--ip",
-                &ip.to_string(),
-            ],
-            "it is in use there",
-        )?;
+        let text = ip.to_string();
+        let taken =
+            ["endpoint", "add", "--net", "demo", "--mac", "02:00:00:00:00:99", "--ip", &text];
+        refused(&a, &taken, "is kept for web on this host")?;
+        refused(&b, &taken, "it is in use there")?;
         a.stop()?;
         a.start()?;
         let other = a.attach("demo", "other")?;

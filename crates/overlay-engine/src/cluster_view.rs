@@ -45,10 +45,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::forget::Hash;
+use crate::forget::add_range;
 use overlay_model::{
-    Endpoint, EndpointId, Family, Fate, Host, HostId, HostIntent, HostKeys, MacAddr, Name, Network,
-    NetworkId, Record, RecordKey, RingToken, Want,
+    Endpoint, EndpointId, Family, Fate, Fnv, Host, HostId, HostIntent, HostKeys, MacAddr, Name,
+    Network, NetworkId, Record, RecordKey, RingToken, Want,
 };
 
 /// Whether a host is there.
@@ -94,10 +94,10 @@ pub struct Presence {
 pub(crate) fn ranges_hash<'a>(
     ranges: impl Iterator<Item = (&'a (NetworkId, Family, u128), &'a RingToken)>,
 ) -> u64 {
-    let mut hash = Hash::default();
+    let mut hash = Fnv::default();
     for ((net, family, offset), token) in ranges {
-        hash.add(u128::from(net.0) << 8 | *family as u128);
-        hash.add_range(*offset, *token);
+        hash.add(&(u128::from(net.0) << 8 | *family as u128).to_be_bytes());
+        add_range(&mut hash, *offset, *token);
     }
     hash.get()
 }

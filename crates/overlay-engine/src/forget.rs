@@ -54,7 +54,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use overlay_model::{Fate, HostId, RingToken};
+use overlay_model::{Fate, Fnv, HostId, RingToken};
 
 /// How this host sees another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -523,8 +523,8 @@ impl Register {
     }
 
     fn members_hash(&self, scene: &Scene<'_>) -> u64 {
-        let mut hash = Hash::default();
-        self.counted(scene.seen).iter().for_each(|host| hash.add(host.0.as_u128()));
+        let mut hash = Fnv::default();
+        self.counted(scene.seen).iter().for_each(|host| hash.add(host.0.as_bytes()));
         hash.get()
     }
 
@@ -574,35 +574,11 @@ impl Register {
     }
 }
 
-/// FNV-1a of 64 bits: the same on every host, of whatever version.
-#[derive(Debug, Clone, Copy)]
-pub struct Hash(u64);
-
-impl Default for Hash {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hash {
-    /// Takes a range in, by the offset of its beginning.
-    pub fn add_range(&mut self, offset: u128, token: RingToken) {
-        self.add(offset);
-        self.add(token.until);
-        self.add(token.owner.0.as_u128());
-        self.add(u128::from(token.version));
-    }
-
-    /// Takes a number in.
-    pub fn add(&mut self, number: u128) {
-        for byte in number.to_be_bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    /// Of all that was taken in.
-    pub fn get(self) -> u64 {
-        self.0
+/// Takes a range in, by the offset of its beginning.
+pub fn add_range(hash: &mut Fnv, offset: u128, token: RingToken) {
+    let RingToken { owner, version, until } = token;
+    for number in [offset, until, owner.0.as_u128(), u128::from(version)] {
+        hash.add(&number.to_be_bytes());
     }
 }
 

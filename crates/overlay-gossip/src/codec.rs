@@ -157,40 +157,25 @@ fn decode_value(value: &str) -> Result<Record, DecodeError> {
 pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (version, body) = bytes.split_first().ok_or(DecodeError::Empty)?;
     match version {
-        1 => {
-            let (record, read) = bincode::decode_from_slice::<v1::Record, _>(body, config())
-                .map_err(|_| DecodeError::Malformed)?;
-            if read != body.len() {
-                return Err(DecodeError::Trailing);
-            }
-            record.try_into().map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what))
-        }
-        2 => {
-            let (record, read) = bincode::decode_from_slice::<v2::Record, _>(body, config())
-                .map_err(|_| DecodeError::Malformed)?;
-            if read != body.len() {
-                return Err(DecodeError::Trailing);
-            }
-            record.try_into().map_err(|v2::OutOfRange(what)| DecodeError::Invalid(what))
-        }
-        3 => {
-            let (record, read) = bincode::decode_from_slice::<v3::Record, _>(body, config())
-                .map_err(|_| DecodeError::Malformed)?;
-            if read != body.len() {
-                return Err(DecodeError::Trailing);
-            }
-            record.try_into().map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what))
-        }
-        4 => {
-            let (record, read) = bincode::decode_from_slice::<v4::Record, _>(body, config())
-                .map_err(|_| DecodeError::Malformed)?;
-            if read != body.len() {
-                return Err(DecodeError::Trailing);
-            }
-            Ok(record.into())
-        }
+        1 => whole::<v1::Record>(body)?
+            .try_into()
+            .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
+        2 => whole::<v2::Record>(body)?
+            .try_into()
+            .map_err(|v2::OutOfRange(what)| DecodeError::Invalid(what)),
+        3 => whole::<v3::Record>(body)?
+            .try_into()
+            .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
+        4 => Ok(whole::<v4::Record>(body)?.into()),
         other => Err(DecodeError::UnknownVersion(*other)),
     }
+}
+
+/// What `body` is in one format, all of it.
+fn whole<T: bincode::Decode<()>>(body: &[u8]) -> Result<T, DecodeError> {
+    let (record, read) =
+        bincode::decode_from_slice(body, config()).map_err(|_| DecodeError::Malformed)?;
+    if read == body.len() { Ok(record) } else { Err(DecodeError::Trailing) }
 }
 
 /// Says whether `record` may stand under `key` in the records of `owner`: what

@@ -282,11 +282,7 @@ impl MacAddr {
     /// A locally administered unicast address that depends on `seed` alone
     /// (FNV-1a, 64 bits), so that it is the same after every restart.
     pub fn derived(seed: &[u8]) -> Self {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for byte in seed {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        let b = hash.to_be_bytes();
+        let b = crate::Fnv::of(seed).to_be_bytes();
         Self([0x06, b[3], b[4], b[5], b[6], b[7]])
     }
 

@@ -16,6 +16,7 @@
 //! | [`mtu`] | how large a container's packet may be |
 
 pub mod cluster;
+mod fnv;
 pub mod ids;
 pub mod kernel;
 pub mod mtu;
@@ -24,6 +25,7 @@ pub mod ranges;
 pub mod records;
 
 pub use cluster::ClusterEvent;
+pub use fnv::Fnv;
 pub use ids::{
     EndpointId, HostId, IfName, InvalidId, InvalidIfName, InvalidMac, InvalidName, InvalidVni,
     KeyId, MacAddr, Name, NetworkId, Vni,

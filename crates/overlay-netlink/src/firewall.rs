@@ -44,12 +44,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::libc;
 use overlay_model::kernel::NFT_TABLE;
-use overlay_model::{Firewall, Guard, IfName, MacAddr, Object, ObjectKey, Refusal};
+use overlay_model::{Firewall, Fnv, Guard, IfName, MacAddr, Object, ObjectKey, Refusal};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::error::{Failure, NlError};
-use crate::nft::{Count, Fnv, Key, Nft, Table};
+use crate::nft::{Count, Key, Nft, Table};
 
 pub(crate) const INET: Table = Table { family: libc::NFPROTO_INET, name: NFT_TABLE };
 pub(crate) const BRIDGE: Table = Table { family: libc::NFPROTO_BRIDGE, name: NFT_TABLE };
@@ -156,10 +156,10 @@ fn host_hash(firewall: &Firewall, nft: &mut Nft) -> Option<u64> {
         gossip_port: firewall.gossip_port,
         ..Firewall::default()
     };
-    let mut hash = Fnv::new();
-    hash.write(script(&rules, &BTreeMap::new()).as_bytes());
-    hash.write(&nft.fingerprint(INET).ok()??.to_be_bytes());
-    Some(hash.0)
+    let mut hash = Fnv::default();
+    hash.add(script(&rules, &BTreeMap::new()).as_bytes());
+    hash.add(&nft.fingerprint(INET).ok()??.to_be_bytes());
+    Some(hash.get())
 }
 
 fn vnis_of(firewall: &Firewall) -> BTreeSet<u32> {
@@ -427,10 +427,10 @@ pub(crate) fn read_port_rules(nft: &mut Nft) -> Option<Object> {
 }
 
 fn port_hash(nft: &mut Nft) -> Option<u64> {
-    let mut hash = Fnv::new();
-    hash.write(port_script(&[], &BTreeMap::new()).as_bytes());
-    hash.write(&nft.fingerprint(BRIDGE).ok()??.to_be_bytes());
-    Some(hash.0)
+    let mut hash = Fnv::default();
+    hash.add(port_script(&[], &BTreeMap::new()).as_bytes());
+    hash.add(&nft.fingerprint(BRIDGE).ok()??.to_be_bytes());
+    Some(hash.get())
 }
 
 fn port_script(sets: &[BTreeMap<Key, Count>], counted: &BTreeMap<String, Count>) -> String {

@@ -17,6 +17,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
+use overlay_model::Fnv;
 
 use crate::error::NlError;
 
@@ -205,7 +206,7 @@ impl Nft {
     /// A number that stands for everything that a table does but its named
     /// sets' elements, which come and go; `None` if there is no such table.
     pub(crate) fn fingerprint(&mut self, table: Table) -> Result<Option<u64>, NlError> {
-        let mut hash = Fnv::new();
+        let mut hash = Fnv::default();
         let mut chains = 0;
         let mut anonymous = Vec::new();
         for (what, telling) in [(GET_CHAIN, OF_CHAIN), (GET_SET, OF_SET), (GET_RULE, OF_RULE)] {
@@ -216,11 +217,11 @@ impl Nft {
                     return;
                 }
                 chains += usize::from(what == GET_CHAIN);
-                hash.write(&what.to_ne_bytes());
+                hash.add(&what.to_ne_bytes());
                 for (kind, value) in attributes(body(message)) {
                     if telling.contains(&kind) {
-                        hash.write(&kind.to_ne_bytes());
-                        hash.write(value);
+                        hash.add(&kind.to_ne_bytes());
+                        hash.add(value);
                     }
                     if what == GET_SET && kind == 2 && value.starts_with(b"__") {
                         anonymous.push(text_of(value));
@@ -239,9 +240,9 @@ impl Nft {
             })?;
             // A hash table of the kernel has no order of its own.
             rows.sort();
-            rows.iter().for_each(|row| hash.write(row));
+            rows.iter().for_each(|row| hash.add(row));
         }
-        Ok((chains > 0).then_some(hash.0))
+        Ok((chains > 0).then_some(hash.get()))
     }
 
     /// Says every message of a dump to `each`. False if what was asked for is
@@ -311,21 +312,6 @@ fn failed(err: &io::Error) -> NlError {
     match err.raw_os_error() {
         Some(errno) => NlError::Refused { errno: Errno::from_raw(errno), text: None },
         None => NlError::Closed,
-    }
-}
-
-/// FNV-1a, 64 bits.
-pub(crate) struct Fnv(pub(crate) u64);
-
-impl Fnv {
-    pub(crate) fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
     }
 }
 

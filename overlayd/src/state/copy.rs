@@ -20,7 +20,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use overlay_model::HostId;
+use overlay_model::{Fnv, HostId};
 use serde::{Deserialize, Serialize};
 
 use super::{Loaded, StateChange};
@@ -171,7 +171,7 @@ pub(super) fn replay(changes: Vec<StateChange>) -> Loaded {
 
 fn line(text: &mut Vec<u8>, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_vec(value)?;
-    write!(text, "{:016x} ", checksum(&json))?;
+    write!(text, "{:016x} ", Fnv::of(&json))?;
     text.extend(json);
     text.push(b'\n');
     Ok(())
@@ -180,11 +180,5 @@ fn line(text: &mut Vec<u8>, value: &impl Serialize) -> io::Result<()> {
 fn parse<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
     let (sum, json) = line.split_at_checked(17)?;
     let sum = u64::from_str_radix(std::str::from_utf8(&sum[..16]).ok()?, 16).ok()?;
-    if sum != checksum(json) { None } else { serde_json::from_slice(json).ok() }
-}
-
-/// FNV-1a: against damage, not against malice. Whoever writes here is root.
-fn checksum(bytes: &[u8]) -> u64 {
-    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    if sum != Fnv::of(json) { None } else { serde_json::from_slice(json).ok() }
 }

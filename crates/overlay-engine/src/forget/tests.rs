@@ -73,10 +73,10 @@ struct Said {
 
 impl Said {
     fn ranges(&self) -> u64 {
-        let mut hash = Hash::default();
+        let mut hash = Fnv::default();
         for (key, (_, value)) in &self.records {
             if let (Key::Ring(at), Value::Ring(token)) = (key, value) {
-                hash.add_range(*at, *token);
+                add_range(&mut hash, *at, *token);
             }
         }
         hash.get()
