@@ -98,22 +98,38 @@ pub(crate) fn checked(command: &Command, output: &Output) -> Result<String> {
     Ok(stdout)
 }
 
+/// Runs `work` in the network namespace `netns`: sockets that it makes belong
+/// there, whoever uses them later.
+///
+/// # Errors
+/// If there is no such namespace, or what `work` says.
+///
+/// # Panics
+/// If `work` does.
+pub fn inside<T: Send + 'static>(
+    netns: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let path = netns_path(netns);
+    // A thread of its own enters the namespace and ends there.
+    std::thread::spawn(move || {
+        let namespace = File::open(&path).with_context(|| format!("no {}", path.display()))?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
+    .join()
+    .expect("the thread does not panic")
+}
+
 /// Binds a UDP socket in `netns`, as a program that was there first would. It
 /// holds the port until it is dropped.
 ///
 /// # Errors
 /// If the port is taken.
 pub fn occupy_udp(netns: &str, address: SocketAddr) -> Result<UdpSocket> {
-    let path = netns_path(netns);
-    // A thread of its own enters the namespace and ends there; a socket stays in the namespace in
-    // which it was made.
-    std::thread::spawn(move || -> Result<UdpSocket> {
-        let namespace = File::open(&path).with_context(|| format!("no {}", path.display()))?;
-        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    inside(netns, move || {
         UdpSocket::bind(address).with_context(|| format!("cannot bind {address}"))
     })
-    .join()
-    .expect("the thread does not panic")
 }
 
 /// Sends `signal` to a child of ours, by its pid.
