@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use overlay_api::v1::WantedSubnet;
 use overlay_model::mtu::MIN_INNER_MTU;
-use overlay_model::{AddressRange, IfName, KeyId, MacAddr, Name, Vni};
+use overlay_model::{AddressRange, IfName, KeyId, MacAddr, Name, Publish, Vni};
 
 const EXAMPLES_AND_EXIT_CODES: &str = "\
 Examples:
@@ -70,6 +70,14 @@ pub(crate) enum Command {
     Attach(Box<AttachArgs>),
     /// Detach endpoints of this host
     Detach(DetachArgs),
+    /// Lead ports of this host, or of every host, to an endpoint of this host
+    Publish(PublishArgs),
+    /// Lead ports to an endpoint of this host no longer
+    Unpublish(UnpublishArgs),
+    /// List the ports that this host takes, and where they lead
+    Ports,
+    /// Show what the rules of the kernel have sent elsewhere and dropped
+    Fw,
     /// Add, import and remove static endpoints: stations behind this host that
     /// are reached by ways that are not overlayd's
     #[command(subcommand)]
@@ -136,6 +144,8 @@ Kinds:
   frozen             a MAC or address moves too often: it stays where it is
   imported           static endpoints of this host, many at once
   device             something about an attached device
+  ports              other ports lead to an endpoint of this host
+  no_own_address     this host passes nothing on to endpoints of others
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
   network_created network_changed network_removed
   network_conflict   two networks claim one VNI or name, or do so no longer
@@ -534,6 +544,41 @@ pub(crate) struct RmArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct PublishArgs {
+    /// The endpoint: its name, id or MAC
+    #[arg(value_name = "NAME|ID|MAC", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) endpoint: String,
+
+    /// [IP:]HOSTPORT:PORT[/tcp|udp|sctp][,mode=cluster], as for attach
+    #[arg(value_name = "PORTS", required = true, value_parser = publish)]
+    pub(crate) ports: Vec<Publish>,
+
+    /// Its network; needed when endpoints of two networks have the name or MAC
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("which").required(true).args(["ports", "all"]))]
+pub(crate) struct UnpublishArgs {
+    /// The endpoint: its name, id or MAC
+    #[arg(value_name = "NAME|ID|MAC", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) endpoint: String,
+
+    /// Ports of the host, as 8080 or 53/udp; of a range any one
+    #[arg(value_name = "HOSTPORT", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) ports: Vec<String>,
+
+    /// All that it publishes
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Its network; needed when endpoints of two networks have the name or MAC
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
 #[command(group = ArgGroup::new("where").required(true).args(["netns", "pid", "device"]))]
 pub(crate) struct AttachArgs {
     /// The network, by name or id
@@ -572,6 +617,12 @@ pub(crate) struct AttachArgs {
     /// Set no default route
     #[arg(long, conflicts_with = "device")]
     pub(crate) no_default_route: bool,
+
+    /// A port of this host that leads to it: [IP:]HOSTPORT:PORT[/tcp|udp|sctp], ranges as
+    /// 8000-8009, host port 0 for any free one; with ,mode=cluster a port of every host, for all
+    /// endpoints that share an alias with it
+    #[arg(long, short = 'p', value_name = "PORTS", value_parser = publish)]
+    pub(crate) publish: Vec<Publish>,
 
     /// Keep its addresses and its MAC for its name on this host when it is detached, until
     /// `overlayctl endpoint forget-ip`
@@ -706,6 +757,10 @@ fn vni(text: &str) -> Result<Vni, overlay_model::InvalidVni> {
 }
 
 fn mac(text: &str) -> Result<MacAddr, overlay_model::InvalidMac> {
+    text.parse()
+}
+
+fn publish(text: &str) -> Result<Publish, overlay_model::InvalidPublish> {
     text.parse()
 }
 

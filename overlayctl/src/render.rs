@@ -16,6 +16,7 @@ mod host;
 mod ipam;
 mod key;
 mod network;
+mod port;
 mod status;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) use host::{drained, host_forgotten, hosts, left};
 pub(crate) use ipam::{audit, ranges, released, subnets};
 pub(crate) use key::{key_added, key_removed, key_used, keys};
 pub(crate) use network::{changed, created, deleted, forgotten, networks, networks_in_full};
+pub(crate) use port::{firewall, ports, published};
 pub(crate) use status::status;
 
 /// Milliseconds since 1970, now.

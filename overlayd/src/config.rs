@@ -16,7 +16,7 @@
 //! Nothing here touches the network or the kernel, but for the names of the
 //! machine and of its interfaces, which come in through [`Surroundings`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use overlay_model::{IfName, Name, Outer};
+use overlay_model::{Access, IfName, Name, Outer, Protocol};
 use overlay_netlink::Wanted;
 
 /// Read if `--config` names no other and it exists.
@@ -70,6 +70,7 @@ const KEYS: &[Key] = &[
     with("gossip-interval", Some("500ms"), ""),
     with("alone-after", Some("15s"), ""),
     with("leak-grace", Some("60s"), ""),
+    with("host-access", Some("none"), ""),
     with("journal", None, "no journal"),
     with("journal-limit", Some("64MiB"), ""),
 ];
@@ -219,6 +220,10 @@ pub struct Flags {
     /// again by its name [default: 60s]
     #[arg(long, global = true, value_name = "TIME")]
     pub leak_grace: Option<String>,
+    /// Which ports of this host containers get to besides ICMP, DNS at their gateway and published
+    /// ports: none, all, or a list like 9100,514/udp [default: none]
+    #[arg(long, global = true, value_name = "PORTS")]
+    pub host_access: Option<String>,
     /// Append every event to this file, for overlayd replay [default: no journal]
     #[arg(long, global = true, value_name = "FILE")]
     pub journal: Option<String>,
@@ -261,6 +266,7 @@ impl Flags {
             "gossip-interval" => one(&self.gossip_interval),
             "alone-after" => one(&self.alone_after),
             "leak-grace" => one(&self.leak_grace),
+            "host-access" => one(&self.host_access),
             "journal" => one(&self.journal),
             "journal-limit" => one(&self.journal_limit),
             _ => None,
@@ -320,6 +326,8 @@ pub struct Settings {
     pub alone_after: Duration,
     /// An endpoint whose namespace is gone is released after so long; zero: at once.
     pub leak_grace: Duration,
+    /// Which ports of this host containers get to.
+    pub host_access: Access,
     /// Where events are recorded, if at all.
     pub journal: Option<PathBuf>,
     /// How long the journal may be, bytes.
@@ -791,6 +799,7 @@ impl Values {
         });
         let alone_after = self.value("alone-after", duration);
         let leak_grace = self.value("leak-grace", duration);
+        let host_access = self.value("host-access", access);
         let journal = self.value("journal", absolute);
         let journal_limit = self.value("journal-limit", size);
 
@@ -859,6 +868,7 @@ impl Values {
             gossip_interval: gossip_interval?,
             alone_after: alone_after?,
             leak_grace: leak_grace?,
+            host_access: host_access?,
             journal,
             journal_limit: journal_limit?,
         })
@@ -982,6 +992,25 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(time) if !time.is_zero() => Ok(time),
         Ok(_) => Err("no time at all is not enough; use something like 10s".to_owned()),
         Err(_) => Err(format!("`{text}` is not a time; write it like 500ms, 10s or 2m")),
+    }
+}
+
+/// `none`, `all`, or ports as `9100`, `514/udp`, with commas between.
+fn access(text: &str) -> Result<Access, String> {
+    let port = |text: &str| {
+        let (number, protocol) = text.trim().split_once('/').unwrap_or((text.trim(), "tcp"));
+        let number: u16 = number.parse().ok().filter(|n| *n > 0)?;
+        Some((protocol.parse::<Protocol>().ok()?, number))
+    };
+    match text {
+        "none" => Ok(Access::Closed),
+        "all" => Ok(Access::Open),
+        _ => {
+            let ports: Option<BTreeSet<_>> = text.split(',').map(port).collect();
+            ports.map(Access::Ports).ok_or_else(|| {
+                format!("`{text}` is neither none nor all nor a list of ports like 9100,514/udp")
+            })
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use overlay_api::{MAX_IMPORT, v1};
-use overlay_engine::{ForgetHost, Request, Table};
+use overlay_engine::{ChangePorts, ForgetHost, Request, Table};
 use overlay_netlink::NetnsError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::convert::{self, invalid};
 use crate::events::{Hub, MAX_WATCHERS};
 use crate::keys::KeyRequest;
+use crate::ports::Ports;
 use crate::shell::Input;
 use crate::surroundings::Surroundings;
 
@@ -98,9 +99,39 @@ struct Door {
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
     surroundings: Surroundings,
+    ports: Ports,
 }
 
 impl Door {
+    /// Asks for ports to be published: they are held before anybody is told, and let go
+    /// if the answer is no.
+    async fn ask_with_ports(&self, mut request: Request) -> Answer {
+        let wanted = match &mut request {
+            Request::Attach(attach) => &mut attach.ports,
+            Request::ChangePorts { change: ChangePorts::Add(ports), .. } => ports,
+            _ => return self.ask(request).await,
+        };
+        if wanted.is_empty() {
+            return self.ask(request).await;
+        }
+        let claim = match self.ports.claim(wanted) {
+            Ok(claim) => claim,
+            Err(taken) => {
+                // Whose it is the engine says better, if it is one of ours.
+                let why = || v1::Error::new(v1::ErrorCode::Taken, taken.to_string());
+                return match taken.by_us {
+                    true => self.ask(request).await.and_then(|_| Err(why())),
+                    false => Err(why().with_hint(
+                        "stop that program, choose another port, or 0 for any free one",
+                    )),
+                };
+            }
+        };
+        let answer = self.ask(request).await;
+        drop(claim);
+        answer
+    }
+
     async fn ask(&self, request: Request) -> Answer {
         let request = Box::new(request);
         self.put(|reply| Input::Request { request, looked: false, reply }).await
@@ -191,9 +222,10 @@ pub async fn serve(
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
     surroundings: Surroundings,
+    ports: Ports,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let door = Door { inputs, events, surroundings };
+    let door = Door { inputs, events, surroundings, ports };
     let router = Router::new()
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{net}", get(network).patch(change_network).delete(remove_network))
@@ -205,6 +237,15 @@ pub async fn serve(
             post(import).layer(DefaultBodyLimit::max(MAX_IMPORT)).delete(detach_import),
         )
         .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
+        .route("/v1/endpoints/{endpoint}/ports", post(publish).delete(unpublish))
+        .route(
+            "/v1/ports",
+            get(|State(door): State<Door>| async move { ok(door.ask(Request::Ports).await) }),
+        )
+        .route(
+            "/v1/firewall",
+            get(|State(door): State<Door>| async move { ok(door.ask(Request::Firewall).await) }),
+        )
         .route("/v1/frozen/{what}", axum::routing::delete(thaw))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/{net}", get(ipam_of))
@@ -323,7 +364,7 @@ async fn endpoints(
 
 async fn attach(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
     let answer = match look_up(bytes).await {
-        Ok(request) => door.ask(request).await,
+        Ok(request) => door.ask_with_ports(request).await,
         Err(error) => Err(error),
     };
     ok(answer)
@@ -396,6 +437,47 @@ async fn detach_import(
     Part(Query(query)): Part<Query<NetQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target: "import".into(), net: query.net }).await)
+}
+
+async fn publish(
+    State(door): State<Door>,
+    Part(UrlPath(target)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<NetQuery>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    let ports = body::<v1::Publish>(bytes).and_then(|body| match convert::ports(&body.ports)? {
+        none if none.is_empty() => Err(invalid("no port is given")),
+        some => Ok(some),
+    });
+    ok(match ports {
+        Ok(ports) => {
+            let change = ChangePorts::Add(ports);
+            door.ask_with_ports(Request::ChangePorts { target, net: query.net, change }).await
+        }
+        Err(error) => Err(error),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortsQuery {
+    net: Option<String>,
+    ports: Option<String>,
+}
+
+async fn unpublish(
+    State(door): State<Door>,
+    Part(UrlPath(target)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<PortsQuery>>,
+) -> Answered {
+    let fronts = query.ports.as_deref().map(convert::fronts).transpose();
+    ok(match fronts {
+        Ok(fronts) => {
+            let change = ChangePorts::Remove(fronts.unwrap_or_default());
+            door.ask(Request::ChangePorts { target, net: query.net, change }).await
+        }
+        Err(error) => Err(error),
+    })
 }
 
 async fn thaw(

@@ -4,7 +4,7 @@
 mod ipam;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,10 +12,12 @@ use overlay_api::v1;
 use overlay_engine::{
     Attach, ChangeNetwork, CreateNetwork, DetachedOn, EndpointState, EndpointView, EntryView,
     ErrorKind, FrozenView, HostView, Import, Kept, KeyView, Level, NetworkView, Notice, Place,
-    Refused, Reply, StaticEndpoint, StatusView, Table, Where,
+    PortView, Refused, Reply, StaticEndpoint, StatusView, Table, Where,
 };
 use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
-use overlay_model::{Family, Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Vni};
+use overlay_model::{
+    Family, Foreign, IfName, InvalidMac, InvalidName, KeyId, Name, NetnsRef, Protocol, Publish, Vni,
+};
 
 /// A request that makes no sense as it stands.
 pub fn invalid(message: impl ToString) -> v1::Error {
@@ -165,10 +167,72 @@ pub fn attach(
         name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
         aliases: names(&body.aliases).map_err(invalid)?,
         labels: body.labels,
+        ports: ports(&body.publish)?,
         take_over: body.take_over,
         keep_ip: body.keep_ip,
         foreign: Foreign::default(),
     })
+}
+
+/// Ports to publish.
+pub fn ports(texts: &[String]) -> Result<Vec<Publish>, v1::Error> {
+    texts.iter().map(|text| text.parse()).collect::<Result<_, _>>().map_err(invalid)
+}
+
+/// Ports of the host that are to lead nowhere, as `8080/tcp,53/udp`.
+pub fn fronts(text: &str) -> Result<Vec<(Protocol, u16)>, v1::Error> {
+    let front = |text: &str| {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let port: u16 = port.parse().map_err(|_| {
+            invalid(format!("`{text}` is no port of the host; write it as 8080/tcp"))
+        })?;
+        Ok((protocol.parse().map_err(invalid)?, port))
+    };
+    text.split(',').map(front).collect()
+}
+
+fn port(view: PortView, gossip: &Heard) -> v1::Port {
+    let fronts: Vec<String> = view
+        .publish
+        .pairs()
+        .map(|(port, _)| match view.publish.at {
+            Some(ip) => format!("{}/{}", SocketAddr::new(ip, port), view.publish.protocol),
+            None => format!("{port}/{}", view.publish.protocol),
+        })
+        .collect();
+    let counted = gossip.translated.iter().filter(|t| fronts.contains(&t.what));
+    v1::Port {
+        published: view.publish.to_string(),
+        mode: if view.publish.cluster { "cluster" } else { "host" }.to_owned(),
+        endpoint: view.endpoint.to_string(),
+        name: view.name.map(String::from),
+        net: view.net.map(String::from),
+        host: view.host,
+        to: view.to,
+        connections: counted.map(|t| t.connections).sum(),
+        problem: gossip.unheld.get(&view.publish).cloned(),
+    }
+}
+
+fn firewall(gossip: &Heard) -> v1::Firewall {
+    let translated = |t: &overlay_netlink::Translated| v1::Translated {
+        what: t.what.clone(),
+        connections: t.connections,
+    };
+    v1::Firewall {
+        translated: gossip.translated.iter().map(translated).collect(),
+        dropped: gossip.dropped.iter().map(dropped).collect(),
+        settings: gossip.settings.clone(),
+    }
+}
+
+fn dropped(dropped: &overlay_netlink::Dropped) -> v1::Dropped {
+    v1::Dropped {
+        port: dropped.port.as_ref().map(ToString::to_string),
+        kind: dropped.kind.clone(),
+        packets: dropped.packets,
+        bytes: dropped.bytes,
+    }
 }
 
 fn names(texts: &[String]) -> Result<BTreeSet<Name>, InvalidName> {
@@ -300,6 +364,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         ips: view.ips,
         aliases: ep.aliases.into_iter().map(String::from).collect(),
         labels: ep.labels,
+        ports: ep.ports.iter().map(ToString::to_string).collect(),
         host: view.host,
         local: view.local,
         vtep: view.vtep,
@@ -363,14 +428,8 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
     let strangers = gossip.refusals.sources.iter().filter(|from| !hosts.contains(&from.addr));
     let mut counters = view.counters;
     counters.extend(gossip.counters.iter().map(|(name, n)| (name.clone(), *n)));
-    let dropped = gossip.dropped.iter().map(|d| v1::Dropped {
-        port: d.port.as_ref().map(ToString::to_string),
-        kind: d.kind.clone(),
-        packets: d.packets,
-        bytes: d.bytes,
-    });
     v1::Status {
-        dropped: dropped.collect(),
+        dropped: gossip.dropped.iter().map(dropped).collect(),
         host: host(view.host),
         uptime_ms: ms(view.uptime),
         hosts: view.hosts.into_iter().map(|(state, n)| (state.to_owned(), n)).collect(),
@@ -430,6 +489,7 @@ pub fn status(view: StatusView, gossip: &Heard) -> v1::Status {
         refused: strangers.map(refused_from).collect(),
         refused_forgotten: gossip.refusals.forgotten,
         counters,
+        settings: gossip.settings.clone(),
         warnings: view.warnings.into_iter().chain(gossip.warnings.iter().cloned()).collect(),
     }
 }
@@ -544,6 +604,19 @@ pub fn event(notice: &Notice) -> v1::Event {
             why: some(why),
             ..kind("detached")
         },
+        Notice::Ports { id, name, published, withdrawn } => {
+            let text = |sign: char, ports: &[Publish]| {
+                ports.iter().map(|port| format!("{sign}{port}")).collect::<Vec<_>>()
+            };
+            let why = [text('+', published), text('-', withdrawn)].concat().join(" ");
+            v1::Event {
+                endpoint: some(id),
+                name: name.as_ref().map(ToString::to_string),
+                why: Some(why),
+                ..kind("ports")
+            }
+        }
+        Notice::NoOwnAddress { why } => v1::Event { why: some(why), ..kind("no_own_address") },
         Notice::Gone { id, name, net, addresses, grace } => v1::Event {
             endpoint: some(id),
             name: name.as_ref().map(ToString::to_string),
@@ -684,6 +757,12 @@ pub struct Heard {
     pub warnings: Vec<String>,
     /// What the kernel has dropped by our rules. For the status only.
     pub dropped: Vec<overlay_netlink::Dropped>,
+    /// What it has sent elsewhere. For lists of ports and rules only.
+    pub translated: Vec<overlay_netlink::Translated>,
+    /// Settings that are otherwise for our rules' sake. Likewise, and for the status.
+    pub settings: Vec<String>,
+    /// Ports that could not be held, and why. For lists of ports only.
+    pub unheld: BTreeMap<Publish, String>,
 }
 
 /// A host with what gossip knows of the life of it that speaks.
@@ -717,6 +796,11 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
         Reply::Endpoints(views) => {
             serde_json::to_vec(&views.into_iter().map(endpoint).collect::<Vec<_>>())
         }
+        Reply::Ports(views) => {
+            let ports = views.into_iter().map(|view| port(view, gossip));
+            serde_json::to_vec(&ports.collect::<Vec<_>>())
+        }
+        Reply::Firewall => serde_json::to_vec(&firewall(gossip)),
         Reply::Thawed(views) => {
             serde_json::to_vec(&views.into_iter().map(frozen).collect::<Vec<_>>())
         }

@@ -305,6 +305,11 @@ fn show(effect: &Effect, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  {verb} {key}")
         }),
         Effect::Apply { ops, .. } => ops.iter().try_for_each(|op| writeln!(out, "  {op}")),
+        Effect::Hold(ports) => {
+            write!(out, "  holds")?;
+            ports.iter().try_for_each(|port| write!(out, " {port}"))?;
+            writeln!(out)
+        }
         Effect::Announce(all) => all.iter().try_for_each(|one| {
             writeln!(out, "  tells those on {} that {} is at {}", one.bridge, one.ip, one.mac)
         }),

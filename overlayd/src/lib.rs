@@ -22,6 +22,7 @@ pub mod journal;
 pub mod kernel_task;
 pub mod key_file;
 pub mod keys;
+pub mod ports;
 pub mod shell;
 pub mod state;
 pub mod surroundings;

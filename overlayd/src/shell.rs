@@ -40,6 +40,7 @@ use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
 use crate::key_file::KeyFile;
 use crate::keys::{KeyRequest, Keys};
+use crate::ports::Ports;
 use crate::state::{StateChange, StateFile};
 use crate::surroundings::Surroundings;
 use crate::{control_socket, convert};
@@ -197,6 +198,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         alone_after: settings.alone_after,
         forget_after: settings.forget_after,
         leak_grace: settings.leak_grace,
+        host_access: settings.host_access.clone(),
         state_dir: settings.state_dir.display().to_string(),
     };
     let restored = Restored {
@@ -281,11 +283,13 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
     let events = Hub::new(found.incarnation);
     let surroundings = Surroundings::default();
+    let ports = Ports::default();
     let server = control_socket::serve(
         listener,
         inputs.clone(),
         events.clone(),
         surroundings.clone(),
+        ports.clone(),
         wait_for(ended),
     );
     let server = tokio::spawn(server);
@@ -311,6 +315,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         inputs,
         events: events.clone(),
         surroundings,
+        ports,
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
@@ -428,6 +433,7 @@ struct Shell {
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
     surroundings: Surroundings,
+    ports: Ports,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -693,6 +699,11 @@ impl Shell {
                     });
                 }
                 Effect::Reply { token, result } => self.answer(token, result),
+                Effect::Hold(ports) => {
+                    for (port, why) in self.ports.hold(&ports) {
+                        warn!("port {port} is published, but not ours alone: {why}");
+                    }
+                }
                 Effect::Notice(notice) => self.tell(&notice),
                 Effect::Exit => self.leaving = true,
             }
@@ -725,11 +736,26 @@ impl Shell {
                 let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
                 let peers = shown.map(Gossip::peers_info).unwrap_or_default();
                 let refusals = shown.map(Gossip::refusals).unwrap_or_default();
-                let (warnings, dropped) = match reply {
-                    Reply::Status(_) => (self.surroundings.warnings(), self.kernel.dropped()),
-                    _ => Default::default(),
-                };
-                let heard = convert::Heard { counters, peers, refusals, warnings, dropped };
+                let mut heard =
+                    convert::Heard { counters, peers, refusals, ..convert::Heard::default() };
+                match reply {
+                    Reply::Status(_) => {
+                        heard.warnings = self.surroundings.warnings();
+                        heard.warnings.extend(self.ports.warnings());
+                        heard.dropped = self.kernel.dropped();
+                        heard.settings = self.kernel.changed_settings();
+                    }
+                    Reply::Ports(_) => {
+                        heard.translated = self.kernel.translated();
+                        heard.unheld = self.ports.unheld();
+                    }
+                    Reply::Firewall => {
+                        heard.translated = self.kernel.translated();
+                        heard.dropped = self.kernel.dropped();
+                        heard.settings = self.kernel.changed_settings();
+                    }
+                    _ => {}
+                }
                 convert::reply(reply, &heard).map_err(|err| {
                     v1::Error::new(
                         v1::ErrorCode::Internal,

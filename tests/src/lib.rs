@@ -43,6 +43,7 @@ pub mod neighbour;
 pub mod ping;
 pub mod shell;
 pub mod stations;
+pub mod talk;
 pub mod tally;
 pub mod wait;
 pub mod watcher;

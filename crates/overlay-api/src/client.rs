@@ -207,6 +207,39 @@ impl Client {
         self.delete(&with_query(&path, [("net", net)])).await
     }
 
+    /// Leads more ports to an endpoint of this host.
+    pub async fn publish(
+        &self,
+        endpoint: &str,
+        net: Option<&str>,
+        request: &v1::Publish,
+    ) -> Result<v1::Endpoint, ClientError> {
+        let path = format!("/v1/endpoints/{}/ports", encode(endpoint));
+        self.ask(Method::POST, &with_query(&path, [("net", net)]), Some(request)).await
+    }
+
+    /// Leads these ports (`8080/tcp`, with commas between) to an endpoint of this host
+    /// no longer; `None`: no port at all.
+    pub async fn unpublish(
+        &self,
+        endpoint: &str,
+        net: Option<&str>,
+        ports: Option<&str>,
+    ) -> Result<v1::Endpoint, ClientError> {
+        let path = format!("/v1/endpoints/{}/ports", encode(endpoint));
+        self.delete(&with_query(&path, [("net", net), ("ports", ports)])).await
+    }
+
+    /// Lists the ports that the host takes.
+    pub async fn ports(&self) -> Result<Vec<v1::Port>, ClientError> {
+        self.get("/v1/ports").await
+    }
+
+    /// Tells what the rules of the kernel have done so far.
+    pub async fn firewall(&self) -> Result<v1::Firewall, ClientError> {
+        self.get("/v1/firewall").await
+    }
+
     /// Lifts what the host has frozen because it moved too often: a MAC or an
     /// address, of `net` or of all networks. The reply shows it as it was.
     pub async fn thaw(

@@ -16,6 +16,10 @@
 //! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
 //! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `POST /v1/endpoints/{name, id or MAC}/ports?net=…` | [`v1::Publish`] | [`v1::Endpoint`] |
+//! | `DELETE /v1/endpoints/{name, id or MAC}/ports?net=…&ports=…` | - | [`v1::Endpoint`] |
+//! | `GET /v1/ports` | - | [`v1::Port`], a list |
+//! | `GET /v1/firewall` | - | [`v1::Firewall`] |
 //! | `DELETE /v1/frozen/{MAC or address}?net=…` | - | [`v1::Frozen`] as they were, a list |
 //! | `GET /v1/ipam` | - | [`v1::IpamSubnet`], a list |
 //! | `GET /v1/ipam/{name or id}` | - | [`v1::IpamRanges`], a list |

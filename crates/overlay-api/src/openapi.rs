@@ -39,6 +39,10 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::import,
         operations::list_endpoints,
         operations::detach,
+        operations::publish,
+        operations::unpublish,
+        operations::list_ports,
+        operations::get_firewall,
         operations::thaw,
         operations::list_ipam,
         operations::get_ipam,
@@ -187,6 +191,40 @@ mod operations {
         responses((status = 200, description = "As it was", body = Endpoint),
             Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
     fn detach() {}
+
+    /// Leads more ports to an endpoint of this host.
+    #[utoipa::path(post, path = "/v1/endpoints/{endpoint}/ports", tag = "endpoints",
+        params(
+            ("endpoint" = String, Path, description = "Its name, id or MAC"),
+            ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
+        ),
+        request_body = Publish,
+        responses((status = 200, description = "As it is now", body = Endpoint),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn publish() {}
+
+    /// Leads ports to an endpoint of this host no longer.
+    #[utoipa::path(delete, path = "/v1/endpoints/{endpoint}/ports", tag = "endpoints",
+        params(
+            ("endpoint" = String, Path, description = "Its name, id or MAC"),
+            ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
+            ("ports" = Option<String>, Query, description = "Ports of the host, as 8080/tcp, with commas between; all when left out"),
+        ),
+        responses((status = 200, description = "As it is now", body = Endpoint),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn unpublish() {}
+
+    /// Lists the ports that this host takes, and where they lead.
+    #[utoipa::path(get, path = "/v1/ports", tag = "endpoints",
+        responses((status = 200, description = "By number", body = Vec<Port>),
+            Forbidden, Failed, Unavailable))]
+    fn list_ports() {}
+
+    /// Tells what the rules of the kernel have done so far.
+    #[utoipa::path(get, path = "/v1/firewall", tag = "host",
+        responses((status = 200, description = "Counts", body = Firewall),
+            Forbidden, Failed, Unavailable))]
+    fn get_firewall() {}
 
     /// Lifts what this host has frozen because it moved too often.
     ///

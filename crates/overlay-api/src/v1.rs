@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Not;
 use std::str::FromStr;
 
@@ -389,6 +389,10 @@ pub struct Attach {
     /// Do not set a default route, even on a network that has a gateway.
     #[serde(skip_serializing_if = "Not::not")]
     pub no_default_route: bool,
+    /// Ports that are to lead to it, each `[IP:]HOSTPORT:PORT[/tcp|udp|sctp][,mode=cluster]`;
+    /// ranges as `8000-8009`, host port 0 for any free one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
     /// What another host has of this moves here, whether that host is up or not,
     /// instead of being refused as `taken`. What is left out of `mac`, `ips`,
     /// `name`, `aliases` and `labels` is as it was there; one of the first three
@@ -474,6 +478,10 @@ pub struct Endpoint {
     pub aliases: Vec<String>,
     /// Free text.
     pub labels: BTreeMap<String, String>,
+    /// Ports of its host, or of every host (`mode=cluster`), that lead to it, as
+    /// [`Attach::publish`] has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
     /// Name of the host it is on.
     pub host: String,
     /// It is on this host.
@@ -514,6 +522,61 @@ pub struct Endpoint {
     /// The namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+}
+
+/// Leads more ports to an endpoint of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Publish {
+    /// As in [`Attach::publish`].
+    pub ports: Vec<String>,
+}
+
+/// A port that this host takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Port {
+    /// What was published, as [`Attach::publish`] has it.
+    pub published: String,
+    /// `host`: this one takes it; `cluster`: every host does.
+    pub mode: String,
+    /// Id of the endpoint that published it.
+    pub endpoint: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its network.
+    pub net: Option<String>,
+    /// Its host.
+    pub host: String,
+    /// Where the first of the ports leads to from here.
+    #[schema(value_type = Vec<String>)]
+    pub to: Vec<SocketAddr>,
+    /// Connections so far.
+    pub connections: u64,
+    /// Why it does not work, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// What the rules of the kernel have done so far, and what of the host's settings
+/// is otherwise for their sake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Firewall {
+    /// Connections that were sent elsewhere or got another address.
+    pub translated: Vec<Translated>,
+    /// What was dropped.
+    pub dropped: Vec<Dropped>,
+    /// Settings that `overlayd teardown` gives back, one line each.
+    pub settings: Vec<String>,
+}
+
+/// How many connections were sent elsewhere or got another address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Translated {
+    /// `8080/tcp` and `192.0.2.1:8080/tcp`: a port of the host, or a virtual
+    /// address; `masquerade IPv4`, `masquerade IPv6`: on their way out.
+    pub what: String,
+    /// How many.
+    pub connections: u64,
 }
 
 /// A host of the cluster.
@@ -674,6 +737,10 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
+    /// Settings of the host that are otherwise as long as its networks are there, one
+    /// line each; `overlayd teardown` gives them back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<String>,
 }
 
 /// An object that is not in the kernel yet, and was not refused.
@@ -698,7 +765,8 @@ pub struct Dropped {
     pub port: Option<String>,
     /// Of a port `mac`, `arp`, `nd`, `ipv4`, `ipv6` (whose source was not its
     /// own) or `ethertype`; else `vxlan-from-strangers`,
-    /// `vxlan-from-containers`, `gossip-from-containers`, `between-networks`.
+    /// `vxlan-from-containers`, `gossip-from-containers`, `between-networks`,
+    /// `host-from-containers`.
     pub kind: String,
     /// How many.
     pub packets: u64,
@@ -1049,6 +1117,8 @@ pub struct Left {
 /// | `host` | `host`, `state` (as in [`Host`]), `count` of its endpoints |
 /// | `entries` | `host`, `there` (in use), `count` of its endpoints |
 /// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
+/// | `ports` | `endpoint`, `name`, `why`: which it publishes now, or no longer |
+/// | `no_own_address` | `why` this host passes nothing on to endpoints of others |
 /// | `gone` | `endpoint`, `name`, `net`, `ips` that stay leased, `after_ms`: how long |
 /// | `moved` | `endpoint`, `name`, `net`, the other `host`, `count` of its moves, `there` (true: it has come here, false: it has gone) |
 /// | `frozen` | `object` (MAC and addresses), `net`, `host` that keeps them, `count` of moves, `there` (false: it is over), `why` |

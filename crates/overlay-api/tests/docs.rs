@@ -66,6 +66,9 @@ fn row(example: &Example) -> String {
         ["", "v1", "ipam", "check"] => format!("{} {path}", example.method),
         ["", "v1", "ipam", _] => format!("{} /v1/ipam/{{net}}", example.method),
         ["", "v1", "ipam", _, "release"] => format!("{} /v1/ipam/{{net}}/release", example.method),
+        ["", "v1", "endpoints", _, "ports"] => {
+            format!("{} /v1/endpoints/{{endpoint}}/ports", example.method)
+        }
         ["", "v1", "frozen", _] => format!("{} /v1/frozen/{{what}}", example.method),
         ["", "v1", "keys", _] => format!("{} /v1/keys/{{id}}", example.method),
         ["", "v1", "keys", _, "use"] => format!("{} /v1/keys/{{id}}/use", example.method),
@@ -120,6 +123,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             ("PATCH /v1/networks/{net}", Some(body)) => is::<v1::ChangeNetwork>(body),
             ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
             ("POST /v1/endpoints/import", Some(body)) => is::<v1::Import>(body),
+            ("POST /v1/endpoints/{endpoint}/ports", Some(body)) => is::<v1::Publish>(body),
             ("POST /v1/ipam/check", Some(body)) => is::<v1::CheckIpam>(body),
             ("POST /v1/ipam/{net}/release", Some(body)) => is::<v1::ReleaseAddress>(body),
             ("POST /v1/hosts/{host}/forget", Some(body)) => is::<v1::Forget>(body),
@@ -135,6 +139,8 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             "POST /v1/endpoints" => is::<v1::Endpoint>(reply),
             "POST /v1/endpoints/import" => is::<v1::Imported>(reply),
             "DELETE /v1/frozen/{what}" => is::<Vec<v1::Frozen>>(reply),
+            "GET /v1/ports" => is::<Vec<v1::Port>>(reply),
+            "GET /v1/firewall" => is::<v1::Firewall>(reply),
             "GET /v1/ipam" => is::<Vec<v1::IpamSubnet>>(reply),
             "GET /v1/ipam/{net}" => is::<Vec<v1::IpamRanges>>(reply),
             "POST /v1/ipam/check" => is::<v1::IpamAudit>(reply),

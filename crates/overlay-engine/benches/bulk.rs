@@ -49,6 +49,7 @@ fn config(i: u8) -> Config {
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
         leak_grace: Duration::from_secs(60),
+        host_access: Default::default(),
     }
 }
 
@@ -121,7 +122,7 @@ impl Node {
                 Effect::Reply { result, .. } => {
                     self.replies.push(result.unwrap_or_else(|refused| panic!("{refused:?}")));
                 }
-                Effect::Announce(_) | Effect::Notice(_) | Effect::Exit => {}
+                Effect::Announce(_) | Effect::Hold(_) | Effect::Notice(_) | Effect::Exit => {}
             }
         }
     }
@@ -157,6 +158,7 @@ fn add(first: StaticEndpoint) -> Request {
         name: first.name,
         aliases: first.aliases,
         labels: first.labels,
+        ports: Vec::new(),
         take_over: false,
         keep_ip: false,
         foreign: Foreign::default(),

@@ -329,6 +329,8 @@ pub(crate) struct ClusterView {
     patience: Patience,
     hosts: BTreeMap<HostId, HostEntry>,
     used: BTreeMap<NetworkId, Used>,
+    /// Endpoints in use that publish ports.
+    ported: BTreeSet<(NetworkId, HostId, EndpointId)>,
     /// Networks that have a port here of an endpoint that has moved away.
     lingering: BTreeSet<NetworkId>,
     /// Who wins what, whatever the ranks say, as long as he claims it.
@@ -341,7 +343,8 @@ impl ClusterView {
     pub(crate) fn new(me: HostId, patience: Patience) -> Self {
         let (hosts, used) = (BTreeMap::new(), BTreeMap::new());
         let (lingering, pins) = (BTreeSet::new(), BTreeMap::new());
-        Self { me, patience, hosts, used, lingering, pins, deadlines: BTreeSet::new() }
+        let (ported, deadlines) = (BTreeSet::new(), BTreeSet::new());
+        Self { me, patience, hosts, used, ported, lingering, pins, deadlines }
     }
 
     // ----- what is known ---------------------------------------------------
@@ -393,6 +396,13 @@ impl ClusterView {
     pub(crate) fn active_on(&self, net: NetworkId) -> impl Iterator<Item = (HostId, &Endpoint)> {
         let hosts = self.used.get(&net).into_iter().flat_map(|used| used.by_host.values());
         hosts.flat_map(BTreeMap::values).map(|placed| placed.parts())
+    }
+
+    /// Endpoints in use that publish ports, this host's own among them.
+    pub(crate) fn with_ports(&self) -> impl Iterator<Item = (HostId, &Endpoint)> {
+        self.ported
+            .iter()
+            .filter_map(|(net, host, id)| Some(self.used.get(net)?.get(*host, *id)?.parts()))
     }
 
     /// All endpoints that other hosts say they have, in use or not.
@@ -559,6 +569,12 @@ impl ClusterView {
             None => used.by_host.get_mut(&host).and_then(|endpoints| endpoints.remove(&id)),
         };
         if before != after {
+            let ports = |placed: &Arc<Placed>| !placed.endpoint.ports.is_empty();
+            if after.as_ref().is_some_and(ports) {
+                self.ported.insert((net, host, id));
+            } else if before.as_ref().is_some_and(ports) {
+                self.ported.remove(&(net, host, id));
+            }
             before.iter().for_each(|placed| used.unclaim(placed));
             after.iter().for_each(|placed| used.claim(placed));
         }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | bridge `ovb<VNI>` | MAC of the anycast gateway, the same on every host |
 //! | vxlan `ovx<VNI>` | port of the bridge, learning off, `neigh_suppress` on; a second one, `ovx<VNI>-6`, on a host with VTEP addresses of both families (see `ways.rs`) |
-//! | gateway address on the bridge | unless the network is internal |
+//! | gateway address on the bridge | unless the network is internal; and the host's own, if it has one there (see `publish.rs`) |
 //! | flood entry per VTEP | of every other host that uses the network |
 //! | vxlan FDB, bridge FDB, neighbour | for each remote MAC and address |
 //! | bridge FDB, neighbour | for each local one too: a bridge that knows them keeps ARP and ND for them off the VXLAN port. No FDB entry where no port is known: a static endpoint |
@@ -18,7 +18,8 @@
 //! | port | for each device that is attached here |
 //! | guard | for each of those two: which MAC and addresses it may send from; none, once its endpoint has moved away |
 //!
-//! And for the host: the rules of all ports, and whom it takes VXLAN from.
+//! And for the host: the rules of all ports, whom it takes VXLAN from, and what it does to
+//! addresses of packets (`publish.rs`).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -63,6 +64,7 @@ impl Engine {
             ObjectKey::PortRules => {
                 self.used_networks().next().map(|_| Object::PortRules { altered: false })
             }
+            ObjectKey::Nat => self.want_nat().map(Object::Nat),
             ObjectKey::Guard(name) => {
                 self.want_guard(name).map(|guard| Object::Guard(Box::new(guard)))
             }
@@ -70,7 +72,10 @@ impl Engine {
             ObjectKey::Port(name) => self.want_port(name).map(Object::Port),
             ObjectKey::Address(dev, address) => {
                 let net = self.used_by_bridge(dev)?;
-                gateways(net).any(|gateway| gateway == *address).then_some(Object::Address)
+                let own = self.own_addresses(net.id).unwrap_or_default();
+                let mut own = own.iter().map(|ip| IpNet::from(*ip));
+                (gateways(net).any(|gateway| gateway == *address) || own.any(|own| own == *address))
+                    .then_some(Object::Address)
             }
             ObjectKey::Flood(dev, vtep) => {
                 let (net, family) = self.used_by_vxlan(dev)?;
@@ -122,6 +127,7 @@ impl Engine {
             bridges,
             vxlan_port: self.config.vxlan_port,
             gossip_port: self.config.gossip.port(),
+            access: self.config.host_access.clone(),
             ..Firewall::default()
         };
         for host in self.view.at_large() {
@@ -181,16 +187,11 @@ impl Engine {
             return Some(bridge);
         }
         let family = self.config.family_of(name, net.vni)?;
-        let mut seed = self.config.host.0.as_bytes().to_vec();
-        seed.extend(net.vni.get().to_be_bytes());
-        if *name != net.vni.vxlan() {
-            seed.push(6);
-        }
         let isolated = self.config.vteps.len() > 1;
         Some(Link {
-            mac: MacAddr::derived(&seed),
+            mac: self.vxlan_mac(name, net.vni),
             master: Some(net.vni.bridge()),
-            port: Some(PortFlags { learning: false, neigh_suppress: true, isolated }),
+            port: Some(PortFlags { neigh_suppress: true, isolated, ..PortFlags::default() }),
             kind: LinkKind::Vxlan {
                 vni: net.vni,
                 port: self.config.vxlan_port,
@@ -201,11 +202,22 @@ impl Engine {
         })
     }
 
+    /// The MAC of a VXLAN device: this host's alone, on this network.
+    pub(crate) fn vxlan_mac(&self, name: &IfName, vni: Vni) -> MacAddr {
+        let mut seed = self.config.host.0.as_bytes().to_vec();
+        seed.extend(vni.get().to_be_bytes());
+        if *name != vni.vxlan() {
+            seed.push(6);
+        }
+        MacAddr::derived(&seed)
+    }
+
     /// Learning is off: what stands behind the device has been said.
     fn want_port(&self, name: &IfName) -> Option<Port> {
         let local = &self.local.get(self.by_device.get(name)?)?.local;
         let net = self.networks.get(local.endpoint.network)?;
         let Place::Device { index, was_up, .. } = local.place else { return None };
+        let hairpin = self.with_ports.contains(&local.endpoint.id);
         if self.used(net.vni)?.id != net.id {
             return None;
         }
@@ -213,7 +225,7 @@ impl Engine {
             endpoint: local.endpoint.id,
             index,
             bridge: Some(net.vni.bridge()),
-            flags: Some(PortFlags { learning: false, neigh_suppress: false, isolated: false }),
+            flags: Some(PortFlags { hairpin, ..PortFlags::default() }),
             up: true,
             was_up,
         })
@@ -248,7 +260,10 @@ impl Engine {
             master: Some(net.vni.bridge()),
             // Its one MAC has been said; a frame to a reserved group address
             // would be learned from without having passed any rule.
-            port: Some(PortFlags { learning: false, neigh_suppress: false, isolated: false }),
+            port: Some(PortFlags {
+                hairpin: self.with_ports.contains(&id),
+                ..PortFlags::default()
+            }),
             altered: BTreeSet::new(),
             kind: LinkKind::Veth {
                 peer: Some(Box::new(VethPeer {
@@ -287,7 +302,12 @@ impl Engine {
         let mut keys =
             vec![ObjectKey::Firewall, ObjectKey::PortRules, ObjectKey::Link(bridge.clone())];
         keys.extend(self.config.devices(net.vni).map(ObjectKey::Link));
-        keys.extend(gateways(net).map(|g| ObjectKey::Address(bridge.clone(), g)));
+        if !net.internal {
+            keys.push(ObjectKey::Nat);
+        }
+        let own = self.own_addresses(net.id).unwrap_or_default().iter();
+        let addresses = gateways(net).chain(own.map(|ip| IpNet::from(*ip)));
+        keys.extend(addresses.map(|address| ObjectKey::Address(bridge.clone(), address)));
         keys.extend(
             self.view
                 .users_of(net.id)

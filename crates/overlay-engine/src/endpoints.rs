@@ -32,6 +32,7 @@ use crate::event::{
     doubled_text,
 };
 use crate::ipam::{NoAddress, is_host_address};
+use crate::publish::is_own;
 use crate::reconcile::Cause;
 
 /// How long an owner has to answer a request for addresses.
@@ -96,6 +97,11 @@ pub(crate) struct Station<'a> {
 }
 
 impl WaitingAttach {
+    /// It is on `network`, and `token` asked for it.
+    pub(crate) fn is_on(&self, network: NetworkId, token: Token) -> bool {
+        self.network == network && self.token == token
+    }
+
     /// What it asks for, if it is its turn.
     pub(crate) fn asks(&self) -> Option<(NetworkId, Family)> {
         self.asking.as_ref().map(|a| (self.network, a.family))
@@ -192,6 +198,11 @@ impl Engine {
         };
         let former = self.gives_way(net, request);
         self.check_station(net, &station, |host, ep| {
+            overtaken.contains(&(host, ep.id)) || former == Some((host, ep.id))
+        })?;
+        let labels: usize = request.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+        let bytes = labels + request.aliases.iter().map(|a| a.as_str().len()).sum::<usize>();
+        self.check_ports(net, &request.ports, bytes, &request.aliases, |host, ep| {
             overtaken.contains(&(host, ep.id)) || former == Some((host, ep.id))
         })?;
         match &request.place {
@@ -729,12 +740,14 @@ impl Engine {
             mac,
             addresses,
             labels: request.labels,
+            ports: request.ports,
             move_seq,
             attached_ms: self.now.wall_ms,
         };
         if request.keep_ip {
             self.keeping.insert(id);
         }
+        self.nat_known = true;
         let local = LocalEndpoint {
             endpoint: endpoint.clone(),
             place,
@@ -756,7 +769,12 @@ impl Engine {
         if local.local.moved.is_some() {
             self.moved.insert(id);
         }
+        let own = Some(local.local.endpoint.clone()).filter(is_own);
         self.local.insert(id, local);
+        self.note_local_ports(id);
+        if let Some(own) = own {
+            self.note_own(&own, true);
+        }
     }
 
     /// The only way out of `local`.
@@ -768,6 +786,11 @@ impl Engine {
         self.making.remove(&id);
         self.keeping.remove(&id);
         self.gone.remove(&id);
+        self.nat_known |= !local.local.endpoint.ports.is_empty();
+        self.note_local_ports(id);
+        if is_own(&local.local.endpoint) {
+            self.note_own(&local.local.endpoint, false);
+        }
         Some(local)
     }
 
@@ -834,6 +857,7 @@ impl Engine {
                 self.roll_back(id, token, refused);
             } else if needed.iter().all(|key| self.kernel.mirror().contains_key(key))
                 && port.is_none_or(|key| self.is_as_wanted(&key))
+                && (!self.with_ports.contains(&id) || self.is_as_wanted(&ObjectKey::Nat))
             {
                 self.making.remove(&id);
                 let local = self.local.get_mut(&id).expect("listed above");
@@ -870,7 +894,9 @@ impl Engine {
     /// Another port of that name would not do.
     fn is_as_wanted(&self, port: &ObjectKey) -> bool {
         match port {
-            ObjectKey::Port(_) => self.kernel.mirror().get(port) == self.want(port),
+            ObjectKey::Port(_) | ObjectKey::Nat => {
+                self.kernel.mirror().get(port) == self.want(port)
+            }
             _ => true,
         }
     }
@@ -976,7 +1002,11 @@ impl Engine {
         }
     }
 
-    fn find_local(&self, target: &str, net: Option<&str>) -> Result<EndpointId, Refused> {
+    pub(crate) fn find_local(
+        &self,
+        target: &str,
+        net: Option<&str>,
+    ) -> Result<EndpointId, Refused> {
         let net = net.map(|text| self.find_network(text).map(|n| n.id)).transpose()?;
         let (mac, name) = (target.parse::<MacAddr>().ok(), target.parse::<Name>().ok());
         let named = |ep: &Endpoint| {
@@ -1143,6 +1173,7 @@ pub(crate) fn needed(config: &Config, net: &Network) -> impl Iterator<Item = Obj
     let vxlans: Vec<ObjectKey> = config.devices(net.vni).map(ObjectKey::Link).collect();
     [ObjectKey::Firewall, ObjectKey::PortRules, ObjectKey::Link(bridge.clone())]
         .into_iter()
+        .chain((!net.internal).then_some(ObjectKey::Nat))
         .chain(vxlans)
         .chain(gateways(net).map(move |g| ObjectKey::Address(bridge.clone(), g)))
 }

@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use overlay_model::mtu::{DEFAULT_INNER_MTU, DEFAULT_INNER_MTU_V6, MIN_INNER_MTU, overhead};
 use overlay_model::records::way_between;
 use overlay_model::{
-    AddressRange, Announcement, ClusterEvent, EndpointId, Family, Fate, Foreign, Hand, Host,
-    HostId, HostIntent, HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name,
-    Network, NetworkId, Object, ObjectKey, Outer, Record, RecordKey, RingToken, Stamp, Subnet, Vni,
+    Access, AddressRange, Announcement, ClusterEvent, EndpointId, Family, Fate, Foreign, Hand,
+    Host, HostId, HostIntent, HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name,
+    Network, NetworkId, Object, ObjectKey, Outer, Publish, Record, RecordKey, RingToken, Stamp,
+    Subnet, Vni,
 };
 
 use crate::audit::Crowds;
@@ -31,6 +32,7 @@ use crate::moves::Moves;
 use crate::network_changes::DetachedOn;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
+use crate::publish::{NOBODY_ASKS, is_own};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
 use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
@@ -106,6 +108,9 @@ pub struct Config {
     /// restarted; zero: not at all.
     #[serde(default, skip_serializing_if = "Duration::is_zero")]
     pub leak_grace: Duration,
+    /// Which of its ports containers get to.
+    #[serde(default, skip_serializing_if = "Access::is_closed")]
+    pub host_access: Access,
     /// Where its state is, for people who are to delete a copy of it.
     pub state_dir: String,
 }
@@ -169,6 +174,11 @@ pub(crate) enum After {
         kept: Kept,
     },
     Attached(EndpointId),
+    Ports {
+        token: Token,
+        before: Box<LocalEndpoint>,
+        after: Box<LocalEndpoint>,
+    },
     Imported(Box<Draft>, Token),
     Detached(EndpointId, Token),
     Said {
@@ -248,6 +258,22 @@ pub struct Engine {
     announcements: Vec<Announcement>,
     /// Which MAC a neighbour had that is gone, and since when.
     former_macs: BTreeMap<ObjectKey, (MacAddr, Duration)>,
+    /// Endpoints of this host that publish ports.
+    pub(crate) with_ports: BTreeSet<EndpointId>,
+    /// Aliases that ports of the whole cluster lead to.
+    pub(crate) nat_aliases: BTreeSet<(NetworkId, Name)>,
+    /// Ports of the host that are to be held, as told.
+    pub(crate) held: BTreeSet<Publish>,
+    /// Something has happened that ports may depend on.
+    pub(crate) nat_due: bool,
+    /// In this run something was attached or published.
+    pub(crate) nat_known: bool,
+    /// The host's own endpoints.
+    pub(crate) own_endpoints: BTreeMap<NetworkId, EndpointId>,
+    /// Where it lacks one, and when it tries again.
+    pub(crate) own_waiting: BTreeSet<NetworkId>,
+    pub(crate) own_retry: Duration,
+    pub(crate) own_failure: Option<String>,
     pub(crate) waiting: Vec<WaitingAttach>,
     pub(crate) waiting_imports: Vec<WaitingImport>,
     /// Imports whose network is on its way into the kernel.
@@ -327,6 +353,15 @@ impl Engine {
             told_clashes: BTreeMap::new(),
             announcements: Vec::new(),
             former_macs: BTreeMap::new(),
+            with_ports: BTreeSet::new(),
+            nat_aliases: BTreeSet::new(),
+            held: BTreeSet::new(),
+            nat_due: true,
+            nat_known: false,
+            own_endpoints: BTreeMap::new(),
+            own_waiting: BTreeSet::new(),
+            own_retry: Duration::ZERO,
+            own_failure: None,
             waiting: Vec::new(),
             waiting_imports: Vec::new(),
             importing: BTreeMap::new(),
@@ -480,7 +515,7 @@ impl Engine {
         let moves = self.moves_deadline();
         let fates = self.fates_deadline();
         let leaks = [self.leaks_deadline(), self.crowds_deadline()].into_iter().flatten().min();
-        let own = [complete, fates, waiting, moves, leaks];
+        let own = [complete, fates, waiting, moves, leaks, self.own_deadline()];
         own.into_iter()
             .chain([self.view.next_deadline(), self.kernel.next_deadline()])
             .flatten()
@@ -573,6 +608,8 @@ impl Engine {
         }
         self.consider_complete();
         self.decide_fates();
+        self.settle_ports();
+        self.attach_own();
         if self.republish {
             self.publish_networks();
         }
@@ -640,6 +677,15 @@ impl Engine {
                 }
                 return;
             }
+            Request::ChangePorts { target, net, change } => {
+                let changed = self.change_ports(token, &target, net.as_deref(), &change);
+                if let Err(refused) = changed {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::Ports => Ok(Reply::Ports(self.port_views())),
+            Request::Firewall => Ok(Reply::Firewall),
             Request::Attach(request) => return self.attach(token, fresh, request),
             Request::Import(request) => return self.import(token, fresh, request),
             Request::Detach { target, net } => {
@@ -963,6 +1009,7 @@ impl Engine {
         let holders: Vec<String> = self
             .endpoint_views(Some(net.id), false)
             .into_iter()
+            .filter(|v| !is_own(&v.endpoint))
             .map(|v| {
                 let name =
                     v.endpoint.name.map_or_else(|| v.endpoint.id.to_string(), |n| n.to_string());
@@ -1163,6 +1210,9 @@ impl Engine {
         if let Shift::Voice(..) | Shift::Host(_) | Shift::InUse(..) = shift {
             // Who may send to us.
             self.kernel.touch(ObjectKey::Firewall, Cause::Touched);
+            if !self.nat_aliases.is_empty() {
+                self.touch_nat();
+            }
         }
         if let Shift::Endpoint { .. } | Shift::Ring(..) | Shift::Host(_) = shift {
             self.addresses_changed();
@@ -1171,6 +1221,7 @@ impl Engine {
             Shift::Endpoint { host, before, after } => {
                 for placed in before.iter().chain(&after) {
                     self.touch_endpoint(host, &placed.endpoint);
+                    self.look_at_ports(&placed.endpoint);
                 }
                 if host != self.config.host
                     && let Some(placed) = after
@@ -1850,6 +1901,7 @@ impl Engine {
         self.completeness = Completeness::Complete;
         self.let_go();
         self.ever_wanted.clear();
+        self.nat_due = true;
         self.notice(Notice::ViewComplete { why });
         for key in self.all_keys() {
             self.kernel.touch(key, Cause::Check);
@@ -1911,7 +1963,8 @@ impl Engine {
             keys.extend(self.kernel.mirror().keys_on(&link));
             keys.push(ObjectKey::Link(link));
         }
-        keys.extend([ObjectKey::Firewall, ObjectKey::PortRules]);
+        keys.extend([ObjectKey::Firewall, ObjectKey::PortRules, ObjectKey::Nat]);
+        self.nat_due = true;
         for key in keys {
             self.touch(key);
         }
@@ -1932,6 +1985,9 @@ impl Engine {
             Some(After::Changed { token, before }) => self.changed(token, *before, result),
             Some(After::Forgotten { token, kept }) => self.forgot_ip(token, kept, result),
             Some(After::Attached(id)) => self.attached(id, result),
+            Some(After::Ports { token, before, after }) => {
+                self.ports_changed(token, (&before.endpoint, &after.endpoint), result);
+            }
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),
             Some(After::Said { whom, fate, before }) => self.said(whom, (fate, before), result),
@@ -1978,7 +2034,14 @@ impl Engine {
     }
 
     pub(crate) fn reply(&mut self, token: Token, result: Result<Reply, Refused>) {
-        self.effects.push(Effect::Reply { token, result });
+        if token != NOBODY_ASKS {
+            self.effects.push(Effect::Reply { token, result });
+        } else if let Err(refused) = result
+            && self.own_failure.as_ref() != Some(&refused.message)
+        {
+            self.own_failure = Some(refused.message.clone());
+            self.notice(Notice::NoOwnAddress { why: refused.message });
+        }
     }
 
     /// Replies when what waits for the kernel now has been carried out.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use overlay_model::{
     AddressRange, Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Fate,
     Foreign, HostId, HostKeys, IfName, KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network,
-    NetworkId, ObjectKey, Record, RecordKey, RingToken, Vni,
+    NetworkId, ObjectKey, Publish, Record, RecordKey, RingToken, Vni,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use crate::audit::{AuditView, RangesView, SubnetView};
 use crate::kept::Kept;
 use crate::moves::{FrozenView, Moved, frozen_text};
 use crate::network_changes::{ChangeNetwork, DetachedOn};
+use crate::publish::{ChangePorts, PortView};
 use crate::repairs::{Contest, Repair};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
@@ -129,6 +130,8 @@ pub enum Effect {
         /// The answer.
         result: Result<Reply, Refused>,
     },
+    /// Hold these ports of the host, and no others, so that no other program gets them.
+    Hold(Vec<Publish>),
     /// Tell operators: log it, show it to watchers.
     Notice(Notice),
     /// The host has left the cluster: flush gossip and end the daemon.
@@ -161,6 +164,19 @@ pub enum Request {
         /// Name or id of its network, when the name is not unique.
         net: Option<String>,
     },
+    /// Ports are to lead to an endpoint of this host, or no longer.
+    ChangePorts {
+        /// Its name, id or MAC.
+        target: String,
+        /// Name or id of its network, when the name is not unique.
+        net: Option<String>,
+        /// Which.
+        change: ChangePorts,
+    },
+    /// List the ports that this host takes.
+    Ports,
+    /// What the rules have counted; the caller knows.
+    Firewall,
     /// Lift what was frozen because it moved too often.
     Thaw {
         /// A MAC or an address.
@@ -320,6 +336,9 @@ pub struct Attach {
     pub aliases: BTreeSet<Name>,
     /// Free text.
     pub labels: BTreeMap<String, String>,
+    /// Ports that are to lead to it; none of them 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Publish>,
     /// What another host has of this moves here, instead of being refused; what
     /// is left out is as it was there. See `moves.rs`.
     #[serde(default, skip_serializing_if = "Not::not")]
@@ -383,6 +402,10 @@ pub enum Reply {
     Networks(Vec<NetworkView>),
     /// One endpoint.
     Endpoint(Box<EndpointView>),
+    /// Ports that this host takes, by number.
+    Ports(Vec<PortView>),
+    /// The caller knows the rest.
+    Firewall,
     /// Endpoints by network, host and name.
     Endpoints(Vec<EndpointView>),
     /// What was frozen and is so no longer.
@@ -757,6 +780,22 @@ pub enum Notice {
         /// What, and what to do.
         what: String,
     },
+    /// Other ports lead to an endpoint of this host.
+    Ports {
+        /// Which.
+        id: EndpointId,
+        /// Its name.
+        name: Option<Name>,
+        /// Those that have come.
+        published: Vec<Publish>,
+        /// Those that have gone.
+        withdrawn: Vec<Publish>,
+    },
+    /// The host can have no address of its own on a network whose ports it takes.
+    NoOwnAddress {
+        /// Why.
+        why: String,
+    },
     /// An endpoint of this host is detached.
     Detached {
         /// Which.
@@ -951,6 +990,7 @@ impl Notice {
             | Self::Overrun
             | Self::UnderlayLost { .. }
             | Self::WasForgotten
+            | Self::NoOwnAddress { .. }
             | Self::NotPersisted { .. } => Level::Warning,
             Self::NetworkConflict { why, .. } | Self::CutOff { why, .. } => {
                 warning_if(why.is_some())
@@ -961,6 +1001,7 @@ impl Notice {
             Self::Network { .. }
             | Self::Underlay { .. }
             | Self::Attached { .. }
+            | Self::Ports { .. }
             | Self::Imported { .. }
             | Self::Detached { .. }
             | Self::Moved { .. }
@@ -1025,6 +1066,22 @@ impl fmt::Display for Notice {
             Self::Imported { net, added, changed, removed } => write!(
                 f,
                 "static endpoints of {net}: {added} added, {changed} changed, {removed} removed"
+            ),
+            Self::Ports { id, name, published, withdrawn } => {
+                named(f, id, name.as_ref())?;
+                let list = |f: &mut fmt::Formatter<'_>, what: &str, ports: &[Publish]| {
+                    if !ports.is_empty() {
+                        f.write_str(what)?;
+                    }
+                    ports.iter().try_for_each(|port| write!(f, " {port}"))
+                };
+                list(f, ": publishes", published)?;
+                list(f, ": publishes no longer", withdrawn)
+            }
+            Self::NoOwnAddress { why } => write!(
+                f,
+                "this host passes nothing on to endpoints of other hosts, for it has no address \
+                 there: {why}"
             ),
             Self::Device { ifname, what } => write!(f, "device {ifname}: {what}"),
             Self::Detached { id, name, why } => {

@@ -152,6 +152,9 @@ impl Engine {
         if request.name.is_none() {
             request.name.clone_from(&former.name);
         }
+        if request.ports.is_empty() {
+            request.ports.clone_from(&former.ports);
+        }
         if request.aliases.is_empty() {
             request.aliases.clone_from(&former.aliases);
         }

@@ -50,6 +50,7 @@ mod moves;
 mod network_changes;
 mod networks;
 mod plan;
+mod publish;
 mod reconcile;
 mod repairs;
 mod statics;
@@ -69,6 +70,7 @@ pub use keys::KeyView;
 pub use moves::{FrozenView, Moved};
 pub use network_changes::{ChangeNetwork, DetachedOn};
 pub use plan::{Completeness, Delta, plan};
+pub use publish::{ChangePorts, PortView};
 pub use repairs::{Contest, Found, Repair};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PendingView,

@@ -561,7 +561,7 @@ impl Engine {
 
     /// Gives everything that this host owns to others, and leaves.
     pub(crate) fn leave(&mut self, token: Token, force: bool) {
-        let endpoints = self.local.len();
+        let endpoints = self.local.len() - self.own_endpoints.len();
         if endpoints > 0 && !force {
             let refused = Refused::new(
                 ErrorKind::InUse,

@@ -181,6 +181,9 @@ impl Engine {
         if request.name.is_none() {
             request.name.clone_from(&holder.name);
         }
+        if request.ports.is_empty() {
+            request.ports.clone_from(&holder.ports);
+        }
         if request.aliases.is_empty() {
             request.aliases.clone_from(&holder.aliases);
         }

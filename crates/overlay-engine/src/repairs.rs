@@ -298,6 +298,7 @@ impl Repairs {
                     | ObjectKey::Port(_)
                     | ObjectKey::Firewall
                     | ObjectKey::PortRules
+                    | ObjectKey::Nat
             );
             if alone { each.push(repair) } else { entries.push(repair) }
         }

@@ -366,6 +366,7 @@ impl Engine {
                     mac: item.mac,
                     addresses,
                     labels: item.labels.clone(),
+                    ports: former.map_or_else(Vec::new, |l| l.local.endpoint.ports.clone()),
                     move_seq,
                     attached_ms: former.map_or(self.now.wall_ms, |l| l.local.endpoint.attached_ms),
                 },

@@ -43,6 +43,7 @@ fn the_first_endpoint_brings_the_network_into_the_kernel() {
         expect![[r#"
             nft replace table inet overlayd # isolates ovb7; VXLAN from 1
             nft replace table bridge overlayd
+            nft replace table inet overlayd_nat # masquerades 10.9.0.0/24; 0 ports lead to endpoints
             nft add element bridge overlayd # ove000000000002: 02:42:0a:09:00:02 10.9.0.2
             ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias overlayd:0000000000000001 up type bridge mcast_snooping 0
             ip link add ove000000000002 address 06:32:28:1a:36:5f mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type veth peer name eth0 netns /run/netns/c1 address 02:42:0a:09:00:02 mtu 1450 && bridge link set dev ove000000000002 learning off neigh_suppress off && ip -n /run/netns/c1 addr add 10.9.0.2/24 dev eth0 && ip -n /run/netns/c1 link set eth0 up && ip -n /run/netns/c1 route add default via 10.9.0.1 dev eth0
@@ -97,6 +98,7 @@ fn the_last_endpoint_takes_the_network_out_of_the_kernel() {
             ip link del ove000000000002
             ip link del ovb7
             nft delete element bridge overlayd # ove000000000002: 02:42:0a:09:00:02 10.9.0.2
+            nft delete table inet overlayd_nat
             nft delete table bridge overlayd
             nft delete table inet overlayd
         "#]],

@@ -227,6 +227,7 @@ fn table_of(key: &ObjectKey) -> Option<(Table, &IfName, String)> {
         ObjectKey::Neigh(dev, ip) => Some((Table::Neigh, dev, ip.to_string())),
         ObjectKey::Firewall
         | ObjectKey::PortRules
+        | ObjectKey::Nat
         | ObjectKey::Guard(_)
         | ObjectKey::Link(_)
         | ObjectKey::Port(_)
@@ -248,6 +249,7 @@ fn value_of(key: &ObjectKey, object: &Object) -> String {
             | Object::Flood
             | Object::Firewall(_)
             | Object::PortRules { .. }
+            | Object::Nat(_)
             | Object::Guard(_),
         ) => String::new(),
     }
@@ -510,12 +512,15 @@ impl Engine {
             known.insert(key);
         }
         let mut networks = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut count = 0;
         for net in self.used_networks() {
             networks.insert(net.id);
             for key in self.wanted_keys(net) {
                 // One firewall serves all networks, and so do the rules of ports.
-                if matches!(key, ObjectKey::Firewall | ObjectKey::PortRules) && networks.len() > 1 {
+                let shared =
+                    matches!(key, ObjectKey::Firewall | ObjectKey::PortRules | ObjectKey::Nat);
+                if shared && !seen.insert(key.clone()) {
                     continue;
                 }
                 let Some(want) = self.want(&key) else { continue };

@@ -4,7 +4,7 @@
 //! bytes of that format. Formats live in modules of their own and are frozen
 //! once released: [`v1`] has all kinds of the beginning, [`v2`] the one that came
 //! later, [`v3`] networks that say which addresses may be leased, [`v4`] what is said
-//! of hosts that are away. A record is
+//! of hosts that are away, [`v6`] endpoints to which ports of hosts lead. A record is
 //! written in the oldest format that has all of it, so that as many hosts as
 //! possible can read it, and in no other. A reader that does not know a format or a
 //! key counts it and passes it on.
@@ -23,6 +23,7 @@ mod v1;
 mod v2;
 mod v3;
 mod v4;
+mod v6;
 
 /// The longest value, bytes of text. Gossip packs values into datagrams, and
 /// one that does not fit blocks every later record of its host.
@@ -93,6 +94,9 @@ pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
         }
         Record::Network(network) => {
             (1, bincode::encode_to_vec(v1::Record::Network(network.into()), standard))
+        }
+        Record::Endpoint(endpoint) if v6::is_needed(endpoint) => {
+            (6, bincode::encode_to_vec(v6::Record::from(endpoint), standard))
         }
         Record::Endpoint(endpoint) => {
             (1, bincode::encode_to_vec(v1::Record::Endpoint(endpoint.into()), standard))
@@ -167,6 +171,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
             .try_into()
             .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
         4 => Ok(whole::<v4::Record>(body)?.into()),
+        6 => whole::<v6::Record>(body)?
+            .try_into()
+            .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
         other => Err(DecodeError::UnknownVersion(*other)),
     }
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, IfName, MacAddr, NetworkId, Outer, Vni};
+use crate::{Access, EndpointId, IfName, MacAddr, NetworkId, Outer, Translation, Vni};
 
 mod objects;
 
@@ -28,8 +28,13 @@ pub const ALIAS_PREFIX: &str = "overlayd:";
 /// Prefixes of the names of our links: bridge, VXLAN device, veth.
 pub const LINK_PREFIXES: [&str; 3] = ["ovb", "ovx", "ove"];
 
-/// The nftables tables that are ours: one of family `inet`, one of `bridge`.
+/// Two nftables tables that are ours: one of family `inet`, one of `bridge`.
 pub const NFT_TABLE: &str = "overlayd";
+
+/// The third one, of family `inet`: what is done to addresses of packets. It is a
+/// table of its own because it is replaced when a port is published, and what
+/// keeps strangers out is not to wait for that, nor that for it.
+pub const NAT_TABLE: &str = "overlayd_nat";
 
 /// The `ifalias` of a link that belongs to `network`.
 pub fn alias_of(network: NetworkId) -> String {
@@ -69,6 +74,8 @@ pub enum ObjectKey {
     /// The nftables table `bridge overlayd`: what every port of a container is
     /// held to.
     PortRules,
+    /// The nftables table `inet overlayd_nat`.
+    Nat,
     /// What one port may say, in that table: before the port is there.
     Guard(IfName),
     /// A link of ours. Bridges sort before veths before VXLAN devices.
@@ -93,9 +100,12 @@ impl ObjectKey {
     /// links themselves, ports and what is in nftables.
     pub fn stands_on(&self) -> Option<&IfName> {
         match self {
-            Self::Firewall | Self::PortRules | Self::Guard(_) | Self::Link(_) | Self::Port(_) => {
-                None
-            }
+            Self::Firewall
+            | Self::PortRules
+            | Self::Nat
+            | Self::Guard(_)
+            | Self::Link(_)
+            | Self::Port(_) => None,
             Self::Address(dev, _)
             | Self::Flood(dev, _)
             | Self::VxlanFdb(dev, _)
@@ -111,6 +121,7 @@ impl fmt::Display for ObjectKey {
         match self {
             Self::Firewall => write!(f, "nftables table inet {NFT_TABLE}"),
             Self::PortRules => write!(f, "nftables table bridge {NFT_TABLE}"),
+            Self::Nat => write!(f, "nftables table inet {NAT_TABLE}"),
             Self::Guard(name) => write!(f, "nftables elements of {name}"),
             Self::Link(name) => write!(f, "link {name}"),
             Self::Port(name) => write!(f, "port {name}"),
@@ -160,6 +171,8 @@ pub enum Object {
         /// They stand otherwise than we write them: never wanted.
         altered: bool,
     },
+    /// Under [`ObjectKey::Nat`].
+    Nat(Translation),
     /// Under [`ObjectKey::Guard`].
     Guard(Box<Guard>),
 }
@@ -178,6 +191,8 @@ pub struct Firewall {
     pub vteps: BTreeSet<IpAddr>,
     /// Where the other hosts receive gossip: no container gets there.
     pub gossip: BTreeSet<SocketAddr>,
+    /// Which ports of this host containers get to.
+    pub access: Access,
     /// It stands otherwise than we write it: never wanted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub altered: bool,
@@ -257,8 +272,6 @@ pub enum Setting {
     McastFlood,
     /// Of a bridge port: broadcast would stay.
     BcastFlood,
-    /// Of a bridge port: frames would come back to where they came from.
-    Hairpin,
     /// Of a bridge port: unknown stations would be cut off.
     Locked,
 }
@@ -276,7 +289,6 @@ impl Setting {
             Self::Flood => "flood on",
             Self::McastFlood => "mcast_flood on",
             Self::BcastFlood => "bcast_flood on",
-            Self::Hairpin => "hairpin off",
             Self::Locked => "locked off",
         }
     }
@@ -290,9 +302,7 @@ impl Setting {
             | Self::Stp
             | Self::Learning
             | Self::TxChecksum => false,
-            Self::Flood | Self::McastFlood | Self::BcastFlood | Self::Hairpin | Self::Locked => {
-                true
-            }
+            Self::Flood | Self::McastFlood | Self::BcastFlood | Self::Locked => true,
         }
     }
 }
@@ -315,7 +325,7 @@ pub struct Port {
 }
 
 /// Flags of a bridge port that we set or rely on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortFlags {
     /// The bridge learns source MACs from this port.
     pub learning: bool,
@@ -326,6 +336,10 @@ pub struct PortFlags {
     /// a network, as no VTEP passes on what another has sent it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
+    /// Frames may go out where they came in: to an endpoint that asks for its own
+    /// published port, where `br_netfilter` leads them back before the host sees them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hairpin: bool,
 }
 
 /// What a link is, with the attributes that cannot be changed afterwards.
@@ -654,8 +668,11 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
         on_off(port.learning),
         on_off(port.neigh_suppress)
     )?;
-    // It is off on a port that is new.
-    if port.isolated { f.write_str(" isolated on") } else { Ok(()) }
+    // They are off on a port that is new.
+    if port.isolated {
+        f.write_str(" isolated on")?;
+    }
+    if port.hairpin { f.write_str(" hairpin on") } else { Ok(()) }
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
@@ -692,10 +709,11 @@ fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) 
     let mut port_text = String::new();
     if let Some(port) = port {
         port_text += &format!(
-            " learning {} neigh_suppress {} isolated {}",
+            " learning {} neigh_suppress {} isolated {} hairpin {}",
             on_off(port.learning),
             on_off(port.neigh_suppress),
-            on_off(port.isolated)
+            on_off(port.isolated),
+            on_off(port.hairpin)
         );
     }
     for setting in restore.iter().filter(|setting| setting.of_port()) {
@@ -746,6 +764,16 @@ fn fmt_entry(
         (ObjectKey::PortRules, _) => {
             let verb = if put { "replace" } else { "delete" };
             write!(f, "nft {verb} table bridge {NFT_TABLE}")
+        }
+        (ObjectKey::Nat, Object::Nat(translation)) => {
+            if !put {
+                return write!(f, "nft delete table inet {NAT_TABLE}");
+            }
+            write!(f, "nft replace table inet {NAT_TABLE}")?;
+            let Some(nat) = &translation.nat else { return Ok(()) };
+            f.write_str(" # masquerades")?;
+            nat.subnets.iter().try_for_each(|subnet| write!(f, " {subnet}"))?;
+            write!(f, "; {} ports lead to endpoints", nat.forwards.len())
         }
         (ObjectKey::Guard(name), Object::Guard(guard)) => {
             let verb = if put { "add" } else { "delete" };

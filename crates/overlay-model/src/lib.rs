@@ -11,6 +11,8 @@
 //! | [`records`] | what a host tells the cluster: [`Host`], [`Network`], [`Endpoint`], [`RingToken`], [`Want`], [`HostKeys`] |
 //! | [`cluster`] | what the cluster tells a host: [`ClusterEvent`] |
 //! | [`kernel`] | what a kernel holds and how it is changed: [`KernelState`], [`KernelOp`] |
+//! | [`ports`] | ports of a host that lead to an endpoint: [`Publish`] |
+//! | [`nat`] | where connections are sent, and what leaves for the outside: [`Nat`] |
 //! | [`ranges`] | stretches of addresses: [`AddressRange`] |
 //! | [`outer`] | what a VXLAN device writes into outer headers: [`Outer`] |
 //! | [`mtu`] | how large a container's packet may be |
@@ -20,7 +22,9 @@ mod fnv;
 pub mod ids;
 pub mod kernel;
 pub mod mtu;
+pub mod nat;
 pub mod outer;
+pub mod ports;
 pub mod ranges;
 pub mod records;
 
@@ -35,7 +39,9 @@ pub use kernel::{
     KernelOp, KernelState, Link, LinkChange, LinkKind, NetnsRef, Object, ObjectKey, Objects,
     OpFailure, Port, PortFlags, Refusal, Setting, VethPeer,
 };
+pub use nat::{Access, Front, Nat, Translation};
 pub use outer::Outer;
+pub use ports::{InvalidPublish, Protocol, Publish};
 pub use ranges::{AddressRange, InvalidRange};
 pub use records::{
     Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken,

@@ -11,7 +11,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{AddressRange, EndpointId, HostId, InvalidId, KeyId, MacAddr, Name, NetworkId, Vni};
+use crate::{
+    AddressRange, EndpointId, HostId, InvalidId, KeyId, MacAddr, Name, NetworkId, Publish, Vni,
+};
 
 /// What a host says of its own future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +129,9 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// Free text for people and tools.
     pub labels: BTreeMap<String, String>,
+    /// Ports of its host, or of every host, that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Publish>,
     /// How often this MAC or address has moved between hosts: of two claims
     /// the larger wins, then the lower HostId (RFC 7432 section 15).
     pub move_seq: u32,

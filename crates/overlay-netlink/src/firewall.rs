@@ -12,12 +12,19 @@
 //! wants, so that it is written again. What was counted is carried over.
 //!
 //! `inet overlayd`: what is routed between two bridges of ours is dropped (what
-//! stays on one bridge, which the host sees only with `br_netfilter`, passes);
+//! stays on one bridge, which the host sees only with `br_netfilter`, passes),
+//! unless it is on its way to a published port, or back (`ct status dnat`).
 //! VXLAN packets of our networks are taken from the other hosts alone; nothing
-//! from a container gets to VXLAN or gossip, of this host or of another one. The
+//! from a container gets to VXLAN or gossip, of this host or of another one. Of its own host
+//! a container gets to ICMP, to DNS at its gateway and to what [`Access`] says: to nothing
+//! else, whatever the host serves there. The
 //! fragment rule: of IPv6 the host's own rules see fragments, and the first one
 //! may be too short to have the VNI. What most packets match is asked first, before
 //! what kind of packet it is: no container can send from a VTEP's address.
+//!
+//! The kernel's connection tracking keeps no account of VXLAN packets: no rule has use
+//! of it, and each flow inside has an outer source port of its own. What a container
+//! sends to 127.0.0.0/8 of the host is dropped, for our bridges let such answers in.
 //!
 //! `bridge overlayd`, for frames that come in by a port of ours ([`Guard`]):
 //!
@@ -44,7 +51,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::libc;
 use overlay_model::kernel::NFT_TABLE;
-use overlay_model::{Firewall, Fnv, Guard, IfName, MacAddr, Object, ObjectKey, Refusal};
+use overlay_model::{
+    Access, Firewall, Fnv, Guard, IfName, MacAddr, Object, ObjectKey, Protocol, Refusal,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -72,8 +81,13 @@ pub struct Dropped {
 
 // ----- what the host takes and forwards --------------------------------------
 
-const HOST_COUNTERS: [&str; 4] =
-    ["vxlan_from_strangers", "vxlan_from_containers", "gossip_from_containers", "between_networks"];
+const HOST_COUNTERS: [&str; 5] = [
+    "vxlan_from_strangers",
+    "vxlan_from_containers",
+    "gossip_from_containers",
+    "between_networks",
+    "host_from_containers",
+];
 
 /// Replaces the table in one transaction. Says into `pid` which process does
 /// it, before it does.
@@ -144,6 +158,18 @@ fn read_sound(nft: &mut Nft) -> Option<Firewall> {
             firewall.gossip.insert(addr.into());
         }
     }
+    let mut ports = BTreeSet::new();
+    for key in set("host_ports")? {
+        let protocol = Protocol::ALL.into_iter().find(|p| Some(&p.number()) == key.first());
+        ports.insert((protocol, u16::from_be_bytes(key.get(4..6)?.try_into().ok()?)));
+    }
+    firewall.access = match ports.first() {
+        None => Access::Closed,
+        Some((None, _)) => Access::Open,
+        Some(_) => {
+            Access::Ports(ports.into_iter().filter_map(|(p, port)| Some((p?, port))).collect())
+        }
+    };
     let vnis: BTreeSet<u32> =
         set("vnis")?.map(|key| u32::from_be_bytes([0, key[0], key[1], key[2]])).collect();
     (vnis == vnis_of(&firewall)).then_some(())?;
@@ -154,6 +180,7 @@ fn host_hash(firewall: &Firewall, nft: &mut Nft) -> Option<u64> {
     let rules = Firewall {
         vxlan_port: firewall.vxlan_port,
         gossip_port: firewall.gossip_port,
+        access: firewall.access.clone(),
         ..Firewall::default()
     };
     let mut hash = Fnv::default();
@@ -192,6 +219,14 @@ fn script(firewall: &Firewall, counted: &BTreeMap<String, Count>) -> String {
     sets += &set("gossip6", "type ipv6_addr . inet_service", gossip(false));
     let vnis = vnis_of(firewall).iter().map(|vni| format!("{vni:#x}")).collect();
     sets += &set("vnis", "typeof @th,96,24", vnis);
+    // Where all are open there is no port to say, but 0 of a protocol that has none.
+    let ports = match &firewall.access {
+        Access::Closed => Vec::new(),
+        Access::Open => vec!["255 . 0".to_owned()],
+        Access::Ports(ports) => ports.iter().map(|(p, port)| format!("{p} . {port}")).collect(),
+    };
+    sets += &set("host_ports", "type inet_proto . inet_service", ports);
+    let open = if firewall.access == Access::Open { "    accept\n" } else { "" };
     sets += &set("written", "type mark . mark . inet_service . inet_service", Vec::new());
     let counters = counters(&HOST_COUNTERS, counted);
     let (vxlan, gossip) = (firewall.vxlan_port, firewall.gossip_port);
@@ -199,12 +234,30 @@ fn script(firewall: &Firewall, counted: &BTreeMap<String, Count>) -> String {
         "add table inet {NFT_TABLE}
 delete table inet {NFT_TABLE}
 table inet {NFT_TABLE} {{
-{counters}{sets}  chain input {{
+{counters}{sets}  chain untracked {{
+    type filter hook prerouting priority raw; policy accept;
+    udp dport {vxlan} notrack
+    iifname \"ovb*\" ip daddr 127.0.0.0/8 drop
+  }}
+  chain untracked_out {{
+    type filter hook output priority raw; policy accept;
+    udp dport {vxlan} notrack
+  }}
+  chain input {{
     type filter hook input priority filter; policy accept;
     ip saddr @vteps4 accept
     ip6 saddr @vteps6 accept
     udp dport {vxlan} goto vxlan
-    iifname \"ovb*\" meta l4proto {{ tcp, udp }} th dport {gossip} counter name gossip_from_containers drop
+    iifname \"ovb*\" goto from_containers
+  }}
+  chain from_containers {{
+    meta l4proto {{ tcp, udp }} th dport {gossip} counter name gossip_from_containers drop
+{open}    ct state established,related accept
+    meta l4proto {{ icmp, ipv6-icmp }} accept
+    meta l4proto {{ tcp, udp }} th dport 53 fib daddr . iif type local accept
+    meta l4proto . th dport @host_ports accept
+    fib daddr type {{ broadcast, multicast }} drop
+    counter name host_from_containers drop
   }}
   chain vxlan {{
     iifname \"ovb*\" counter name vxlan_from_containers drop
@@ -218,6 +271,7 @@ table inet {NFT_TABLE} {{
     iifname \"ovb*\" goto routed
   }}
   chain routed {{
+    oifname \"ovb*\" ct status dnat accept
     oifname \"ovb*\" counter name between_networks drop
     udp dport {vxlan} ip daddr @vteps4 counter name vxlan_from_containers drop
     udp dport {vxlan} ip6 daddr @vteps6 counter name vxlan_from_containers drop
@@ -229,7 +283,7 @@ table inet {NFT_TABLE} {{
     )
 }
 
-fn counters(names: &[&str], counted: &BTreeMap<String, Count>) -> String {
+pub(crate) fn counters(names: &[&str], counted: &BTreeMap<String, Count>) -> String {
     names.iter().fold(String::new(), |mut text, name| {
         let (packets, bytes) = counted.get(*name).copied().unwrap_or_default();
         let _ = writeln!(text, "  counter {name} {{ packets {packets} bytes {bytes} }}");
@@ -566,6 +620,7 @@ pub(crate) fn dropped(nft: &mut Nft) -> Vec<Dropped> {
 pub(crate) fn objects(nft: &mut Nft) -> Vec<(ObjectKey, Object)> {
     let mut all = Vec::new();
     all.extend(read(nft).map(|object| (ObjectKey::Firewall, object)));
+    all.extend(crate::nat::read(nft).map(|object| (ObjectKey::Nat, object)));
     let rules = read_port_rules(nft);
     if let Some(rules) = rules {
         all.push((ObjectKey::PortRules, rules));
@@ -578,12 +633,12 @@ pub(crate) fn objects(nft: &mut Nft) -> Vec<(ObjectKey, Object)> {
 
 // ----- words -----------------------------------------------------------------
 
-fn plain(name: &IfName) -> bool {
+pub(crate) fn plain(name: &IfName) -> bool {
     name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
 }
 
 /// The interface name that a key begins with.
-fn name_of(key: &[u8]) -> Option<IfName> {
+pub(crate) fn name_of(key: &[u8]) -> Option<IfName> {
     let text = key.get(..16)?.split(|byte| *byte == 0).next()?;
     IfName::new(std::str::from_utf8(text).ok()?).ok()
 }
@@ -592,7 +647,7 @@ fn mac_of(key: &[u8]) -> Option<MacAddr> {
     Some(MacAddr(key.get(16..22)?.try_into().ok()?))
 }
 
-fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))),
         16 => Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?))),
@@ -600,7 +655,7 @@ fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-async fn run_script(script: &str, pid: &AtomicU32) -> Result<(), Failure> {
+pub(crate) async fn run_script(script: &str, pid: &AtomicU32) -> Result<(), Failure> {
     let failed = |err: io::Error| match err.kind() {
         io::ErrorKind::NotFound => Failure::new(Refusal::Other, NOT_INSTALLED),
         _ => Failure::new(Refusal::Other, format!("cannot run nft: {err}")),

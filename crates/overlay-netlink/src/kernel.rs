@@ -7,19 +7,20 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_model::{
-    ApplyReport, Foreign, Guard, IfName, KernelChange, KernelOp, KernelState, Object, ObjectKey,
-    OpFailure, Refusal,
+    ApplyReport, Foreign, Guard, IfName, KernelChange, KernelOp, KernelState, LinkKind, Object,
+    ObjectKey, OpFailure, Refusal, Translation,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::entries::BATCH;
 use crate::error::{Failure, KernelError, NlError};
 use crate::firewall::Dropped;
+use crate::nat::Translated;
 use crate::nft::Nft;
 use crate::offload::Offload;
 use crate::watch::{self, Command, OwnNft, Touched};
 use crate::wire::{Conn, Entries};
-use crate::{firewall, holder, netns, read};
+use crate::{firewall, holder, nat, netns, read};
 
 /// The kernel of one network namespace. Clones are the same.
 #[derive(Clone)]
@@ -162,6 +163,16 @@ impl Kernel {
         firewall::dropped(&mut self.0.counter.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How often connections were sent elsewhere or given another address.
+    pub fn translated(&self) -> Vec<Translated> {
+        nat::translated(&mut self.0.counter.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Settings of the host that are changed as long as our tables stand, for people.
+    pub fn changed_settings(&self) -> Vec<String> {
+        nat::changed_settings(&mut self.0.counter.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Reads what is foreign; besides [`Kernel::dump`], this looks into the
     /// namespaces that have a name for VXLAN devices that hold a VNI here.
     ///
@@ -199,7 +210,9 @@ impl Kernel {
                     ObjectKey::Link(name) | ObjectKey::Port(name) => {
                         touched.links.insert(name);
                     }
-                    ObjectKey::Firewall | ObjectKey::PortRules => touched.firewall = true,
+                    ObjectKey::Firewall | ObjectKey::PortRules | ObjectKey::Nat => {
+                        touched.firewall = true;
+                    }
                     key => {
                         if matches!(key, ObjectKey::Address(..)) {
                             touched.addresses.insert(key);
@@ -238,7 +251,13 @@ impl Writer {
     /// Performs an operation on a link or the firewall.
     async fn single(&mut self, op: &KernelOp) -> Result<(), Failure> {
         match op {
-            KernelOp::AddLink(name, link) => self.add_link(name, link).await,
+            KernelOp::AddLink(name, link) => {
+                self.add_link(name, link).await?;
+                if matches!(link.kind, LinkKind::Bridge) {
+                    nat::route_localnet(name.as_str());
+                }
+                Ok(())
+            }
             KernelOp::SetLink(name, change) => self.set_link(name, change).await,
             KernelOp::DelLink(name) => self.del_link(name).await,
             KernelOp::Put(ObjectKey::Port(name), Object::Port(port)) => {
@@ -250,6 +269,16 @@ impl Writer {
             KernelOp::Put(ObjectKey::Firewall, Object::Firewall(firewall)) => {
                 self.own_nft.busy.store(true, Ordering::Release);
                 firewall::put(firewall, &mut self.nft, &self.own_nft.pid).await
+            }
+            KernelOp::Put(ObjectKey::Nat, Object::Nat(Translation { nat: Some(nat), .. })) => {
+                self.own_nft.busy.store(true, Ordering::Release);
+                nat::put(nat, &mut self.nft, &self.own_nft.pid).await?;
+                nat::bridges().for_each(|bridge| nat::route_localnet(&bridge));
+                Ok(())
+            }
+            KernelOp::Del(ObjectKey::Nat, _) => {
+                self.own_nft.busy.store(true, Ordering::Release);
+                nat::del(&mut self.nft, &self.own_nft.pid).await
             }
             KernelOp::Put(ObjectKey::PortRules, _) => {
                 self.own_nft.busy.store(true, Ordering::Release);

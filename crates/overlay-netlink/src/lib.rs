@@ -33,6 +33,7 @@
 //! | `tables` | notifications of nftables |
 //! | `nft` | elements of sets, and reading, without the program |
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
+//! | `nat`, `conntrack` | the table that leads connections elsewhere, and what is remembered of them |
 //! | `announce` | what containers are told of an address that has another MAC: [`announce`] |
 //! | `holder` | who holds a VNI |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
@@ -46,6 +47,7 @@
 //! not show in any public name here.
 
 mod announce;
+mod conntrack;
 mod crowd;
 mod entries;
 mod error;
@@ -55,6 +57,7 @@ mod hand;
 mod holder;
 mod kernel;
 mod links;
+mod nat;
 mod netns;
 mod nft;
 mod offload;
@@ -73,6 +76,7 @@ pub use error::{KernelError, NlError};
 pub use firewall::Dropped;
 pub use follow::follow_underlay;
 pub use kernel::Kernel;
+pub use nat::Translated;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
 pub use passage::{Blocked, blocked};

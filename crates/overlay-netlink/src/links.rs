@@ -414,15 +414,16 @@ fn restore_request(index: u32, setting: Setting) -> Option<Request> {
         Setting::Flood => change(port().flood(true)),
         Setting::McastFlood => change(port().mcast_flood(true)),
         Setting::BcastFlood => change(port().bcast_flood(true)),
-        Setting::Hairpin => change(port().hairpin(false)),
         Setting::Locked => change(port().locked(false)),
     })
 }
 
 /// Flags of a port. It is kept apart from others or not where that is said.
 pub(crate) fn port_request(index: u32, port: PortFlags, isolated: Option<bool>) -> Request {
-    let message =
-        LinkBridgePort::new(index).learning(port.learning).neigh_suppress(port.neigh_suppress);
+    let message = LinkBridgePort::new(index)
+        .learning(port.learning)
+        .neigh_suppress(port.neigh_suppress)
+        .hairpin(port.hairpin);
     change(match isolated {
         Some(isolated) => message.isolated(isolated),
         None => message,

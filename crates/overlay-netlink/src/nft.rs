@@ -26,8 +26,8 @@ const HEADER: usize = 16;
 const NFGENMSG: usize = 4;
 
 const F_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
-const F_ACK: u16 = libc::NLM_F_ACK as u16;
-const F_DUMP: u16 = libc::NLM_F_DUMP as u16;
+pub(crate) const F_ACK: u16 = libc::NLM_F_ACK as u16;
+pub(crate) const F_DUMP: u16 = libc::NLM_F_DUMP as u16;
 const F_CREATE: u16 = libc::NLM_F_CREATE as u16;
 const NESTED: u16 = 0x8000;
 
@@ -44,6 +44,9 @@ pub(crate) const NEW_ELEMENT: u16 = 12;
 pub(crate) const GET_ELEMENT: u16 = 13;
 pub(crate) const DEL_ELEMENT: u16 = 14;
 pub(crate) const GET_OBJECT: u16 = 19;
+/// Of a message about elements, and of one of them: the list, and what it counts with.
+const LIST_ELEMENTS: u16 = 3;
+const EXPRESSION: u16 = 7;
 /// Attributes of chains, rules and sets that say what they do; others say where
 /// they are kept, how many there are, and what was counted.
 const OF_CHAIN: &[u16] = &[3, 4, 5, 7, 10];
@@ -230,19 +233,41 @@ impl Nft {
             })?;
         }
         for set in anonymous {
-            let mut rows: Vec<Vec<u8>> = Vec::new();
-            self.dump(GET_ELEMENT, table, Some(&set), |message| {
-                for (kind, value) in attributes(body(message)) {
-                    if kind == 3 {
-                        rows.extend(attributes(value).map(|(_, element)| element.to_vec()));
-                    }
-                }
-            })?;
-            // A hash table of the kernel has no order of its own.
-            rows.sort();
-            rows.iter().for_each(|row| hash.add(row));
+            self.add_elements(&mut hash, table, &set)?;
         }
         Ok((chains > 0).then_some(hash.get()))
+    }
+
+    /// The same with the elements of these sets and maps, but for what they have
+    /// counted.
+    pub(crate) fn content(&mut self, table: Table, sets: &[&str]) -> Result<Option<u64>, NlError> {
+        let Some(fingerprint) = self.fingerprint(table)? else { return Ok(None) };
+        let mut hash = Fnv::default();
+        hash.add(&fingerprint.to_ne_bytes());
+        for set in sets {
+            hash.add(set.as_bytes());
+            self.add_elements(&mut hash, table, set)?;
+        }
+        Ok(Some(hash.get()))
+    }
+
+    fn add_elements(&mut self, hash: &mut Fnv, table: Table, set: &str) -> Result<(), NlError> {
+        let mut rows: Vec<Vec<u8>> = Vec::new();
+        self.dump(GET_ELEMENT, table, Some(set), |message| {
+            let lists = attributes(body(message)).filter(|(kind, _)| *kind == LIST_ELEMENTS);
+            for (_, element) in lists.flat_map(|(_, list)| attributes(list)) {
+                let mut row = Vec::new();
+                for (kind, value) in attributes(element).filter(|(kind, _)| *kind != EXPRESSION) {
+                    row.extend(kind.to_ne_bytes());
+                    row.extend(value);
+                }
+                rows.push(row);
+            }
+        })?;
+        // A hash table of the kernel has no order of its own.
+        rows.sort();
+        rows.iter().for_each(|row| hash.add(row));
+        Ok(())
     }
 
     /// Says every message of a dump to `each`. False if what was asked for is
@@ -252,17 +277,32 @@ impl Nft {
         kind: u16,
         table: Table,
         set: Option<&str>,
+        each: impl FnMut(&[u8]),
+    ) -> Result<bool, NlError> {
+        let mut what = Vec::new();
+        text(&mut what, 1, table.name);
+        if let Some(set) = set {
+            text(&mut what, 2, set);
+        }
+        self.ask(SUBSYS << 8 | kind, F_DUMP, table.family, &what, each)
+    }
+
+    /// Asks for something of netfilter, and says every message of the answer to
+    /// `each`: to the end of a dump, or to the acknowledgement. False if what was
+    /// asked for is not there.
+    pub(crate) fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: i32,
+        attributes: &[u8],
         mut each: impl FnMut(&[u8]),
     ) -> Result<bool, NlError> {
         while self.receive().is_ok() {}
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = Vec::new();
-        let flags = F_REQUEST | F_DUMP;
-        let at = begin(&mut request, SUBSYS << 8 | kind, flags, self.sequence, table.family, 0);
-        text(&mut request, 1, table.name);
-        if let Some(set) = set {
-            text(&mut request, 2, set);
-        }
+        let at = begin(&mut request, kind, F_REQUEST | flags, self.sequence, family, 0);
+        request.extend(attributes);
         finish(&mut request, at);
         self.send(&request)?;
         loop {
@@ -273,11 +313,12 @@ impl Nft {
                     libc::NLMSG_DONE => return Ok(true),
                     libc::NLMSG_ERROR => match error_code(message) {
                         Some(code) if code == -libc::ENOENT => return Ok(false),
-                        Some(code) if code != 0 => {
+                        Some(0) => return Ok(true),
+                        Some(code) => {
                             let errno = Errno::from_raw(-code);
                             return Err(NlError::Refused { errno, text: None });
                         }
-                        _ => {}
+                        None => {}
                     },
                     _ => each(message),
                 }
@@ -341,7 +382,7 @@ fn finish(out: &mut [u8], at: usize) {
     out[at..at + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
-fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.extend((4 + value.len() as u16).to_ne_bytes());
     out.extend(kind.to_ne_bytes());
     out.extend(value);
@@ -353,7 +394,7 @@ fn text(out: &mut Vec<u8>, kind: u16, value: &str) {
     attribute(out, kind, &bytes);
 }
 
-fn nest(out: &mut Vec<u8>, kind: u16, inside: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nest(out: &mut Vec<u8>, kind: u16, inside: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.extend([0; 4]);
     inside(out);
@@ -372,11 +413,11 @@ pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn body(message: &[u8]) -> &[u8] {
+pub(crate) fn body(message: &[u8]) -> &[u8] {
     message.get(HEADER + NFGENMSG..).unwrap_or_default()
 }
 
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?) as usize;
@@ -417,15 +458,15 @@ pub(crate) fn set_of(message: &[u8]) -> Option<String> {
 
 /// The elements that a message tells of, with what each has counted.
 pub(crate) fn elements_of(message: &[u8]) -> Vec<(Key, Count)> {
-    let lists = attributes(body(message)).filter(|(kind, _)| *kind == 3);
+    let lists = attributes(body(message)).filter(|(kind, _)| *kind == LIST_ELEMENTS);
     let each = lists.flat_map(|(_, list)| attributes(list));
     each.filter_map(|(_, element)| {
         let (mut key, mut count) = (None, (0, 0));
         for (kind, value) in attributes(element) {
             match kind {
                 1 => key = attributes(value).next().map(|(_, bytes)| bytes.to_vec()),
-                // An expression: its name, its data.
-                7 => {
+                // Its name, its data.
+                EXPRESSION => {
                     let inner = attributes(value).find(|(kind, _)| *kind == 2);
                     count = inner.map_or((0, 0), |(_, data)| count_of(data));
                 }

@@ -298,19 +298,19 @@ fn altered_port(info: &InfoBridgePort) -> Option<Setting> {
         InfoBridgePort::UnicastFlood(false) => Some(Setting::Flood),
         InfoBridgePort::MulticastFlood(false) => Some(Setting::McastFlood),
         InfoBridgePort::BroadcastFlood(false) => Some(Setting::BcastFlood),
-        InfoBridgePort::HairpinMode(true) => Some(Setting::Hairpin),
         InfoBridgePort::Locked(true) => Some(Setting::Locked),
         _ => None,
     }
 }
 
 fn port_of(data: &[InfoBridgePort]) -> PortFlags {
-    let mut port = PortFlags { learning: false, neigh_suppress: false, isolated: false };
+    let mut port = PortFlags::default();
     for info in data {
         match info {
             InfoBridgePort::Learning(on) => port.learning = *on,
             InfoBridgePort::NeighSupress(on) => port.neigh_suppress = *on,
             InfoBridgePort::Isolated(on) => port.isolated = *on,
+            InfoBridgePort::HairpinMode(on) => port.hairpin = *on,
             _ => {}
         }
     }

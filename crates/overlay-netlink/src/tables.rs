@@ -8,7 +8,7 @@
 use netlink_packet_core::NlasIterator;
 use nix::libc;
 use overlay_model::Hand;
-use overlay_model::kernel::NFT_TABLE;
+use overlay_model::kernel::{NAT_TABLE, NFT_TABLE};
 
 use crate::nft::{self, Key};
 
@@ -69,8 +69,11 @@ fn one(message: &[u8]) -> Told {
             (NEWGEN, GEN_PROC_NAME) => hand.program = Some(text()),
             (NEWGEN, _) => {}
             (_, TABLE) => {
-                ours = [libc::NFPROTO_INET, libc::NFPROTO_BRIDGE].contains(&family)
-                    && text() == NFT_TABLE;
+                ours = match family {
+                    libc::NFPROTO_INET => [NFT_TABLE, NAT_TABLE].contains(&text().as_str()),
+                    libc::NFPROTO_BRIDGE => text() == NFT_TABLE,
+                    _ => false,
+                };
             }
             _ => {}
         }

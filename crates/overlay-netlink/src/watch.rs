@@ -40,6 +40,7 @@ use crate::error::KernelError;
 use crate::firewall::{self, Guards};
 use crate::hand::Hands;
 use crate::kernel::{FIRST_INDEX, Indices, lock};
+use crate::nat;
 use crate::nft::Nft;
 use crate::read::{self, Entry, LinkRow, Links};
 use crate::tables::{self, Told};
@@ -315,6 +316,8 @@ impl Watch {
         if std::mem::take(&mut self.firewall_touched) {
             let inet = firewall::read(&mut self.tables);
             self.tell(ObjectKey::Firewall, inet, hand.clone());
+            let nat = nat::read(&mut self.tables);
+            self.tell(ObjectKey::Nat, nat, hand.clone());
             // Elements go with their table without a word of their own.
             let rules = firewall::read_port_rules(&mut self.tables);
             self.tell(ObjectKey::PortRules, rules, hand.clone());

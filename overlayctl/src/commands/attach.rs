@@ -1,4 +1,4 @@
-//! `attach` and `detach`.
+//! `attach` and `detach`; `publish`, `unpublish`, `ports` and `fw`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use overlay_api::v1;
 
 use super::{Session, asking};
-use crate::args::{AttachArgs, DetachArgs};
+use crate::args::{AttachArgs, DetachArgs, PublishArgs, UnpublishArgs};
 use crate::output::Failure;
 use crate::render;
 
@@ -26,6 +26,36 @@ impl Session {
         };
         let detach = async |endpoint: &str| self.client.detach(endpoint, net).await;
         self.each(&args.endpoints, doing, detach, render::detached).await
+    }
+}
+
+impl Session {
+    pub(super) async fn publish(&self, args: PublishArgs) -> Result<(), Failure> {
+        let request = v1::Publish { ports: args.ports.iter().map(ToString::to_string).collect() };
+        let doing = format!("publish ports of {}", args.endpoint);
+        let reply = self.client.publish(&args.endpoint, args.net.as_deref(), &request);
+        let endpoint = asking(doing, reply).await?;
+        self.output.show(&endpoint, render::published)
+    }
+
+    pub(super) async fn unpublish(&self, args: UnpublishArgs) -> Result<(), Failure> {
+        let doing = format!("withdraw ports of {}", args.endpoint);
+        let ports = Some(args.ports.join(",")).filter(|ports| !ports.is_empty());
+        let net = args.net.as_deref();
+        let reply = self.client.unpublish(&args.endpoint, net, ports.as_deref());
+        let endpoint = asking(doing, reply).await?;
+        self.output.show(&endpoint, render::published)
+    }
+
+    pub(super) async fn ports(&self) -> Result<(), Failure> {
+        let ports = asking("list ports", self.client.ports()).await?;
+        let none = "no published ports; publish one with: overlayctl publish ENDPOINT 8080:80";
+        self.output.show_list(&ports, none, render::ports)
+    }
+
+    pub(super) async fn fw(&self) -> Result<(), Failure> {
+        let firewall = asking("read the rules", self.client.firewall()).await?;
+        self.output.show(&firewall, render::firewall)
     }
 }
 
@@ -57,6 +87,7 @@ fn request(
         ifname: args.ifname.map(String::from),
         no_default_route: args.no_default_route,
         take_over: args.take_over,
+        publish: args.publish.iter().map(ToString::to_string).collect(),
         keep_ip: args.keep_ip,
     })
 }

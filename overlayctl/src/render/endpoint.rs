@@ -95,6 +95,7 @@ pub(crate) fn attached(endpoint: &Endpoint) -> String {
             ("host side", endpoint.host_ifname.clone().unwrap_or_default()),
             ("aliases", list(&endpoint.aliases)),
             ("labels", labels(&endpoint.labels)),
+            ("ports", list(&endpoint.ports)),
             ("kept", if endpoint.kept { "yes: for this name on this host" } else { "" }.to_owned()),
             ("state", state),
         ],

@@ -45,6 +45,9 @@ pub(crate) fn status(status: &Status) -> String {
         text.push_str(&repaired(repair));
     }
     text.push_str(&dropped(status));
+    for setting in &status.settings {
+        text.push_str(&format!("setting: {}\n", clean(setting)));
+    }
     if !status.warnings.is_empty() {
         text.push_str("warnings:\n");
     }

@@ -67,6 +67,7 @@ fn endpoint() -> Endpoint {
         ips: vec!["10.0.9.10/24".parse().unwrap()],
         aliases: vec![],
         labels: BTreeMap::new(),
+        ports: Vec::new(),
         host: "a".into(),
         local: true,
         vtep: Some("192.0.2.1".parse().unwrap()),
@@ -88,6 +89,7 @@ fn remote() -> Endpoint {
         name: None,
         mac: "02:42:0a:00:09:02".into(),
         ips: vec!["10.0.9.2/24".parse().unwrap(), "fd00:9::2/64".parse().unwrap()],
+        ports: Vec::new(),
         host: "b".into(),
         local: false,
         vtep: None,
@@ -171,6 +173,7 @@ fn healthy() -> Status {
         refused_forgotten: 0,
         dropped: vec![],
         counters: BTreeMap::new(),
+        settings: Vec::new(),
         warnings: vec![],
     }
 }

@@ -127,6 +127,7 @@ fn told_nothing_everything_has_its_default() {
         gossip-interval = "500ms"                           # default
         alone-after = "15s"                                 # default
         leak-grace = "60s"                                  # default
+        host-access = "none"                                # default
         # journal: no journal
         journal-limit = "64MiB"                             # default
     "##]]
@@ -189,6 +190,7 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         gossip-interval = "500ms"                           # default
         alone-after = "15s"                                 # default
         leak-grace = "60s"                                  # default
+        host-access = "none"                                # default
         # journal: no journal
         journal-limit = "64MiB"                             # default
     "#]]
@@ -263,6 +265,7 @@ fn every_setting_can_stand_in_the_file() {
             gossip_interval: second,
             alone_after: 4 * second,
             leak_grace: 5 * second,
+            host_access: overlay_model::Access::Closed,
             journal: None,
             journal_limit: 64 << 20,
         }
@@ -329,7 +332,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, forget-after, gossip-interval, alone-after, leak-grace, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, forget-after, gossip-interval, alone-after, leak-grace, host-access, journal, journal-limit"#]],
     );
 }
 

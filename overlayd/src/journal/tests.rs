@@ -29,6 +29,7 @@ fn config() -> Config {
         alone_after: Duration::from_secs(15),
         forget_after: None,
         leak_grace: Duration::ZERO,
+        host_access: overlay_model::Access::Closed,
         state_dir: "/var/lib/overlayd".into(),
     }
 }
@@ -98,6 +99,7 @@ fn live(path: &Path, limit: u64) {
         name: Some(Name::new("c1").unwrap()),
         aliases: BTreeSet::new(),
         labels: [("a".to_owned(), "b \" c".to_owned())].into(),
+        ports: vec![],
         take_over: false,
         keep_ip: false,
         foreign: Foreign::default(),

@@ -57,6 +57,7 @@ fn endpoint(bits: u64) -> LocalEndpoint {
             mac: "02:42:0a:00:09:05".parse().unwrap(),
             addresses: vec!["10.0.9.5".parse().unwrap()],
             labels: BTreeMap::new(),
+            ports: Vec::new(),
             move_seq: 3,
             attached_ms: 1_700_000_000_002,
         },

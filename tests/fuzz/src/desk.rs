@@ -40,6 +40,7 @@ pub(crate) fn config() -> Config {
         alone_after: Duration::from_secs(15),
         forget_after: Some(Duration::from_secs(24 * 3600)),
         leak_grace: Duration::from_secs(60),
+        host_access: Default::default(),
         state_dir: "/var/lib/overlayd".into(),
     }
 }

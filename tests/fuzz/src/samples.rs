@@ -86,6 +86,7 @@ pub(crate) fn endpoint(bits: u64) -> Endpoint {
         mac: "02:42:0a:09:00:05".parse().expect("a MAC"),
         addresses: vec![[10, 9, 0, 5].into(), "fd00::5".parse().expect("an address")],
         labels: BTreeMap::new(),
+        ports: Vec::new(),
         move_seq: 3,
         attached_ms: 1_700_000_000_002,
     }

@@ -243,6 +243,7 @@ fn config(machine: &Machine, settings: Settings) -> Config {
         stop_grace: Duration::from_secs(600),
         alone_after: Duration::from_secs(15),
         leak_grace: Duration::from_secs(60),
+        host_access: Default::default(),
     }
 }
 
@@ -351,7 +352,7 @@ impl Shell {
                     let at = self.began.elapsed();
                     lock(&self.machine).told.push((at, notice));
                 }
-                Effect::Announce(_) | Effect::Exit => {}
+                Effect::Announce(_) | Effect::Hold(_) | Effect::Exit => {}
             }
         }
     }

@@ -256,6 +256,7 @@ impl World {
             name: None,
             aliases: BTreeSet::new(),
             labels: BTreeMap::new(),
+            ports: Vec::new(),
             take_over: false,
             keep_ip: false,
             foreign: Foreign::default(),

@@ -35,8 +35,11 @@ fn operations_have_these_ids() {
         POST /v1/endpoints → attach
         POST /v1/endpoints/import → import
         DELETE /v1/endpoints/{endpoint} → detach
+        DELETE /v1/endpoints/{endpoint}/ports → unpublish
+        POST /v1/endpoints/{endpoint}/ports → publish
         GET /v1/events → watch_events
         GET /v1/fdb → list_fdb
+        GET /v1/firewall → get_firewall
         DELETE /v1/frozen/{what} → thaw
         GET /v1/hosts → list_hosts
         POST /v1/hosts/{host}/forget → forget
@@ -58,6 +61,7 @@ fn operations_have_these_ids() {
         DELETE /v1/networks/{net}/kept/{name} → forget_ip
         GET /v1/openapi.json → get_openapi
         GET /v1/plan → get_plan
+        GET /v1/ports → list_ports
         GET /v1/status → get_status
     "#]]
     .assert_eq(&lines);

@@ -40,6 +40,7 @@ fn endpoint(id: u64, octet: u8, move_seq: u32) -> Endpoint {
         mac: MacAddr::of_ipv4(ip),
         addresses: vec![ip.into()],
         labels: BTreeMap::new(),
+        ports: Vec::new(),
         move_seq,
         attached_ms: 0,
     }

@@ -113,11 +113,17 @@ fn internal_takes_the_gateway_from_every_host_and_brings_it_back() {
     w.applied(1);
     set(&mut w, 2, ChangeNetwork { internal: Some(true), ..of_demo() }).unwrap();
     for i in [0, 1] {
-        assert_eq!(w.applied(i), ["ip addr del 10.9.0.1/24 dev ovb7"], "host {i}");
+        let done = w.applied(i);
+        assert_eq!(
+            done,
+            ["ip addr del 10.9.0.1/24 dev ovb7", "nft delete table inet overlayd_nat"],
+            "host {i}"
+        );
     }
     set(&mut w, 2, ChangeNetwork { internal: Some(false), ..of_demo() }).unwrap();
     for i in [0, 1] {
-        assert_eq!(w.applied(i), ["ip addr replace 10.9.0.1/24 dev ovb7"], "host {i}");
+        let nat = "nft replace table inet overlayd_nat # masquerades 10.9.0.0/24; 0 ports lead to endpoints";
+        assert_eq!(w.applied(i), [nat, "ip addr replace 10.9.0.1/24 dev ovb7"], "host {i}");
     }
 }
 

@@ -37,7 +37,7 @@ fn vxlan(n: u32, local: &str) -> (ObjectKey, Object) {
     let (_, Object::Link(base)) = bridge(n) else { unreachable!("a bridge is a link") };
     let link = Link {
         master: Some(vni(n).bridge()),
-        port: Some(PortFlags { learning: false, neigh_suppress: true, isolated: false }),
+        port: Some(PortFlags { neigh_suppress: true, ..PortFlags::default() }),
         altered: BTreeSet::new(),
         kind: LinkKind::Vxlan {
             vni: vni(n),
@@ -64,7 +64,12 @@ fn veth(n: u32, id: u64, peer: bool) -> (ObjectKey, Object) {
     });
     let link = Link {
         master: Some(vni(n).bridge()),
-        port: Some(PortFlags { learning: true, neigh_suppress: false, isolated: false }),
+        port: Some(PortFlags {
+            learning: true,
+            neigh_suppress: false,
+            isolated: false,
+            hairpin: false,
+        }),
         altered: BTreeSet::new(),
         kind: LinkKind::Veth { peer },
         ..*base
@@ -215,8 +220,12 @@ fn a_link_that_somebody_bent_is_bent_back_in_place() {
         match link.kind {
             LinkKind::Bridge => link.mtu = 1400,
             LinkKind::Vxlan { .. } => {
-                link.port =
-                    Some(PortFlags { learning: true, neigh_suppress: false, isolated: false });
+                link.port = Some(PortFlags {
+                    learning: true,
+                    neigh_suppress: false,
+                    isolated: false,
+                    hairpin: false,
+                });
             }
             LinkKind::Veth { .. } => (link.master, link.port, link.up) = (None, None, false),
         }
@@ -226,8 +235,8 @@ fn a_link_that_somebody_bent_is_bent_back_in_place() {
         &have,
         expect![[r#"
             ip link set ovb7 mtu 1450
-            ip link set ove000000000005 master ovb7 up && bridge link set dev ove000000000005 learning on neigh_suppress off isolated off
-            bridge link set dev ovx7 learning off neigh_suppress on isolated off
+            ip link set ove000000000005 master ovb7 up && bridge link set dev ove000000000005 learning on neigh_suppress off isolated off hairpin off
+            bridge link set dev ovx7 learning off neigh_suppress on isolated off hairpin off
         "#]],
     );
 }

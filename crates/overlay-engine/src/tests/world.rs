@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use overlay_model::{
     Announcement, ClusterEvent, EndpointId, Family, Foreign, HostId, IfName, KernelChange, MacAddr,
-    Name, NetnsRef, Network, NetworkId, Object, ObjectKey, Record, RecordKey, Refusal, RingToken,
-    Vni,
+    Name, NetnsRef, Network, NetworkId, Object, ObjectKey, Publish, Record, RecordKey, Refusal,
+    RingToken, Vni,
 };
 
 use crate::engine::{Config, Engine, Restored};
@@ -43,6 +43,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
         name: Some(Name::new(name).unwrap()),
         aliases: BTreeSet::new(),
         labels: BTreeMap::new(),
+        ports: Vec::new(),
         take_over: false,
         keep_ip: false,
         foreign: Foreign::default(),
@@ -157,6 +158,7 @@ struct Node {
     replies: BTreeMap<u64, Result<Reply, Refused>>,
     notices: Vec<Notice>,
     announced: Vec<Announcement>,
+    held: Vec<Publish>,
     /// How far its wall clock is off, milliseconds.
     clock_off: i64,
     /// Its VTEP addresses.
@@ -235,6 +237,7 @@ fn config(i: usize, incarnation: u64, boot: u32, vteps: &[IpAddr], dual: bool) -
         alone_after: Duration::from_secs(15),
         forget_after: Some(FORGET_AFTER),
         leak_grace: Duration::from_secs(60),
+        host_access: Default::default(),
         state_dir: "/var/lib/overlayd".into(),
     }
 }
@@ -275,6 +278,7 @@ impl World {
                 replies: BTreeMap::new(),
                 notices: Vec::new(),
                 announced: Vec::new(),
+                held: Vec::new(),
                 clock_off: 0,
                 vteps,
                 dual,
@@ -412,6 +416,11 @@ impl World {
     }
 
     /// What the containers of a host were told, since the last call.
+    /// The ports of a host that are to be held.
+    pub(crate) fn held(&self, i: usize) -> Vec<String> {
+        self.nodes[i].held.iter().map(ToString::to_string).collect()
+    }
+
     pub(crate) fn announced(&mut self, i: usize) -> Vec<String> {
         let all = std::mem::take(&mut self.nodes[i].announced);
         all.iter().map(|one| format!("{} {} {}", one.bridge, one.ip, one.mac)).collect()
@@ -956,6 +965,7 @@ impl World {
                 Effect::Reply { token, result } => {
                     self.nodes[i].replies.insert(token, result);
                 }
+                Effect::Hold(ports) => self.nodes[i].held = ports,
                 Effect::Announce(all) => self.nodes[i].announced.extend(all),
                 Effect::Notice(notice) => self.nodes[i].notices.push(notice),
                 Effect::Exit => {}

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use overlay_model::{
     AddressRange, Endpoint, EndpointId, Family, Fate, Host, HostIntent, HostKeys, KeyId, MacAddr,
-    Name, Network, NetworkId, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
+    Name, Network, NetworkId, Protocol, Publish, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -62,6 +62,7 @@ pub(crate) fn endpoint(bits: u64) -> (RecordKey, Record) {
         mac: MacAddr([2, 0x42, 10, 0, 9, 5]),
         addresses: vec!["10.0.9.5".parse().unwrap()],
         labels: BTreeMap::new(),
+        ports: Vec::new(),
         move_seq: 3,
         attached_ms: 1_700_000_000_002,
     };
@@ -113,6 +114,18 @@ fn an_endpoint_record_has_these_bytes_for_ever() {
     frozen(
         endpoint(5),
         "010205070103776562010377777702420a00090501000a0009050003fd0268e5cf8b010000",
+    );
+}
+
+#[test]
+fn an_endpoint_with_ports_has_these_bytes_for_ever() {
+    let (key, Record::Endpoint(plain)) = endpoint(5) else { panic!("an endpoint") };
+    let ports = ["8080:80", "192.0.2.1:53-54:53-54/udp", "90:90/sctp,mode=cluster"]
+        .map(|text| text.parse().unwrap())
+        .into();
+    frozen(
+        (key, Record::Endpoint(Endpoint { ports, ..plain })),
+        "060005070103776562010377777702420a00090501000a0009050003fd0268e5cf8b010000030000fb901f500100010100c00002013535020002005a5a0101",
     );
 }
 
@@ -338,14 +351,25 @@ prop_compose! {
     }
 }
 prop_compose! {
+    fn a_publish()(
+        which in 0..3usize, at: Option<IpAddr>, host_port in 1..60_000u16, port in 1..60_000u16,
+        count in 1..5_000u16, cluster: bool,
+    ) -> Publish {
+        let at = at.filter(|_| !cluster);
+        Publish { protocol: Protocol::ALL[which], at, host_port, port, count, cluster }
+    }
+}
+prop_compose! {
     fn an_endpoint()(
         bits: u64, network: u64, name in proptest::option::of(any_name()),
         aliases in proptest::collection::btree_set(any_name(), 0..3), mac: [u8; 6],
         addresses in proptest::collection::vec(any::<IpAddr>(), 0..3), labels in any_labels(),
-        move_seq: u32, attached_ms: u64,
+        move_seq: u32, attached_ms: u64, ports in proptest::collection::vec(a_publish(), 0..3),
     ) -> Endpoint {
         let (id, network, mac) = (EndpointId::from_bits(bits), NetworkId(network), MacAddr(mac));
-        Endpoint { id, network, name, aliases, mac, addresses, labels, move_seq, attached_ms }
+        Endpoint {
+            id, network, name, aliases, mac, addresses, labels, ports, move_seq, attached_ms,
+        }
     }
 }
 prop_compose! {

@@ -304,6 +304,7 @@ impl TryFrom<Endpoint> for model::Endpoint {
             mac: MacAddr(endpoint.mac),
             addresses: ips(endpoint.addresses),
             labels: endpoint.labels.into_iter().collect(),
+            ports: Vec::new(),
             move_seq: endpoint.move_seq,
             attached_ms: endpoint.attached_ms,
         })

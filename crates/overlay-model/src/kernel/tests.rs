@@ -28,7 +28,7 @@ fn link(kind: LinkKind) -> Link {
 fn links_print_as_the_commands_that_make_them() {
     let vni = Vni::new(4097).unwrap();
     let master = Some(vni.bridge());
-    let port = Some(PortFlags { learning: false, neigh_suppress: true, isolated: false });
+    let port = Some(PortFlags { neigh_suppress: true, ..PortFlags::default() });
     let vxlan = LinkKind::Vxlan {
         vni,
         port: 4789,
@@ -65,8 +65,8 @@ fn links_print_as_the_commands_that_make_them() {
             ip link add ovb4097 address 02:42:0a:00:09:01 mtu 1450 addrgenmode none alias overlayd:0000000000000007 up type bridge mcast_snooping 0
             ip link add ovx4097 address 02:42:0a:00:09:01 mtu 1450 master ovb4097 addrgenmode none alias overlayd:0000000000000007 up type vxlan id 4097 dstport 4789 local 192.0.2.1 nolearning && bridge link set dev ovx4097 learning off neigh_suppress on
             ip link add ove000000000005 address 02:42:0a:00:09:01 mtu 1450 master ovb4097 addrgenmode none alias overlayd:0000000000000007 up type veth peer name eth0 netns /run/netns/web address 02:42:0a:00:09:05 mtu 1450 && ip -n /run/netns/web addr add 10.0.9.5/24 dev eth0 && ip -n /run/netns/web link set eth0 up && ip -n /run/netns/web route add default via 10.0.9.1 dev eth0
-            ip link set ovx4097 mtu 1400 up && bridge link set dev ovx4097 learning off neigh_suppress on isolated off
-            bridge link set dev ovx4097 learning off neigh_suppress on isolated off
+            ip link set ovx4097 mtu 1400 up && bridge link set dev ovx4097 learning off neigh_suppress on isolated off hairpin off
+            bridge link set dev ovx4097 learning off neigh_suppress on isolated off hairpin off
             ip link del ovx4097
         "#]],
     );
@@ -132,7 +132,7 @@ fn a_device_of_somebody_else_is_taken_in_and_put_back_as_it_was() {
         endpoint: EndpointId::from_bits(5),
         index: 9,
         bridge: Some(Vni::new(7).unwrap().bridge()),
-        flags: Some(PortFlags { learning: false, neigh_suppress: false, isolated: false }),
+        flags: Some(PortFlags::default()),
         up: true,
         was_up: true,
     };

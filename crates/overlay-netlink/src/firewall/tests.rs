@@ -48,6 +48,7 @@ fn the_script_names_every_network_host_and_port() {
         gossip_port: 7947,
         vteps: ["192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap()].into(),
         gossip: ["192.0.2.2:7946".parse().unwrap()].into(),
+        access: Access::Closed,
         altered: false,
     };
     let text = script(&firewall, &[("between_networks".to_owned(), (3, 99))].into());

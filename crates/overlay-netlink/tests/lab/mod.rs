@@ -280,7 +280,7 @@ pub(crate) fn vxlan_with(vni: u32, port: u16, local: &str, outer: Outer) -> Kern
     let kind = LinkKind::Vxlan { vni: Vni::new(vni).unwrap(), port, local, outer };
     let link = Link {
         master: Some(dev(vni).0),
-        port: Some(PortFlags { learning: false, neigh_suppress: true, isolated: false }),
+        port: Some(PortFlags { neigh_suppress: true, ..PortFlags::default() }),
         ..link(vni, 0xc0_0000 + vni, kind)
     };
     KernelOp::AddLink(dev(vni).1, link.into())
@@ -304,7 +304,12 @@ pub(crate) fn veth(
     };
     let link = Link {
         master: Some(dev(vni).0),
-        port: Some(PortFlags { learning: true, neigh_suppress: false, isolated: false }),
+        port: Some(PortFlags {
+            learning: true,
+            neigh_suppress: false,
+            isolated: false,
+            hairpin: false,
+        }),
         ..link(vni, 0xe0_0000 + n, LinkKind::Veth { peer: Some(Box::new(peer)) })
     };
     KernelOp::AddLink(veth_name(n), link.into())
