@@ -631,7 +631,7 @@ pub fn event(notice: &Notice) -> v1::Event {
             ..kind("donated")
         },
         Notice::Forgotten { host, by, addresses } => v1::Event {
-            host: some(host),
+            host: host.clone(),
             by: some(by),
             count: Some(u64::try_from(*addresses).unwrap_or(u64::MAX)).filter(|n| *n > 0),
             ..kind("host_forgotten")

@@ -1064,7 +1064,7 @@ pub struct Left {
 /// | `fight` | `object`, `by`, `count` of repairs, `there` (false: it is over), `retry_ms` |
 /// | `overrun` | - |
 /// | `donated` | `net`, `host` that got them, `count` of addresses |
-/// | `host_forgotten` | `host`, `by` whom its addresses were taken over, `count` of them if that was this host |
+/// | `host_forgotten` | `host` (absent: nobody was known to own them), `by` whom its addresses were taken over, `count` of them if that was this host |
 /// | `was_forgotten` | - |
 /// | `drained` | `there` (false: it takes new endpoints again) |
 /// | `addresses` | `net` whose free addresses become few, `there` (false: there is room again) |

@@ -885,8 +885,8 @@ pub enum Notice {
     },
     /// A host was forgotten: what it owned is another's now.
     Forgotten {
-        /// Its name, or its id.
-        host: String,
+        /// Its name, or its id; `None`: nobody was known to own what was taken over.
+        host: Option<String>,
         /// Who has taken over.
         by: String,
         /// How many addresses, if that was this host; else 0.
@@ -1101,11 +1101,14 @@ impl fmt::Display for Notice {
             Self::Donated { net, count, to } => {
                 write!(f, "gave {count} addresses of {net} to host {to}")
             }
-            Self::Forgotten { host, by, addresses: 0 } => {
+            Self::Forgotten { host: Some(host), by, addresses: 0 } => {
                 write!(f, "host {host} is forgotten: host {by} has taken its addresses over")
             }
-            Self::Forgotten { host, addresses, .. } => {
+            Self::Forgotten { host: Some(host), addresses, .. } => {
                 write!(f, "took over {addresses} addresses of host {host}, which is forgotten")
+            }
+            Self::Forgotten { host: None, addresses, .. } => {
+                write!(f, "took over {addresses} addresses that nobody was known to own")
             }
             Self::WasForgotten => f.write_str(
                 "this host was forgotten while it was away: its free addresses are others' now",

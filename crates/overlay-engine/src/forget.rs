@@ -148,14 +148,6 @@ impl Register {
         self.members.insert(host)
     }
 
-    /// What `who` says of `whom` now.
-    pub fn hear(&mut self, who: HostId, whom: HostId, fate: Option<Fate>) {
-        match fate {
-            Some(fate) => self.heard.entry(who).or_default().insert(whom, fate),
-            None => self.heard.get_mut(&who).and_then(|said| said.remove(&whom)),
-        };
-    }
-
     /// All that others say now.
     pub fn listen(&mut self, heard: BTreeMap<HostId, BTreeMap<HostId, Fate>>) {
         self.heard = heard;

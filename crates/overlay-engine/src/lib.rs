@@ -38,6 +38,7 @@ mod desired;
 mod endpoints;
 mod engine;
 mod event;
+pub mod fake_disk;
 pub mod fake_kernel;
 pub mod forget;
 pub mod ipam;

@@ -317,7 +317,8 @@ impl Engine {
                 self.persist(vec![StateChange::Member(host, false)], After::Nothing);
                 let heir = self.fates.own().get(&host).and_then(|fate| fate.heir);
                 let by = heir.map_or_else(String::new, |heir| self.host_name(heir));
-                self.notice(Notice::Forgotten { host: self.host_name(host), by, addresses: 0 });
+                let host = Some(self.host_name(host));
+                self.notice(Notice::Forgotten { host, by, addresses: 0 });
             }
             Step::Gone(host) => {
                 self.persist(vec![StateChange::Member(host, false)], After::Nothing);
@@ -385,8 +386,7 @@ impl Engine {
         self.fates_due = true;
         self.publish(RecordKey::Fate(from), Some(Record::Fate(fate)));
         if from != HostId::NOBODY || addresses > 0 {
-            let host =
-                if from == HostId::NOBODY { "nobody".to_owned() } else { self.host_name(from) };
+            let host = (from != HostId::NOBODY).then(|| self.host_name(from));
             let by = self.config.name.to_string();
             self.notice(Notice::Forgotten { host, by, addresses });
         }
