@@ -326,6 +326,7 @@ pub fn host(view: HostView) -> v1::Host {
         state: view.state.as_str().to_owned(),
         since_ms: ms(view.since),
         entries_in_use: view.in_use,
+        drained: view.drained,
         vteps: host.as_ref().map(|h| h.vteps.clone()).unwrap_or_default(),
         vxlan_port: host.as_ref().map_or(0, |h| h.vxlan_port),
         gossip: of(|h| h.gossip.to_string()),

@@ -532,6 +532,9 @@ pub struct Host {
     pub since_ms: u64,
     /// Its entries are in use (false: down beyond the grace, or left).
     pub entries_in_use: bool,
+    /// It is drained: it takes no new endpoint. Hosts of before there was this do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// VTEP addresses.
     #[schema(value_type = Vec<String>)]
     pub vteps: Vec<IpAddr>,

@@ -444,6 +444,9 @@ impl Engine {
         for (key, record) in &records {
             self.membership.note_published(*key, Some(record));
         }
+        if self.membership.drained {
+            records.push((RecordKey::Drained, Record::Drained));
+        }
         if !self.config.keys.ids.is_empty() {
             records.push((RecordKey::Keys, Record::Keys(self.config.keys.clone())));
         }
@@ -1078,7 +1081,13 @@ impl Engine {
         // is endpoints and ranges of others.
         let waited_for = match &event {
             ClusterEvent::Record { host, key, record, .. } => match (key, record.as_deref()) {
-                (RecordKey::Endpoint(..) | RecordKey::Want(..) | RecordKey::Keys, _) => false,
+                (
+                    RecordKey::Endpoint(..)
+                    | RecordKey::Want(..)
+                    | RecordKey::Keys
+                    | RecordKey::Drained,
+                    _,
+                ) => false,
                 (RecordKey::Ring(..), Some(Record::Ring(token))) => {
                     token.owner == self.config.host || self.is_asked(*host)
                 }

@@ -544,6 +544,7 @@ impl Engine {
             return self.reply(token, Err(crate::endpoints::unsaved(&why)));
         }
         self.membership.drained = drained;
+        self.publish(RecordKey::Drained, drained.then_some(Record::Drained));
         self.notice(Notice::Drained { drained });
         let endpoints = self.local.len();
         self.reply(token, Ok(Reply::Drained { drained, endpoints }));

@@ -1464,3 +1464,20 @@ fn a_reading_that_a_snapshot_overtook_counts_for_nothing() {
     let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("status") };
     assert_eq!(status.counters["kernel_overruns"], 1);
 }
+
+#[test]
+fn every_host_shows_which_are_drained_also_after_a_restart() {
+    let mut w = World::new(3);
+    let shown = |w: &mut World, by: usize| -> Vec<String> {
+        let Reply::Hosts(hosts) = w.request(by, Request::Hosts).unwrap() else { panic!("hosts") };
+        let drained = hosts.into_iter().filter(|view| view.drained);
+        drained.filter_map(|view| Some(view.host?.name.to_string())).collect()
+    };
+    w.request(2, Request::Drain(true)).unwrap();
+    assert_eq!([0, 1, 2].map(|i| shown(&mut w, i)), [["h2"], ["h2"], ["h2"]]);
+    w.restart(2);
+    w.pass(Duration::from_secs(5));
+    assert_eq!([0, 1, 2].map(|i| shown(&mut w, i)), [["h2"], ["h2"], ["h2"]]);
+    w.request(2, Request::Drain(false)).unwrap();
+    assert_eq!([0, 1, 2].map(|i| shown(&mut w, i).len()), [0, 0, 0]);
+}

@@ -99,6 +99,8 @@ pub struct HostView {
     pub since: Duration,
     /// Its endpoints are in the kernel.
     pub in_use: bool,
+    /// It takes no new endpoint.
+    pub drained: bool,
     /// How many endpoints it says it has.
     pub endpoints: usize,
     /// Which life of it.
@@ -399,6 +401,7 @@ impl Engine {
             state: HostState::Up,
             since: self.now.mono.saturating_sub(self.started),
             in_use: true,
+            drained: self.membership.drained,
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
             keys: self.config.keys.clone(),
@@ -417,6 +420,7 @@ impl Engine {
                 state,
                 since: self.now.mono.saturating_sub(since),
                 in_use,
+                drained: self.view.is_drained(id),
                 endpoints: self.view.count_of(id),
                 incarnation,
                 keys: self.view.keys_of(id).cloned().unwrap_or_default(),
