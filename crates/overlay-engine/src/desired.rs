@@ -167,8 +167,12 @@ impl Engine {
             return self.want_veth(id);
         }
         let net = self.used(vni_of(name)?)?;
+        let me = self.config.host;
         let bridge = Link {
             network: net.id,
+            // A machine that is told apart from its copy by a new state directory must not
+            // find its former identity here.
+            host: (!self.doubled.contains_key(&me)).then_some(me),
             mtu: net.mtu,
             mac: bridge_mac(net),
             up: true,
@@ -188,6 +192,7 @@ impl Engine {
         }
         let isolated = self.config.vteps.len() > 1;
         Some(Link {
+            host: None,
             mac: MacAddr::derived(&seed),
             master: Some(net.vni.bridge()),
             port: Some(PortFlags { learning: false, neigh_suppress: true, isolated }),
@@ -242,6 +247,7 @@ impl Engine {
         let routed = *default_route && !net.internal;
         Some(Link {
             network: net.id,
+            host: None,
             mtu: net.mtu,
             mac: MacAddr::derived(&id.bits().to_be_bytes()),
             up: true,

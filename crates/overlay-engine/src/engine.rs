@@ -1312,6 +1312,11 @@ impl Engine {
         } else {
             self.doubled.insert(host, addrs);
         }
+        if host == self.config.host {
+            // Bridges bear its name no longer, or again.
+            let bridges: Vec<IfName> = self.used_networks().map(|net| net.vni.bridge()).collect();
+            bridges.into_iter().for_each(|bridge| self.touch(ObjectKey::Link(bridge)));
+        }
     }
 
     fn look_for_conflict(&mut self, host: HostId, ep: &overlay_model::Endpoint) {

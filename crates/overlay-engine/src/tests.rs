@@ -44,7 +44,7 @@ fn the_first_endpoint_brings_the_network_into_the_kernel() {
             nft replace table inet overlayd # isolates ovb7; VXLAN from 1
             nft replace table bridge overlayd
             nft add element bridge overlayd # ove000000000002: 02:42:0a:09:00:02 10.9.0.2
-            ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias overlayd:0000000000000001 up type bridge mcast_snooping 0
+            ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias 'overlayd:0000000000000001 host 00000000-0000-0000-0000-000000000001' up type bridge mcast_snooping 0
             ip link add ove000000000002 address 06:32:28:1a:36:5f mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type veth peer name eth0 netns /run/netns/c1 address 02:42:0a:09:00:02 mtu 1450 && bridge link set dev ove000000000002 learning off neigh_suppress off && ip -n /run/netns/c1 addr add 10.9.0.2/24 dev eth0 && ip -n /run/netns/c1 link set eth0 up && ip -n /run/netns/c1 route add default via 10.9.0.1 dev eth0
             ip link add ovx7 address 06:d2:b7:fb:96:53 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type vxlan id 7 dstport 4789 local 192.0.2.1 nolearning && bridge link set dev ovx7 learning off neigh_suppress on
             ip addr replace 10.9.0.1/24 dev ovb7

@@ -35,6 +35,7 @@
 //! | `links`, `veth`, `ports`, `entries`, `firewall` | operations |
 //! | `announce` | what containers are told of an address that has another MAC: [`announce`] |
 //! | `holder` | who holds a VNI |
+//! | `left_behind` | what is still told of a daemon that has lost its state: [`former_host`], [`homes`] |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `crowd` | whether the kernel's ARP and ND tables have room: [`neighbour_tables`] |
@@ -54,6 +55,7 @@ mod follow;
 mod hand;
 mod holder;
 mod kernel;
+mod left_behind;
 mod links;
 mod netns;
 mod nft;
@@ -73,6 +75,7 @@ pub use error::{KernelError, NlError};
 pub use firewall::Dropped;
 pub use follow::follow_underlay;
 pub use kernel::Kernel;
+pub use left_behind::{Home, former_host, homes};
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
 pub use passage::{Blocked, blocked};
