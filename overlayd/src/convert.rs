@@ -639,6 +639,9 @@ pub fn event(notice: &Notice) -> v1::Event {
         },
         Notice::WasForgotten => kind("was_forgotten"),
         Notice::Drained { drained } => v1::Event { there: Some(*drained), ..kind("drained") },
+        Notice::Recovery { stage, text } => {
+            v1::Event { state: Some((*stage).to_owned()), why: some(text), ..kind("recovery") }
+        }
         Notice::Crowded { net, over, .. } => {
             v1::Event { net: some(net), there: Some(!over), ..kind("addresses") }
         }

@@ -1072,6 +1072,7 @@ pub struct Left {
 /// | `drained` | `there` (false: it takes new endpoints again) |
 /// | `addresses` | `net` whose free addresses become few, `there` (false: there is room again) |
 /// | `released` | `net`, `ips` that were leased without an endpoint and given back |
+/// | `recovery` | `state` of a host that has lost its state file (`waiting` for who could tell, `found`, `over`), `why` |
 /// | `view_complete`, `not_persisted` | `why` |
 /// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
 /// | `same_identity` | `host`, `addrs` of the machines, `there` |

@@ -32,6 +32,7 @@ use crate::network_changes::DetachedOn;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
+use crate::recovery::{Lost, Recovery};
 use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
 
@@ -143,6 +144,9 @@ pub struct Restored {
     /// What is kept for names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+    /// The state file of before was lost, with all that this does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
 }
 
 /// What goes on when the state file has been written.
@@ -189,6 +193,7 @@ pub(crate) enum After {
         token: Token,
         drained: bool,
     },
+    FoundAgain,
     GaveAll {
         token: Token,
         endpoints: usize,
@@ -239,6 +244,8 @@ pub struct Engine {
     /// Something has happened that may decide one.
     pub(crate) fates_due: bool,
     pub(crate) membership: Membership,
+    /// What this host looks for, if it has lost its state file.
+    pub(crate) recovery: Option<Recovery>,
     pub(crate) kept: KeptSet,
     /// Endpoints on their way whose addresses are to be kept.
     pub(crate) keeping: BTreeSet<EndpointId>,
@@ -322,6 +329,7 @@ impl Engine {
             fates: Register::new(config.host, restored.members, restored.fates),
             fates_due: true,
             membership: Membership::new(restored.drained),
+            recovery: restored.lost.map(Recovery::new),
             kept: KeptSet::default(),
             keeping: BTreeSet::new(),
             told_clashes: BTreeMap::new(),
@@ -450,7 +458,9 @@ impl Engine {
         if !self.config.keys.ids.is_empty() {
             records.push((RecordKey::Keys, Record::Keys(self.config.keys.clone())));
         }
-        records.push((RecordKey::Host, Record::Host(self.own_host())));
+        if !self.is_unsaid() {
+            records.push((RecordKey::Host, Record::Host(self.own_host())));
+        }
         records
     }
 
@@ -473,6 +483,7 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Duration> {
         let complete = match self.completeness {
             Completeness::Complete => None,
+            Completeness::Partial if self.recovery_holds_view() => self.recovery_deadline(),
             Completeness::Partial => {
                 let settled = self.started + SETTLE;
                 let alone = self.started + self.config.alone_after;
@@ -496,7 +507,7 @@ impl Engine {
         self.now = now;
         if self.intent == HostIntent::Up {
             self.intent = HostIntent::Stopped;
-            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+            self.publish_host();
         }
         self.flush()
     }
@@ -574,6 +585,7 @@ impl Engine {
                 self.serve_waiting();
             }
         }
+        self.recover();
         self.consider_complete();
         self.decide_fates();
         if self.republish {
@@ -888,6 +900,9 @@ impl Engine {
     }
 
     fn vni_holder(&self, vni: Vni, foreign: &Foreign) -> Option<String> {
+        if let Some(net) = self.stranded(vni) {
+            return Some(format!("containers of network {net}, of which nobody has told yet"));
+        }
         foreign
             .vxlans
             .iter()
@@ -1058,7 +1073,13 @@ impl Engine {
 
     pub(crate) fn set_intent(&mut self, intent: HostIntent) {
         self.intent = intent;
-        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        self.publish_host();
+    }
+
+    pub(crate) fn publish_host(&mut self) {
+        if !self.is_unsaid() || self.intent == HostIntent::Left {
+            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        }
     }
 
     pub(crate) fn push_effect(&mut self, effect: Effect) {
@@ -1097,9 +1118,15 @@ impl Engine {
         };
         let shifts = match event {
             ClusterEvent::Alive { host, incarnation } => {
+                if host == self.config.host {
+                    self.note_former_alive(incarnation, true);
+                }
                 self.unless_me(host, |v| v.set_alive(host, incarnation, true, now))
             }
             ClusterEvent::Silent { host, incarnation } => {
+                if host == self.config.host {
+                    self.note_former_alive(incarnation, false);
+                }
                 self.unless_me(host, |v| v.set_alive(host, incarnation, false, now))
             }
             ClusterEvent::Forgotten { host, incarnation } => {
@@ -1107,6 +1134,10 @@ impl Engine {
             }
             ClusterEvent::Doubled { host, addrs } => {
                 self.on_doubled(host, addrs);
+                Vec::new()
+            }
+            ClusterEvent::Record { host, incarnation, key, record } if host == self.config.host => {
+                self.note_former(incarnation, key, record.map(|record| *record));
                 Vec::new()
             }
             ClusterEvent::Record { host, incarnation, key, record } => {
@@ -1319,7 +1350,7 @@ impl Engine {
         }
     }
 
-    fn look_for_conflict(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
+    pub(crate) fn look_for_conflict(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
         let me = self.config.host;
         let own = {
             let by_ip = ep.addresses.iter().flat_map(|ip| self.view.ip_claims(ep.network, *ip));
@@ -1357,7 +1388,7 @@ impl Engine {
         }
     }
 
-    fn merge_network(&mut self, network: Network) {
+    pub(crate) fn merge_network(&mut self, network: Network) {
         self.see_stamp(network.updated);
         let id = network.id;
         let Some(before) = self.networks.merge(network.clone()) else { return };
@@ -1446,7 +1477,7 @@ impl Engine {
     /// Publishes the newest definition of every network that this host uses,
     /// made, changed, removed, or is one of the keepers of. What was once published is kept up
     /// to date, never withdrawn: the loss of any host loses no network.
-    fn publish_networks(&mut self) {
+    pub(crate) fn publish_networks(&mut self) {
         self.republish = false;
         let me = self.config.host;
         let present: Vec<HostId> =
@@ -1517,7 +1548,7 @@ impl Engine {
         config.underlay_dev = dev.clone();
         config.other_dev = other_dev;
         self.notice(Notice::Underlay { dev, addrs: addrs.clone(), before: before.clone(), mtu });
-        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        self.publish_host();
         if before != addrs {
             let vnis: Vec<Vni> = self.used_networks().map(|net| net.vni).collect();
             vnis.into_iter().for_each(|vni| self.touch_vni(vni));
@@ -1542,7 +1573,7 @@ impl Engine {
             self.config.underlay_devs().filter_map(|dev| foreign.mtus.get(dev)).min().copied();
         if let Some(mtu) = mtu.filter(|mtu| *mtu != self.config.underlay_mtu) {
             self.config.underlay_mtu = mtu;
-            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+            self.publish_host();
         }
     }
 
@@ -1849,7 +1880,7 @@ impl Engine {
     }
 
     fn consider_complete(&mut self) {
-        if self.completeness == Completeness::Complete {
+        if self.completeness == Completeness::Complete || self.recovery_holds_view() {
             return;
         }
         let age = self.now.mono.saturating_sub(self.started);
@@ -1954,6 +1985,7 @@ impl Engine {
             }
             Some(After::Dropped { fate, dropped }) => self.dropped(fate, dropped, result),
             Some(After::Drained { token, drained }) => self.drained(token, drained, result),
+            Some(After::FoundAgain) => self.found_again(result),
             Some(After::GaveAll { token, endpoints, given }) => {
                 self.gave_all(token, endpoints, given);
             }

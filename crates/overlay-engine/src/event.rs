@@ -653,6 +653,8 @@ pub enum StateChange {
     Kept(Kept),
     /// Remove it.
     DropKept(NetworkId, Name),
+    /// Write that what was lost with a state file is found again.
+    Recovered,
 }
 
 /// Something that operators should know.
@@ -915,6 +917,13 @@ pub enum Notice {
         /// Which.
         ip: IpAddr,
     },
+    /// This host has lost its state file, and finds again what it had.
+    Recovery {
+        /// `waiting`, `found`, `over`.
+        stage: &'static str,
+        /// How far it is, and what to do.
+        text: String,
+    },
     /// The state file could not be written.
     NotPersisted {
         /// Why.
@@ -955,6 +964,7 @@ impl Notice {
             Self::NetworkConflict { why, .. } | Self::CutOff { why, .. } => {
                 warning_if(why.is_some())
             }
+            Self::Recovery { stage, .. } => warning_if(*stage == "waiting"),
             Self::SameName { over, .. } | Self::Crowded { over, .. } => warning_if(!over),
             Self::Apart { why, .. } => warning_if(why.is_some()),
             Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
@@ -1115,7 +1125,7 @@ impl fmt::Display for Notice {
             ),
             Self::Drained { drained: true } => f.write_str("drained: takes no new endpoint"),
             Self::Drained { drained: false } => f.write_str("takes new endpoints again"),
-            Self::Crowded { text, .. } => f.write_str(text),
+            Self::Crowded { text, .. } | Self::Recovery { text, .. } => f.write_str(text),
             Self::Released { net, ip } => {
                 write!(f, "gave {ip} of {net} back: it was leased, and no endpoint had it")
             }

@@ -10,6 +10,7 @@ use overlay_model::{EndpointId, Family, Fate, HostId, Name, Network, NetworkId, 
 use crate::engine::Restored;
 use crate::event::{LocalEndpoint, StateChange};
 use crate::kept::Kept;
+use crate::recovery::Lost;
 
 /// What it holds.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,8 @@ pub struct FakeDisk {
     contact_ms: Option<u64>,
     drained: bool,
     kept: BTreeMap<(NetworkId, Name), Kept>,
+    /// What was lost with the disk before this one, and has not all been found again.
+    pub lost: Option<Lost>,
     /// It takes nothing more.
     pub full: bool,
     /// How often it was written to.
@@ -64,6 +67,7 @@ impl FakeDisk {
                     self.kept.insert((kept.network, kept.name.clone()), kept);
                 }
                 StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
+                StateChange::Recovered => self.lost = None,
             }
         }
         Ok(())
@@ -82,6 +86,7 @@ impl FakeDisk {
             contact_ms: disk.contact_ms,
             drained: disk.drained,
             kept: disk.kept.into_values().collect(),
+            lost: disk.lost,
         }
     }
 }

@@ -199,6 +199,12 @@ impl Register {
         (all - 1) * 2 > all
     }
 
+    /// Hosts of which anybody says anything.
+    pub(crate) fn named(&self) -> impl Iterator<Item = HostId> {
+        let said = self.heard.values().chain([&self.own]).flat_map(BTreeMap::keys);
+        said.chain(self.heard.keys()).copied()
+    }
+
     /// Claims to be the heir of `host`, at the word of an operator who vouches
     /// that it is dead, or not.
     ///

@@ -52,6 +52,7 @@ mod network_changes;
 mod networks;
 mod plan;
 mod reconcile;
+mod recovery;
 mod repairs;
 mod statics;
 mod views;
@@ -70,6 +71,7 @@ pub use keys::KeyView;
 pub use moves::{FrozenView, Moved};
 pub use network_changes::{ChangeNetwork, DetachedOn};
 pub use plan::{Completeness, Delta, plan};
+pub use recovery::Lost;
 pub use repairs::{Contest, Found, Repair};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PendingView,

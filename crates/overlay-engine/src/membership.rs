@@ -209,7 +209,11 @@ impl Engine {
         let after = self.config.forget_after.unwrap_or(Duration::MAX);
         if open || !self.membership.requests.is_empty() {
             SOON
-        } else if away || self.membership.fenced || self.membership.gaps_since.is_some() {
+        } else if away
+            || self.may_have_given()
+            || self.membership.fenced
+            || self.membership.gaps_since.is_some()
+        {
             LATER.min(after / 16).max(SOON)
         } else {
             CONTACT_EVERY.min(after / 8).max(SOON)
@@ -225,8 +229,9 @@ impl Engine {
         }
         self.meet_hosts();
         self.note_contact();
+        self.end_recovery();
         // What is being taken over is published first.
-        if !self.is_taking_over(None) {
+        if !self.is_taking_over(None) && !self.may_have_voted() {
             self.fates.listen(self.view.fates());
             let before = self.fates.own().clone();
             let steps = self.with_scene(|fates, scene| fates.advance(scene));
@@ -273,7 +278,8 @@ impl Engine {
                 seen: &|host| self.seen(host),
                 heard_ranges: &|host| self.view.ranges_of(host),
                 ranges: &|| ranges_hash(self.membership.published.iter()),
-                gaps: since.is_some_and(|since| now >= since + GAPS_AFTER),
+                gaps: since.is_some_and(|since| now >= since + GAPS_AFTER)
+                    && !self.may_have_given(),
                 newest: self.pools.values().map(|pool| pool.newest_generation()).max().unwrap_or(0),
                 newest_of: &|host| {
                     self.pools.values().filter_map(|pool| pool.newest_generation_of(host)).max()
@@ -579,7 +585,9 @@ impl Engine {
             .map(|(id, ..)| id)
             .collect();
         let mut given: Ranges = Vec::new();
-        if self.may_give_out().is_ok() && !heirs.is_empty() && !self.doubled.contains_key(&me) {
+        // What it does not know that it gave away it must not give once more.
+        let knows_all = self.may_give_out().is_ok() && !self.may_have_given();
+        if knows_all && !heirs.is_empty() && !self.doubled.contains_key(&me) {
             for (n, (key, pool)) in self.pools.iter_mut().enumerate() {
                 // Not all to one, where there are several networks.
                 let to = heirs[n % heirs.len()];

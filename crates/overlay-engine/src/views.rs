@@ -598,6 +598,7 @@ impl Engine {
         }
         list.extend(self.kernel.repairs.fights().map(|fight| fight_text(&fight)));
         list.extend(self.frozen_views().iter().map(frozen_text));
+        list.extend(self.recovery_warning());
         list.extend(self.crowd_warnings());
         for (id, addrs) in &self.doubled {
             list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));

@@ -17,6 +17,7 @@ use crate::event::{
 };
 use crate::fake_disk::FakeDisk;
 use crate::fake_kernel::FakeKernel;
+use crate::recovery::Lost;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
 pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
@@ -552,6 +553,27 @@ impl World {
         self.nodes[i].disk = FakeDisk::default();
         self.nodes[i].kernel = FakeKernel::default();
         self.restart(i);
+    }
+
+    /// The daemon is killed, and all that it had written is lost; the kernel and what the
+    /// others remember are not, if `remembered`. It is started again.
+    pub(crate) fn loses_state(&mut self, i: usize, remembered: bool) {
+        let netns = |(id, local): (&EndpointId, &LocalEndpoint)| {
+            matches!(local.place, Place::Netns { .. }).then(|| (*id, local.place.clone()))
+        };
+        let homes = self.nodes[i].disk.endpoints.iter().filter_map(netns).collect();
+        let lost = Lost { at_ms: self.now_of(i).wall_ms, homes };
+        let incarnation = self.nodes[i].incarnation;
+        self.tell_others(i, &ClusterEvent::Silent { host: host(i), incarnation });
+        let records = std::mem::take(&mut self.nodes[i].records);
+        self.nodes[i].disk = FakeDisk::default();
+        self.nodes[i].disk.lost = Some(lost);
+        self.restart(i);
+        for (key, record) in records.into_iter().filter(|_| remembered) {
+            let record = record.map(Box::new);
+            let event = ClusterEvent::Record { host: host(i), incarnation, key, record };
+            self.step(i, Event::Cluster(event));
+        }
     }
 
     /// Gone for good, with everything that gossip had of it.
