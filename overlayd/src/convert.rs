@@ -391,6 +391,7 @@ pub fn host(view: HostView) -> v1::Host {
         state: view.state.as_str().to_owned(),
         since_ms: ms(view.since),
         entries_in_use: view.in_use,
+        drained: view.drained,
         vteps: host.as_ref().map(|h| h.vteps.clone()).unwrap_or_default(),
         vxlan_port: host.as_ref().map_or(0, |h| h.vxlan_port),
         gossip: of(|h| h.gossip.to_string()),
@@ -704,13 +705,16 @@ pub fn event(notice: &Notice) -> v1::Event {
             ..kind("donated")
         },
         Notice::Forgotten { host, by, addresses } => v1::Event {
-            host: some(host),
+            host: host.clone(),
             by: some(by),
             count: Some(u64::try_from(*addresses).unwrap_or(u64::MAX)).filter(|n| *n > 0),
             ..kind("host_forgotten")
         },
         Notice::WasForgotten => kind("was_forgotten"),
         Notice::Drained { drained } => v1::Event { there: Some(*drained), ..kind("drained") },
+        Notice::Recovery { stage, text } => {
+            v1::Event { state: Some((*stage).to_owned()), why: some(text), ..kind("recovery") }
+        }
         Notice::Crowded { net, over, .. } => {
             v1::Event { net: some(net), there: Some(!over), ..kind("addresses") }
         }

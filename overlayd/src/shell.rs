@@ -21,12 +21,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Event, Level, LocalEndpoint, Notice, Now, Place, PlanId, Reply, Request,
+    Config, Effect, Event, Level, LocalEndpoint, Lost, Notice, Now, Place, PlanId, Reply, Request,
     Restored, Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, IfName, KernelChange};
-use overlay_netlink::{Kernel, NetnsError, Underlay, UnderlayError};
+use overlay_netlink::{Home, Kernel, NetnsError, Underlay, UnderlayError};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -152,7 +152,13 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
              --key-file /etc/overlayd/key; or do without, with --insecure"
         );
     }
-    let (state, found) = StateFile::open(&settings.state_dir)?;
+    // Needed only where nothing in the directory says who this host is.
+    let former = if StateFile::lacks_host_id(&settings.state_dir) {
+        overlay_netlink::former_host().await.context("cannot read the links of this host")?
+    } else {
+        None
+    };
+    let (state, found) = StateFile::open_as(&settings.state_dir, former)?;
     let state = Arc::new(state);
     let aside = found.damaged.as_ref().map(|aside| aside.display());
     if found.rebuilt {
@@ -163,13 +169,19 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
             "the state file was damaged or missing, and has been written anew from its copy: \
              nothing is lost"
         );
-    } else if let Some(aside) = aside {
+    } else if found.lost_ms.is_some() {
         warn!(
-            %aside,
-            "the state file was damaged and has been moved aside, and there is no copy of it: \
-             networks come back from the cluster, endpoints of this host do not; attach them again"
+            aside = aside.map(tracing::field::display),
+            host = %found.host,
+            "the state file was damaged or missing, and there is no copy of it: what this host had \
+             is looked for in the kernel and at the other hosts; until all of them have been heard \
+             it gives out no address of the networks of before"
         );
     }
+    let lost = match found.lost_ms {
+        Some(at_ms) => Some(Lost { at_ms, homes: homes().await? }),
+        None => None,
+    };
     // The socket before anything that changes the world: a second daemon ends here.
     let listener = control_socket::bind(&settings.socket)?;
 
@@ -211,6 +223,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         contact_ms: found.contact_ms,
         drained: found.drained,
         kept: found.kept,
+        lost,
     };
     info!(
         host = %config.host,
@@ -336,6 +349,17 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     // Answers that are under way, bounded: an idle keep-alive connection must not hold us.
     let _ = tokio::time::timeout(Duration::from_millis(200), server).await;
     Ok(())
+}
+
+/// Where the veths of this host lead.
+async fn homes() -> anyhow::Result<Vec<(EndpointId, Place)>> {
+    let homes = overlay_netlink::homes().await.context("cannot read the links of this host")?;
+    let place = |home: Home| Place::Netns {
+        netns: home.netns,
+        ifname: home.ifname,
+        default_route: home.default_route,
+    };
+    Ok(homes.into_iter().map(|(id, home)| (id, place(home))).collect())
 }
 
 /// # Errors

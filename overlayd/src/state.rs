@@ -10,9 +10,11 @@
 //!    it, which may have begun to repair it), reported, and a fresh one begun
 //!    under the same [`HostId`], which stands in a plain text file of its own
 //!    beside it. What it held comes from the copy (`state/copy.rs`), as long as
-//!    the machine has not booted since; then nothing that runs is touched. After
-//!    a boot, or without the copy, networks and ranges are learnt anew from the
-//!    cluster, and endpoints of this host are not. So it is if it is missing.
+//!    the machine has not booted since; then nothing that runs is touched. So it
+//!    is if it is missing. Without the copy the host is said to have lost its state
+//!    ([`Restored::lost_ms`]) until it has found again what kernel and cluster tell
+//!    (`overlay-engine/src/recovery.rs`). Where the text file is gone as well, who
+//!    the host is says the copy, else what the kernel has ([`StateFile::open_as`]).
 //! 4. **A file of a newer version is left alone**, with an error that says so.
 //! 5. **One daemon at a time** has the directory.
 //!
@@ -37,7 +39,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -113,8 +115,11 @@ pub struct Restored {
     pub peers: Vec<std::net::SocketAddr>,
     /// This host has left the cluster and was not told to come back.
     pub left: bool,
+    /// The state of this host was lost then, milliseconds since 1970, and has not all
+    /// been found again.
+    pub lost_ms: Option<u64>,
     /// The file was damaged; this is where it was moved. All of the above but
-    /// `host` is as at a first start, unless it is `rebuilt`.
+    /// `host` and `lost_ms` is as at a first start, unless it is `rebuilt`.
     pub damaged: Option<PathBuf>,
     /// The file was damaged or missing, and all of the above is from the copy.
     pub rebuilt: bool,
@@ -153,6 +158,8 @@ pub enum StateChange {
     Peers(Vec<std::net::SocketAddr>),
     /// Remember that this host left, or that it is back.
     Left(bool),
+    /// Remember when the state was lost, or that it is found again.
+    Lost(Option<u64>),
 }
 
 impl From<overlay_engine::StateChange> for StateChange {
@@ -171,6 +178,7 @@ impl From<overlay_engine::StateChange> for StateChange {
             Engine::Drained(drained) => Self::Drained(drained),
             Engine::Kept(kept) => Self::Kept(kept),
             Engine::DropKept(net, name) => Self::DropKept(net, name),
+            Engine::Recovered => Self::Lost(None),
         }
     }
 }
@@ -273,6 +281,20 @@ impl StateFile {
     /// [`StateError`] if the directory cannot be used, another daemon uses it, or
     /// a newer version wrote the file. A damaged file is no error.
     pub fn open(dir: &Path) -> Result<(Self, Restored), StateError> {
+        Self::open_as(dir, None)
+    }
+
+    /// True if nothing in `dir` may say who the host is but the state file: if that is
+    /// damaged or missing, see [`StateFile::open_as`].
+    pub fn lacks_host_id(dir: &Path) -> bool {
+        !matches!(read_host_id(dir), Ok(Some(_)))
+    }
+
+    /// [`StateFile::open`], where the host is `former` if nothing in `dir` says who it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_as(dir: &Path, former: Option<HostId>) -> Result<(Self, Restored), StateError> {
         make_dir(dir)?;
         let lock = lock(dir)?;
         let path = dir.join(FILE);
@@ -298,16 +320,22 @@ impl StateFile {
         let (db, mut loaded) = match opened {
             Some(opened) => opened,
             None => {
-                let copied = side.and_then(|host| copy::read(dir, host, &boot_id));
+                let copied = copy::read(dir, side, &boot_id);
                 rebuilt = copied.is_some();
                 (create(&path)?, copied.unwrap_or_default())
             }
         };
-        let host = loaded.host.or(side).unwrap_or_else(|| HostId(Uuid::new_v4()));
+        let known = loaded.host.or(side).or(former);
+        // One that was begun and not written to when the daemon died names no host either.
+        if loaded.host.is_none() && known.is_some() {
+            loaded.lost_ms = Some(now_ms());
+        }
+        let host = known.unwrap_or_else(|| HostId(Uuid::new_v4()));
         let incarnation = later_than(loaded.incarnation);
         let copy = Mutex::new(Copy::begin(dir, host, boot_id.clone(), &loaded));
         let file = Self { dir: dir.to_owned(), db: Mutex::new(Some(db)), copy, _lock: lock };
-        let again = if rebuilt { loaded.changes() } else { Vec::new() };
+        let lost = StateChange::Lost(loaded.lost_ms);
+        let again = if rebuilt { loaded.changes() } else { vec![lost] };
         file.write("begin a life in", |txn| {
             let mut meta = txn.open_table(META)?;
             meta.insert("host", &*value(&host))?;
@@ -332,6 +360,7 @@ impl StateFile {
             kept: std::mem::take(&mut loaded.kept),
             peers: std::mem::take(&mut loaded.peers),
             left: loaded.left,
+            lost_ms: loaded.lost_ms,
             damaged,
             rebuilt,
         };
@@ -461,6 +490,8 @@ fn write_changes(txn: &WriteTransaction, changes: &[StateChange]) -> Result<(), 
             }
             StateChange::Peers(peers) => drop(meta.insert("peers", &*value(peers))?),
             StateChange::Left(left) => drop(meta.insert("left", &*value(left))?),
+            StateChange::Lost(Some(at)) => drop(meta.insert("lost", &*value(at))?),
+            StateChange::Lost(None) => drop(meta.remove("lost")?),
         }
     }
     Ok(())
@@ -491,6 +522,7 @@ struct Loaded {
     kept: Vec<Kept>,
     peers: Vec<std::net::SocketAddr>,
     left: bool,
+    lost_ms: Option<u64>,
 }
 
 impl Loaded {
@@ -509,6 +541,7 @@ impl Loaded {
         let rest = [
             StateChange::Peers(self.peers.clone()),
             StateChange::Left(self.left),
+            StateChange::Lost(self.lost_ms),
             StateChange::Drained(self.drained),
         ];
         let all = networks.chain(endpoints).chain(ring).chain(kept).chain(members).chain(fates);
@@ -626,6 +659,7 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
             "left" => loaded.left = read(bytes.value())?,
             "contact" => loaded.contact_ms = Some(read(bytes.value())?),
             "drained" => loaded.drained = read(bytes.value())?,
+            "lost" => loaded.lost_ms = Some(read(bytes.value())?),
             _ => {}
         }
     }
@@ -732,8 +766,16 @@ const ROOM: u64 = 1_000_000;
 /// Larger than `last` and, if the clock is right, than any that a file lost
 /// since has held: microseconds since 1970.
 fn later_than(last: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let now = since_1970().as_micros();
     u64::try_from(now).unwrap_or(0).max(last.saturating_add(ROOM))
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The kernel's name for the time since the machine was switched on.
@@ -827,7 +869,7 @@ fn sync_dir(path: &Path) -> Result<(), StateError> {
 
 /// Gives a damaged file another name, which it returns.
 fn move_aside(path: &Path) -> Result<PathBuf, StateError> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = since_1970().as_secs();
     let name = |n: u32| {
         let more = if n == 0 { String::new() } else { format!("-{n}") };
         path.with_file_name(format!("{FILE}.damaged-{seconds}{more}"))

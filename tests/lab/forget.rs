@@ -172,13 +172,31 @@ fn who_leaves_gives_its_addresses_away_and_who_is_drained_takes_nothing_new() ->
         let out = c.ctl(&["endpoint", "add", "--net", "demo", "--mac", "02:aa:00:00:00:01"])?;
         ensure!(out.code != 0 && out.stderr.contains("drained"), "{out:?}");
         ensure!(out.stderr.contains("overlayctl drain --undo"), "{out:?}");
+        let shown = |drained: &[&str]| {
+            for host in &hosts {
+                eventually(&format!("{} shows who is drained", host.name()), || {
+                    let seen = host.hosts()?.into_iter().filter(|h| h.drained).map(|h| h.name);
+                    let seen: Vec<String> = seen.collect();
+                    ensure!(seen == drained, "{seen:?}");
+                    Ok(())
+                })?;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        shown(&["c"])?;
         c.kill()?;
         back(c, a, "24h")?;
+        lab.all_up(&hosts)?;
+        shown(&["c"])?;
+        let text = a.ctl(&["hosts"])?.stdout;
+        let line = text.lines().find(|line| line.starts_with("c ")).context("c is not shown")?;
+        ensure!(line.contains("drained"), "{text}");
         let out = c.ctl(&["endpoint", "add", "--net", "demo", "--mac", "02:aa:00:00:00:01"])?;
         ensure!(out.code != 0 && out.stderr.contains("drained"), "after a restart: {out:?}");
         let out = c.ctl(&["drain", "--undo"])?;
         ensure!(out.code == 0, "{out:?}");
         lab.all_up(&hosts)?;
+        shown(&[])?;
         let out = c.ctl(&["endpoint", "add", "--net", "demo", "--mac", "02:aa:00:00:00:01"])?;
         ensure!(out.code == 0, "{out:?}");
 

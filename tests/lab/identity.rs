@@ -72,6 +72,9 @@ fn a_copied_state_directory_is_told_everywhere_and_cuts_nobody_off() -> Result<(
         let [a, b] = lab.hosts(["a", "b"])?;
         a.net_create("demo", DEMO)?;
         b.knows_net("demo")?;
+        // The copy has it as well, and with it a bridge that says whose it is.
+        let printer = ["endpoint", "add", "--net", "demo", "--mac", "02:00:00:00:00:99"];
+        ensure!(a.ctl(&printer)?.code == 0);
         // The copy is made of a machine that is off, and started when a is back.
         let x = lab.host("x")?;
         a.stop()?;
@@ -112,15 +115,33 @@ fn a_copied_state_directory_is_told_everywhere_and_cuts_nobody_off() -> Result<(
             ensure!(times <= 2, "{} says it {times} times, at each start of the copy", host.name());
         }
 
-        // As the warning says.
+        // As the warning says. The kernel of x must not bring the identity back.
+        let id = b.host_seen("a")?.id;
+        let names_nobody = |host: &Host| -> Result<()> {
+            let link = host.exec("ip -d link show ovb4097")?;
+            ensure!(link.contains("alias overlayd:") && !link.contains(&id), "{link}");
+            Ok(())
+        };
+        for host in [&a, &x] {
+            eventually("its bridge does not say whose it is", || names_nobody(host))?;
+        }
         x.stop()?;
         std::fs::remove_dir_all(x.state_dir())?;
         x.start()?;
+        ensure!(x.status()?.host.id != id, "x is a again");
         for host in [&a, &b, &x] {
             eventually("it is over", || warns_of_nothing(host))?;
         }
         lab.all_up(&[a.clone(), b, x.clone()])?;
         a.attach("demo", "c4").context("a gives out addresses again")?;
+        eventually("the bridge of a says whose it is", || {
+            ensure!(a.exec("ip -d link show ovb4097")?.contains(&id));
+            Ok(())
+        })?;
+        eventually("x has nothing of a", || {
+            ensure!(x.our_links()?.is_empty(), "{:?}", x.our_links()?);
+            Ok(())
+        })?;
         x.knows_net("demo")?;
         x.attach("demo", "c3")?.ping(c2.ip())
     })

@@ -595,6 +595,9 @@ pub struct Host {
     pub since_ms: u64,
     /// Its entries are in use (false: down beyond the grace, or left).
     pub entries_in_use: bool,
+    /// It is drained: it takes no new endpoint. Hosts of before there was this do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// VTEP addresses.
     #[schema(value_type = Vec<String>)]
     pub vteps: Vec<IpAddr>,
@@ -1134,11 +1137,12 @@ pub struct Left {
 /// | `fight` | `object`, `by`, `count` of repairs, `there` (false: it is over), `retry_ms` |
 /// | `overrun` | - |
 /// | `donated` | `net`, `host` that got them, `count` of addresses |
-/// | `host_forgotten` | `host`, `by` whom its addresses were taken over, `count` of them if that was this host |
+/// | `host_forgotten` | `host` (absent: nobody was known to own them), `by` whom its addresses were taken over, `count` of them if that was this host |
 /// | `was_forgotten` | - |
 /// | `drained` | `there` (false: it takes new endpoints again) |
 /// | `addresses` | `net` whose free addresses become few, `there` (false: there is room again) |
 /// | `released` | `net`, `ips` that were leased without an endpoint and given back |
+/// | `recovery` | `state` of a host that has lost its state file (`waiting` for who could tell, `found`, `over`), `why` |
 /// | `view_complete`, `not_persisted` | `why` |
 /// | `same_name` | `name`, `addrs` of the two hosts, `there` (false: it is over) |
 /// | `same_identity` | `host`, `addrs` of the machines, `there` |

@@ -323,6 +323,7 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
             | StateChange::Member(..)
             | StateChange::Fate(..)
             | StateChange::Drained(_)
+            | StateChange::Recovered
             | StateChange::Contact(_) => {}
         }
     }

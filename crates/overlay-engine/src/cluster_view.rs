@@ -181,6 +181,7 @@ struct Life {
     ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
     wants: BTreeMap<(NetworkId, Family), Want>,
     keys: Option<HostKeys>,
+    drained: bool,
     /// What it says of hosts that are away.
     fates: BTreeMap<HostId, Fate>,
     /// Endpoints that a former stream of gossip told of, and this one has not.
@@ -374,6 +375,12 @@ impl ClusterView {
     /// Which cluster keys a host says that it has; nothing if it does not say.
     pub(crate) fn keys_of(&self, id: HostId) -> Option<&HostKeys> {
         self.hosts.get(&id)?.voice()?.1.keys.as_ref()
+    }
+
+    /// Says whether a host takes no new endpoint.
+    pub(crate) fn is_drained(&self, id: HostId) -> bool {
+        let life = self.hosts.get(&id).and_then(HostEntry::voice);
+        life.is_some_and(|(_, life)| life.drained)
     }
 
     pub(crate) fn presence(&self, id: HostId) -> Option<Presence> {
@@ -686,6 +693,7 @@ impl ClusterView {
             }
             (RecordKey::Keys, Some(Record::Keys(keys))) => life.keys = Some(keys),
             (RecordKey::Keys, None) => life.keys = None,
+            (RecordKey::Drained, record) => life.drained = record.is_some(),
             (RecordKey::Ring(net, family, offset), None) => {
                 life.ring.remove(&(net, family, offset));
             }

@@ -173,8 +173,12 @@ impl Engine {
             return self.want_veth(id);
         }
         let net = self.used(vni_of(name)?)?;
+        let me = self.config.host;
         let bridge = Link {
             network: net.id,
+            // A machine that is told apart from its copy by a new state directory must not
+            // find its former identity here.
+            host: (!self.doubled.contains_key(&me)).then_some(me),
             mtu: net.mtu,
             mac: bridge_mac(net),
             up: true,
@@ -189,6 +193,7 @@ impl Engine {
         let family = self.config.family_of(name, net.vni)?;
         let isolated = self.config.vteps.len() > 1;
         Some(Link {
+            host: None,
             mac: self.vxlan_mac(name, net.vni),
             master: Some(net.vni.bridge()),
             port: Some(PortFlags { neigh_suppress: true, isolated, ..PortFlags::default() }),
@@ -254,6 +259,7 @@ impl Engine {
         let routed = *default_route && !net.internal;
         Some(Link {
             network: net.id,
+            host: None,
             mtu: net.mtu,
             mac: MacAddr::derived(&id.bits().to_be_bytes()),
             up: true,

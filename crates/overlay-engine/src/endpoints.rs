@@ -531,7 +531,7 @@ impl Engine {
         let mut missing = None;
         // What is carried along was given out elsewhere.
         if !waiting.request.take_over {
-            self.may_give_out().map_err(Missing::Never)?;
+            self.may_give_out_on(waiting.network).map_err(Missing::Never)?;
         }
         for subnet in &net.subnets {
             let family = Family::of(&subnet.gateway);
@@ -1092,7 +1092,7 @@ impl Engine {
         }
         *handled = want.seq;
         // Nor to whom it has given up, nor while it may have been given up itself.
-        if self.fates.is_given_up(host) || self.may_give_out().is_err() {
+        if self.fates.is_given_up(host) || self.may_give_out_on(net).is_err() {
             return;
         }
         let floor = self.fates.floor_of(host);

@@ -34,6 +34,7 @@ use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
 use crate::publish::{NOBODY_ASKS, is_own};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
+use crate::recovery::{Lost, Recovery};
 use crate::repairs::Found;
 use crate::statics::{Draft, WaitingImport};
 
@@ -148,6 +149,9 @@ pub struct Restored {
     /// What is kept for names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+    /// The state file of before was lost, with all that this does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
 }
 
 /// What goes on when the state file has been written.
@@ -199,6 +203,7 @@ pub(crate) enum After {
         token: Token,
         drained: bool,
     },
+    FoundAgain,
     GaveAll {
         token: Token,
         endpoints: usize,
@@ -249,6 +254,8 @@ pub struct Engine {
     /// Something has happened that may decide one.
     pub(crate) fates_due: bool,
     pub(crate) membership: Membership,
+    /// What this host looks for, if it has lost its state file.
+    pub(crate) recovery: Option<Recovery>,
     pub(crate) kept: KeptSet,
     /// Endpoints on their way whose addresses are to be kept.
     pub(crate) keeping: BTreeSet<EndpointId>,
@@ -348,6 +355,7 @@ impl Engine {
             fates: Register::new(config.host, restored.members, restored.fates),
             fates_due: true,
             membership: Membership::new(restored.drained),
+            recovery: restored.lost.map(Recovery::new),
             kept: KeptSet::default(),
             keeping: BTreeSet::new(),
             told_clashes: BTreeMap::new(),
@@ -479,10 +487,15 @@ impl Engine {
         for (key, record) in &records {
             self.membership.note_published(*key, Some(record));
         }
+        if self.membership.drained {
+            records.push((RecordKey::Drained, Record::Drained));
+        }
         if !self.config.keys.ids.is_empty() {
             records.push((RecordKey::Keys, Record::Keys(self.config.keys.clone())));
         }
-        records.push((RecordKey::Host, Record::Host(self.own_host())));
+        if !self.is_unsaid() {
+            records.push((RecordKey::Host, Record::Host(self.own_host())));
+        }
         records
     }
 
@@ -505,6 +518,7 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Duration> {
         let complete = match self.completeness {
             Completeness::Complete => None,
+            Completeness::Partial if self.recovery_holds_view() => self.recovery_deadline(),
             Completeness::Partial => {
                 let settled = self.started + SETTLE;
                 let alone = self.started + self.config.alone_after;
@@ -528,7 +542,7 @@ impl Engine {
         self.now = now;
         if self.intent == HostIntent::Up {
             self.intent = HostIntent::Stopped;
-            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+            self.publish_host();
         }
         self.flush()
     }
@@ -606,6 +620,7 @@ impl Engine {
                 self.serve_waiting();
             }
         }
+        self.recover();
         self.consider_complete();
         self.decide_fates();
         self.settle_ports();
@@ -931,6 +946,9 @@ impl Engine {
     }
 
     fn vni_holder(&self, vni: Vni, foreign: &Foreign) -> Option<String> {
+        if let Some(net) = self.stranded(vni) {
+            return Some(format!("containers of network {net}, of which nobody has told yet"));
+        }
         foreign
             .vxlans
             .iter()
@@ -1102,7 +1120,13 @@ impl Engine {
 
     pub(crate) fn set_intent(&mut self, intent: HostIntent) {
         self.intent = intent;
-        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        self.publish_host();
+    }
+
+    pub(crate) fn publish_host(&mut self) {
+        if !self.is_unsaid() || self.intent == HostIntent::Left {
+            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        }
     }
 
     pub(crate) fn push_effect(&mut self, effect: Effect) {
@@ -1125,7 +1149,13 @@ impl Engine {
         // is endpoints and ranges of others.
         let waited_for = match &event {
             ClusterEvent::Record { host, key, record, .. } => match (key, record.as_deref()) {
-                (RecordKey::Endpoint(..) | RecordKey::Want(..) | RecordKey::Keys, _) => false,
+                (
+                    RecordKey::Endpoint(..)
+                    | RecordKey::Want(..)
+                    | RecordKey::Keys
+                    | RecordKey::Drained,
+                    _,
+                ) => false,
                 (RecordKey::Ring(..), Some(Record::Ring(token))) => {
                     token.owner == self.config.host || self.is_asked(*host)
                 }
@@ -1135,9 +1165,15 @@ impl Engine {
         };
         let shifts = match event {
             ClusterEvent::Alive { host, incarnation } => {
+                if host == self.config.host {
+                    self.note_former_alive(incarnation, true);
+                }
                 self.unless_me(host, |v| v.set_alive(host, incarnation, true, now))
             }
             ClusterEvent::Silent { host, incarnation } => {
+                if host == self.config.host {
+                    self.note_former_alive(incarnation, false);
+                }
                 self.unless_me(host, |v| v.set_alive(host, incarnation, false, now))
             }
             ClusterEvent::Forgotten { host, incarnation } => {
@@ -1145,6 +1181,10 @@ impl Engine {
             }
             ClusterEvent::Doubled { host, addrs } => {
                 self.on_doubled(host, addrs);
+                Vec::new()
+            }
+            ClusterEvent::Record { host, incarnation, key, record } if host == self.config.host => {
+                self.note_former(incarnation, key, record.map(|record| *record));
                 Vec::new()
             }
             ClusterEvent::Record { host, incarnation, key, record } => {
@@ -1354,9 +1394,14 @@ impl Engine {
         } else {
             self.doubled.insert(host, addrs);
         }
+        if host == self.config.host {
+            // Bridges bear its name no longer, or again.
+            let bridges: Vec<IfName> = self.used_networks().map(|net| net.vni.bridge()).collect();
+            bridges.into_iter().for_each(|bridge| self.touch(ObjectKey::Link(bridge)));
+        }
     }
 
-    fn look_for_conflict(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
+    pub(crate) fn look_for_conflict(&mut self, host: HostId, ep: &overlay_model::Endpoint) {
         let me = self.config.host;
         let own = {
             let by_ip = ep.addresses.iter().flat_map(|ip| self.view.ip_claims(ep.network, *ip));
@@ -1394,7 +1439,7 @@ impl Engine {
         }
     }
 
-    fn merge_network(&mut self, network: Network) {
+    pub(crate) fn merge_network(&mut self, network: Network) {
         self.see_stamp(network.updated);
         let id = network.id;
         let Some(before) = self.networks.merge(network.clone()) else { return };
@@ -1483,7 +1528,7 @@ impl Engine {
     /// Publishes the newest definition of every network that this host uses,
     /// made, changed, removed, or is one of the keepers of. What was once published is kept up
     /// to date, never withdrawn: the loss of any host loses no network.
-    fn publish_networks(&mut self) {
+    pub(crate) fn publish_networks(&mut self) {
         self.republish = false;
         let me = self.config.host;
         let present: Vec<HostId> =
@@ -1554,7 +1599,7 @@ impl Engine {
         config.underlay_dev = dev.clone();
         config.other_dev = other_dev;
         self.notice(Notice::Underlay { dev, addrs: addrs.clone(), before: before.clone(), mtu });
-        self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+        self.publish_host();
         if before != addrs {
             let vnis: Vec<Vni> = self.used_networks().map(|net| net.vni).collect();
             vnis.into_iter().for_each(|vni| self.touch_vni(vni));
@@ -1579,7 +1624,7 @@ impl Engine {
             self.config.underlay_devs().filter_map(|dev| foreign.mtus.get(dev)).min().copied();
         if let Some(mtu) = mtu.filter(|mtu| *mtu != self.config.underlay_mtu) {
             self.config.underlay_mtu = mtu;
-            self.publish(RecordKey::Host, Some(Record::Host(self.own_host())));
+            self.publish_host();
         }
     }
 
@@ -1886,7 +1931,7 @@ impl Engine {
     }
 
     fn consider_complete(&mut self) {
-        if self.completeness == Completeness::Complete {
+        if self.completeness == Completeness::Complete || self.recovery_holds_view() {
             return;
         }
         let age = self.now.mono.saturating_sub(self.started);
@@ -1996,6 +2041,7 @@ impl Engine {
             }
             Some(After::Dropped { fate, dropped }) => self.dropped(fate, dropped, result),
             Some(After::Drained { token, drained }) => self.drained(token, drained, result),
+            Some(After::FoundAgain) => self.found_again(result),
             Some(After::GaveAll { token, endpoints, given }) => {
                 self.gave_all(token, endpoints, given);
             }

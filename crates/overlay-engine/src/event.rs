@@ -676,6 +676,8 @@ pub enum StateChange {
     Kept(Kept),
     /// Remove it.
     DropKept(NetworkId, Name),
+    /// Write that what was lost with a state file is found again.
+    Recovered,
 }
 
 /// Something that operators should know.
@@ -924,8 +926,8 @@ pub enum Notice {
     },
     /// A host was forgotten: what it owned is another's now.
     Forgotten {
-        /// Its name, or its id.
-        host: String,
+        /// Its name, or its id; `None`: nobody was known to own what was taken over.
+        host: Option<String>,
         /// Who has taken over.
         by: String,
         /// How many addresses, if that was this host; else 0.
@@ -953,6 +955,13 @@ pub enum Notice {
         net: Name,
         /// Which.
         ip: IpAddr,
+    },
+    /// This host has lost its state file, and finds again what it had.
+    Recovery {
+        /// `waiting`, `found`, `over`.
+        stage: &'static str,
+        /// How far it is, and what to do.
+        text: String,
     },
     /// The state file could not be written.
     NotPersisted {
@@ -995,6 +1004,7 @@ impl Notice {
             Self::NetworkConflict { why, .. } | Self::CutOff { why, .. } => {
                 warning_if(why.is_some())
             }
+            Self::Recovery { stage, .. } => warning_if(*stage == "waiting"),
             Self::SameName { over, .. } | Self::Crowded { over, .. } => warning_if(!over),
             Self::Apart { why, .. } => warning_if(why.is_some()),
             Self::Doubled { addrs, .. } => warning_if(!addrs.is_empty()),
@@ -1158,18 +1168,21 @@ impl fmt::Display for Notice {
             Self::Donated { net, count, to } => {
                 write!(f, "gave {count} addresses of {net} to host {to}")
             }
-            Self::Forgotten { host, by, addresses: 0 } => {
+            Self::Forgotten { host: Some(host), by, addresses: 0 } => {
                 write!(f, "host {host} is forgotten: host {by} has taken its addresses over")
             }
-            Self::Forgotten { host, addresses, .. } => {
+            Self::Forgotten { host: Some(host), addresses, .. } => {
                 write!(f, "took over {addresses} addresses of host {host}, which is forgotten")
+            }
+            Self::Forgotten { host: None, addresses, .. } => {
+                write!(f, "took over {addresses} addresses that nobody was known to own")
             }
             Self::WasForgotten => f.write_str(
                 "this host was forgotten while it was away: its free addresses are others' now",
             ),
             Self::Drained { drained: true } => f.write_str("drained: takes no new endpoint"),
             Self::Drained { drained: false } => f.write_str("takes new endpoints again"),
-            Self::Crowded { text, .. } => f.write_str(text),
+            Self::Crowded { text, .. } | Self::Recovery { text, .. } => f.write_str(text),
             Self::Released { net, ip } => {
                 write!(f, "gave {ip} of {net} back: it was leased, and no endpoint had it")
             }

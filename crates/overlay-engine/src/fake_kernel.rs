@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use overlay_model::kernel::read_alias;
 use overlay_model::{
     ApplyReport, IfName, KernelChange, KernelOp, KernelState, LinkKind, Object, ObjectKey,
     OpFailure, Refusal,
@@ -129,6 +130,9 @@ impl FakeKernel {
                     return Err(Refusal::NoDevice);
                 };
                 let mut link = link.clone();
+                if let Some((_, host)) = change.alias.as_deref().and_then(read_alias) {
+                    link.host = host;
+                }
                 link.mtu = change.mtu.unwrap_or(link.mtu);
                 link.mac = change.mac.unwrap_or(link.mac);
                 link.up = change.up.unwrap_or(link.up);

@@ -148,14 +148,6 @@ impl Register {
         self.members.insert(host)
     }
 
-    /// What `who` says of `whom` now.
-    pub fn hear(&mut self, who: HostId, whom: HostId, fate: Option<Fate>) {
-        match fate {
-            Some(fate) => self.heard.entry(who).or_default().insert(whom, fate),
-            None => self.heard.get_mut(&who).and_then(|said| said.remove(&whom)),
-        };
-    }
-
     /// All that others say now.
     pub fn listen(&mut self, heard: BTreeMap<HostId, BTreeMap<HostId, Fate>>) {
         self.heard = heard;
@@ -205,6 +197,12 @@ impl Register {
     pub fn could_be_forgotten(&self, seen: impl Fn(HostId) -> Seen) -> bool {
         let all = self.counted(&seen).len();
         (all - 1) * 2 > all
+    }
+
+    /// Hosts of which anybody says anything.
+    pub(crate) fn named(&self) -> impl Iterator<Item = HostId> {
+        let said = self.heard.values().chain([&self.own]).flat_map(BTreeMap::keys);
+        said.chain(self.heard.keys()).copied()
     }
 
     /// Claims to be the heir of `host`, at the word of an operator who vouches

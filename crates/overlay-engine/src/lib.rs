@@ -38,6 +38,7 @@ mod desired;
 mod endpoints;
 mod engine;
 mod event;
+pub mod fake_disk;
 pub mod fake_kernel;
 pub mod forget;
 pub mod ipam;
@@ -52,6 +53,7 @@ mod networks;
 mod plan;
 mod publish;
 mod reconcile;
+mod recovery;
 mod repairs;
 mod statics;
 mod views;
@@ -71,6 +73,7 @@ pub use moves::{FrozenView, Moved};
 pub use network_changes::{ChangeNetwork, DetachedOn};
 pub use plan::{Completeness, Delta, plan};
 pub use publish::{ChangePorts, PortView};
+pub use recovery::Lost;
 pub use repairs::{Contest, Found, Repair};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PendingView,

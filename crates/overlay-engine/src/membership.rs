@@ -209,7 +209,11 @@ impl Engine {
         let after = self.config.forget_after.unwrap_or(Duration::MAX);
         if open || !self.membership.requests.is_empty() {
             SOON
-        } else if away || self.membership.fenced || self.membership.gaps_since.is_some() {
+        } else if away
+            || self.may_have_given()
+            || self.membership.fenced
+            || self.membership.gaps_since.is_some()
+        {
             LATER.min(after / 16).max(SOON)
         } else {
             CONTACT_EVERY.min(after / 8).max(SOON)
@@ -225,8 +229,9 @@ impl Engine {
         }
         self.meet_hosts();
         self.note_contact();
+        self.end_recovery();
         // What is being taken over is published first.
-        if !self.is_taking_over(None) {
+        if !self.is_taking_over(None) && !self.may_have_voted() {
             self.fates.listen(self.view.fates());
             let before = self.fates.own().clone();
             let steps = self.with_scene(|fates, scene| fates.advance(scene));
@@ -273,7 +278,8 @@ impl Engine {
                 seen: &|host| self.seen(host),
                 heard_ranges: &|host| self.view.ranges_of(host),
                 ranges: &|| ranges_hash(self.membership.published.iter()),
-                gaps: since.is_some_and(|since| now >= since + GAPS_AFTER),
+                gaps: since.is_some_and(|since| now >= since + GAPS_AFTER)
+                    && !self.may_have_given(),
                 newest: self.pools.values().map(|pool| pool.newest_generation()).max().unwrap_or(0),
                 newest_of: &|host| {
                     self.pools.values().filter_map(|pool| pool.newest_generation_of(host)).max()
@@ -317,7 +323,8 @@ impl Engine {
                 self.persist(vec![StateChange::Member(host, false)], After::Nothing);
                 let heir = self.fates.own().get(&host).and_then(|fate| fate.heir);
                 let by = heir.map_or_else(String::new, |heir| self.host_name(heir));
-                self.notice(Notice::Forgotten { host: self.host_name(host), by, addresses: 0 });
+                let host = Some(self.host_name(host));
+                self.notice(Notice::Forgotten { host, by, addresses: 0 });
             }
             Step::Gone(host) => {
                 self.persist(vec![StateChange::Member(host, false)], After::Nothing);
@@ -385,8 +392,7 @@ impl Engine {
         self.fates_due = true;
         self.publish(RecordKey::Fate(from), Some(Record::Fate(fate)));
         if from != HostId::NOBODY || addresses > 0 {
-            let host =
-                if from == HostId::NOBODY { "nobody".to_owned() } else { self.host_name(from) };
+            let host = (from != HostId::NOBODY).then(|| self.host_name(from));
             let by = self.config.name.to_string();
             self.notice(Notice::Forgotten { host, by, addresses });
         }
@@ -544,6 +550,7 @@ impl Engine {
             return self.reply(token, Err(crate::endpoints::unsaved(&why)));
         }
         self.membership.drained = drained;
+        self.publish(RecordKey::Drained, drained.then_some(Record::Drained));
         self.notice(Notice::Drained { drained });
         let endpoints = self.local.len();
         self.reply(token, Ok(Reply::Drained { drained, endpoints }));
@@ -578,7 +585,9 @@ impl Engine {
             .map(|(id, ..)| id)
             .collect();
         let mut given: Ranges = Vec::new();
-        if self.may_give_out().is_ok() && !heirs.is_empty() && !self.doubled.contains_key(&me) {
+        // What it does not know that it gave away it must not give once more.
+        let knows_all = self.may_give_out().is_ok() && !self.may_have_given();
+        if knows_all && !heirs.is_empty() && !self.doubled.contains_key(&me) {
             for (n, (key, pool)) in self.pools.iter_mut().enumerate() {
                 // Not all to one, where there are several networks.
                 let to = heirs[n % heirs.len()];

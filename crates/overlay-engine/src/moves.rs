@@ -572,7 +572,8 @@ impl Engine {
     pub(crate) fn hand_over(&mut self, net: NetworkId, ip: IpAddr, to: HostId) {
         let me = self.config.host;
         // While another machine has our ranges too, it might give the same.
-        if self.doubled.contains_key(&me) {
+        // Nor what it may have given already: see `end_recovery`.
+        if self.doubled.contains_key(&me) || self.may_have_given_of(net) {
             return;
         }
         let family = Family::of(&ip);

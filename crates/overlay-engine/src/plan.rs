@@ -26,6 +26,7 @@
 
 use std::collections::BTreeSet;
 
+use overlay_model::kernel::alias_of;
 use overlay_model::{IfName, KernelOp, Link, LinkChange, LinkKind, Object, ObjectKey, Objects};
 
 /// May the planner take what nobody wants for stale?
@@ -191,7 +192,9 @@ pub(crate) fn difference(want: &Link, now: &Link) -> Option<LinkChange> {
         ) => (differs(*local, *now_local), differs(*outer, *now_outer)),
         _ => (None, None),
     };
+    let alias = (want.host != now.host).then(|| alias_of(want.network, want.host));
     let change = LinkChange {
+        alias,
         local,
         outer,
         mtu: differs(want.mtu, now.mtu),

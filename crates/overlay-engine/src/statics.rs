@@ -275,6 +275,7 @@ impl Engine {
             added: 0,
             unchanged: 0,
         };
+        let may_lease = self.may_give_out_on(net.id);
         let mut next_id = waiting.first_id;
         for (index, item) in endpoints.iter().enumerate() {
             let twice = macs.insert(item.mac, index).map(|at| (at, item.mac.to_string()));
@@ -312,7 +313,10 @@ impl Engine {
             for ip in item.addresses.iter().filter(|ip| !leaving.contains(*ip)) {
                 match self.leasable(net, *ip) {
                     _ if elsewhere.by_ip.contains_key(ip) => draft.carried.push(*ip),
-                    Ok(()) => draft.fresh.push(*ip),
+                    Ok(()) => match &may_lease {
+                        Ok(()) => draft.fresh.push(*ip),
+                        Err(refused) => return Err(NoDraft::Never(refused.clone())),
+                    },
                     Err(NoAddress::OwnedBy(owner)) if *take_over && !self.is_up(owner) => {
                         draft.carried.push(*ip);
                     }

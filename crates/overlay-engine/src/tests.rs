@@ -45,7 +45,7 @@ fn the_first_endpoint_brings_the_network_into_the_kernel() {
             nft replace table bridge overlayd
             nft replace table inet overlayd_nat # masquerades 10.9.0.0/24; 0 ports lead to endpoints
             nft add element bridge overlayd # ove000000000002: 02:42:0a:09:00:02 10.9.0.2
-            ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias overlayd:0000000000000001 up type bridge mcast_snooping 0
+            ip link add ovb7 address 02:42:0a:09:00:01 mtu 1450 addrgenmode none alias 'overlayd:0000000000000001 host 00000000-0000-0000-0000-000000000001' up type bridge mcast_snooping 0
             ip link add ove000000000002 address 06:32:28:1a:36:5f mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type veth peer name eth0 netns /run/netns/c1 address 02:42:0a:09:00:02 mtu 1450 && bridge link set dev ove000000000002 learning off neigh_suppress off && ip -n /run/netns/c1 addr add 10.9.0.2/24 dev eth0 && ip -n /run/netns/c1 link set eth0 up && ip -n /run/netns/c1 route add default via 10.9.0.1 dev eth0
             ip link add ovx7 address 06:d2:b7:fb:96:53 mtu 1450 master ovb7 addrgenmode none alias overlayd:0000000000000001 up type vxlan id 7 dstport 4789 local 192.0.2.1 nolearning && bridge link set dev ovx7 learning off neigh_suppress on
             ip addr replace 10.9.0.1/24 dev ovb7
@@ -1465,4 +1465,21 @@ fn a_reading_that_a_snapshot_overtook_counts_for_nothing() {
     assert_eq!(w.applied(0), Vec::<String>::new());
     let Reply::Status(status) = w.request(0, Request::Status).unwrap() else { panic!("status") };
     assert_eq!(status.counters["kernel_overruns"], 1);
+}
+
+#[test]
+fn every_host_shows_which_are_drained_also_after_a_restart() {
+    let mut w = World::new(3);
+    let shown = |w: &mut World, by: usize| -> Vec<String> {
+        let Reply::Hosts(hosts) = w.request(by, Request::Hosts).unwrap() else { panic!("hosts") };
+        let drained = hosts.into_iter().filter(|view| view.drained);
+        drained.filter_map(|view| Some(view.host?.name.to_string())).collect()
+    };
+    w.request(2, Request::Drain(true)).unwrap();
+    assert_eq!([0, 1, 2].map(|i| shown(&mut w, i)), [["h2"], ["h2"], ["h2"]]);
+    w.restart(2);
+    w.pass(Duration::from_secs(5));
+    assert_eq!([0, 1, 2].map(|i| shown(&mut w, i)), [["h2"], ["h2"], ["h2"]]);
+    w.request(2, Request::Drain(false)).unwrap();
+    assert_eq!([0, 1, 2].map(|i| shown(&mut w, i).len()), [0, 0, 0]);
 }

@@ -99,6 +99,8 @@ pub struct HostView {
     pub since: Duration,
     /// Its endpoints are in the kernel.
     pub in_use: bool,
+    /// It takes no new endpoint.
+    pub drained: bool,
     /// How many endpoints it says it has.
     pub endpoints: usize,
     /// Which life of it.
@@ -401,6 +403,7 @@ impl Engine {
             state: HostState::Up,
             since: self.now.mono.saturating_sub(self.started),
             in_use: true,
+            drained: self.membership.drained,
             endpoints: self.local.len(),
             incarnation: self.config.incarnation,
             keys: self.config.keys.clone(),
@@ -419,6 +422,7 @@ impl Engine {
                 state,
                 since: self.now.mono.saturating_sub(since),
                 in_use,
+                drained: self.view.is_drained(id),
                 endpoints: self.view.count_of(id),
                 incarnation,
                 keys: self.view.keys_of(id).cloned().unwrap_or_default(),
@@ -599,6 +603,7 @@ impl Engine {
         }
         list.extend(self.kernel.repairs.fights().map(|fight| fight_text(&fight)));
         list.extend(self.frozen_views().iter().map(frozen_text));
+        list.extend(self.recovery_warning());
         list.extend(self.crowd_warnings());
         for (id, addrs) in &self.doubled {
             list.push(doubled_text(&self.host_name(*id), *id, addrs, &self.config.state_dir));

@@ -4,7 +4,8 @@
 //! bytes of that format. Formats live in modules of their own and are frozen
 //! once released: [`v1`] has all kinds of the beginning, [`v2`] the one that came
 //! later, [`v3`] networks that say which addresses may be leased, [`v4`] what is said
-//! of hosts that are away, [`v6`] endpoints to which ports of hosts lead. A record is
+//! of hosts that are away, [`v5`] that a host is drained, [`v6`] endpoints to which ports of
+//! hosts lead. A record is
 //! written in the oldest format that has all of it, so that as many hosts as
 //! possible can read it, and in no other. A reader that does not know a format or a
 //! key counts it and passes it on.
@@ -23,6 +24,7 @@ mod v1;
 mod v2;
 mod v3;
 mod v4;
+mod v5;
 mod v6;
 
 /// The longest value, bytes of text. Gossip packs values into datagrams, and
@@ -86,6 +88,7 @@ fn config() -> impl bincode::config::Config {
 pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
     let standard = bincode::config::standard();
     let (version, body) = match record {
+        Record::Drained => (5, bincode::encode_to_vec(v5::Record::Drained, standard)),
         Record::Fate(fate) => (4, bincode::encode_to_vec(v4::Record::from(fate), standard)),
         Record::Keys(keys) => (2, bincode::encode_to_vec(v2::Record::from(keys), standard)),
         Record::Host(host) => (1, bincode::encode_to_vec(v1::Record::Host(host.into()), standard)),
@@ -171,6 +174,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
             .try_into()
             .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
         4 => Ok(whole::<v4::Record>(body)?.into()),
+        5 => Ok(whole::<v5::Record>(body)?.into()),
         6 => whole::<v6::Record>(body)?
             .try_into()
             .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
@@ -197,7 +201,8 @@ pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
         (RecordKey::Ring(..), Record::Ring(_))
         | (RecordKey::Want(..), Record::Want(_))
         | (RecordKey::Keys, Record::Keys(_))
-        | (RecordKey::Fate(_), Record::Fate(_)) => true,
+        | (RecordKey::Fate(_), Record::Fate(_))
+        | (RecordKey::Drained, Record::Drained) => true,
         (
             RecordKey::Host
             | RecordKey::Network(_)
@@ -205,7 +210,8 @@ pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
             | RecordKey::Ring(..)
             | RecordKey::Want(..)
             | RecordKey::Keys
-            | RecordKey::Fate(_),
+            | RecordKey::Fate(_)
+            | RecordKey::Drained,
             _,
         ) => false,
     }

@@ -16,13 +16,14 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, EndpointId, IfName, MacAddr, NetworkId, Outer, Translation, Vni};
+use crate::{Access, EndpointId, HostId, IfName, MacAddr, NetworkId, Outer, Translation, Vni};
 
 mod objects;
 
 pub use objects::Objects;
 
-/// What `ifalias` of every link of ours begins with; the [`NetworkId`] follows.
+/// What `ifalias` of every link of ours begins with; the [`NetworkId`] follows, and in that of
+/// a bridge the [`HostId`].
 pub const ALIAS_PREFIX: &str = "overlayd:";
 
 /// Prefixes of the names of our links: bridge, VXLAN device, veth.
@@ -36,9 +37,21 @@ pub const NFT_TABLE: &str = "overlayd";
 /// keeps strangers out is not to wait for that, nor that for it.
 pub const NAT_TABLE: &str = "overlayd_nat";
 
-/// The `ifalias` of a link that belongs to `network`.
-pub fn alias_of(network: NetworkId) -> String {
-    format!("{ALIAS_PREFIX}{network}")
+/// Stands in the `ifalias` of a bridge between its [`NetworkId`] and the host that made it.
+const ALIAS_HOST: &str = " host ";
+
+/// The `ifalias` of a link that belongs to `network`, and says whose it is if it is a bridge.
+pub fn alias_of(network: NetworkId, host: Option<HostId>) -> String {
+    let host = host.map_or_else(String::new, |host| format!("{ALIAS_HOST}{host}"));
+    format!("{ALIAS_PREFIX}{network}{host}")
+}
+
+/// Reads what [`alias_of`] wrote.
+pub fn read_alias(alias: &str) -> Option<(NetworkId, Option<HostId>)> {
+    let text = alias.strip_prefix(ALIAS_PREFIX)?;
+    let (network, host) = text.split_once(ALIAS_HOST).map_or((text, None), |(n, h)| (n, Some(h)));
+    // What another hand has made of it is put right.
+    Some((network.parse().ok()?, host.and_then(|host| host.parse().ok())))
 }
 
 /// The alternative name that a device which is not ours bears while it is a
@@ -231,6 +244,10 @@ impl Guard {
 pub struct Link {
     /// Whose link it is: `ifalias` says `overlayd:<NetworkId>`.
     pub network: NetworkId,
+    /// The host whose it is, which `ifalias` of a bridge says as well: for one that has lost its
+    /// state file. Nothing while two machines claim to be that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
     /// MTU, bytes.
     pub mtu: u16,
     /// Ethernet address; set in the create message, because systemd's
@@ -496,6 +513,9 @@ impl fmt::Display for Hand {
 /// What to set on a link that stays: only what differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkChange {
+    /// What `ifalias` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
     /// MTU, bytes.
     pub mtu: Option<u16>,
     /// Ethernet address.
@@ -623,7 +643,7 @@ fn fmt_add_link(f: &mut fmt::Formatter<'_>, name: &IfName, link: &Link) -> fmt::
     if let Some(master) = &link.master {
         write!(f, " master {master}")?;
     }
-    write!(f, " addrgenmode none alias {}", alias_of(link.network))?;
+    write!(f, " addrgenmode none alias {}", Quoted(&alias_of(link.network, link.host)))?;
     if link.up {
         f.write_str(" up")?;
     }
@@ -660,6 +680,15 @@ fn fmt_add_link(f: &mut fmt::Formatter<'_>, name: &IfName, link: &Link) -> fmt::
     Ok(())
 }
 
+/// A word of a command, as a shell wants it.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.contains(' ') { write!(f, "'{}'", self.0) } else { f.write_str(self.0) }
+    }
+}
+
 fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) -> fmt::Result {
     let Some(port) = port else { return Ok(()) };
     write!(
@@ -676,9 +705,12 @@ fn fmt_port(f: &mut fmt::Formatter<'_>, name: &IfName, port: Option<PortFlags>) 
 }
 
 fn fmt_set_link(f: &mut fmt::Formatter<'_>, name: &IfName, change: &LinkChange) -> fmt::Result {
-    let LinkChange { mtu, mac, up, local, outer, master, port, restore } = change;
+    let LinkChange { alias, mtu, mac, up, local, outer, master, port, restore } = change;
     let mut commands = Vec::new();
     let mut text = String::new();
+    if let Some(alias) = alias {
+        text += &format!(" alias {}", Quoted(alias));
+    }
     if let Some(mac) = mac {
         text += &format!(" address {mac}");
     }

@@ -284,6 +284,8 @@ pub enum Record {
     Keys(HostKeys),
     /// Under [`RecordKey::Fate`].
     Fate(Fate),
+    /// Under [`RecordKey::Drained`]: being there is all there is to say.
+    Drained,
 }
 
 /// What a record stands under. `Display` and `FromStr` are the gossip key:
@@ -304,6 +306,9 @@ pub enum RecordKey {
     Keys,
     /// `fate/<HostId>`: what the host says of one that is away.
     Fate(HostId),
+    /// `drained`: the host takes no new endpoint. Not in its own record, whose format all
+    /// versions read: those that do not know of it pass it on.
+    Drained,
 }
 
 impl RecordKey {
@@ -324,6 +329,7 @@ impl fmt::Display for RecordKey {
             Self::Want(net, family) => write!(f, "want/{net}/{family}"),
             Self::Keys => f.write_str("keys"),
             Self::Fate(host) => write!(f, "fate/{host}"),
+            Self::Drained => f.write_str("drained"),
         }
     }
 }
@@ -333,7 +339,7 @@ impl FromStr for RecordKey {
     fn from_str(s: &str) -> Result<Self, InvalidId> {
         let invalid = || InvalidId {
             text: s.chars().take(80).collect(),
-            form: "a record key (host, net/…, ep/…, ring/…, want/…, keys or fate/…)",
+            form: "a record key (host, net/…, ep/…, ring/…, want/…, keys, fate/… or drained)",
         };
         let family = |text: &str| match text {
             "4" => Ok(Family::V4),
@@ -344,6 +350,7 @@ impl FromStr for RecordKey {
         let key = match parts.as_slice() {
             ["host"] => Self::Host,
             ["keys"] => Self::Keys,
+            ["drained"] => Self::Drained,
             ["net", net] => Self::Network(net.parse()?),
             ["ep", net, ep] => Self::Endpoint(net.parse()?, ep.parse()?),
             ["ring", net, fam, offset] => Self::Ring(

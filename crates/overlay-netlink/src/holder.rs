@@ -92,7 +92,7 @@ fn named() -> Vec<PathBuf> {
 }
 
 /// The number under which the namespace of `conn` knows the namespace `of`.
-async fn nsid_of(conn: &mut Conn, of: &File) -> Option<i32> {
+pub(crate) async fn nsid_of(conn: &mut Conn, of: &File) -> Option<i32> {
     let mut message = NsidMessage::default();
     message.attributes.push(NsidAttribute::Fd(u32::try_from(of.as_raw_fd()).ok()?));
     match conn.get(RouteNetlinkMessage::GetNsId(message)).await.ok()?? {

@@ -36,6 +36,7 @@
 //! | `nat`, `conntrack` | the table that leads connections elsewhere, and what is remembered of them |
 //! | `announce` | what containers are told of an address that has another MAC: [`announce`] |
 //! | `holder` | who holds a VNI |
+//! | `left_behind` | what is still told of a daemon that has lost its state: [`former_host`], [`homes`] |
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `crowd` | whether the kernel's ARP and ND tables have room: [`neighbour_tables`] |
@@ -56,6 +57,7 @@ mod follow;
 mod hand;
 mod holder;
 mod kernel;
+mod left_behind;
 mod links;
 mod nat;
 mod netns;
@@ -76,6 +78,7 @@ pub use error::{KernelError, NlError};
 pub use firewall::Dropped;
 pub use follow::follow_underlay;
 pub use kernel::Kernel;
+pub use left_behind::{Home, former_host, homes};
 pub use nat::Translated;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;

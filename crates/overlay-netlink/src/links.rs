@@ -141,7 +141,7 @@ impl Writer {
         if !row.ours() {
             return Err(stranger(name));
         }
-        if !same || row.alias.as_deref() != Some(&alias_of(link.network)) {
+        if !same || row.network() != Some(link.network) {
             return Err(Failure::new(
                 Refusal::Taken,
                 format!("{name} exists with other attributes, which are fixed: delete it first"),
@@ -168,7 +168,9 @@ impl Writer {
             ),
             _ => (None, None),
         };
+        let alias = alias_of(link.network, link.host);
         let change = LinkChange {
+            alias: Some(alias).filter(|alias| row.alias.as_ref() != Some(alias)),
             local,
             outer,
             mtu: (row.mtu != u32::from(link.mtu)).then_some(link.mtu),
@@ -204,8 +206,11 @@ impl Writer {
         index: u32,
         wanted: &LinkChange,
     ) -> Result<(), Failure> {
-        let LinkChange { mtu, mac, up, local, outer, master, port, restore } = wanted;
+        let LinkChange { alias, mtu, mac, up, local, outer, master, port, restore } = wanted;
         let mut requests = Vec::new();
+        if let Some(alias) = alias {
+            requests.push(change(at(index).alias(alias.clone())));
+        }
         if let Some(mac) = mac {
             requests.push(change(at(index).address(mac.0.to_vec())));
         }
@@ -371,7 +376,7 @@ fn changeable(
 /// message. The address generation mode goes apart: it is refused where IPv6
 /// is off.
 pub(crate) fn marking(index: u32, link: &Link) -> [Request; 2] {
-    [change(at(index).alias(alias_of(link.network))), no_link_local(index)]
+    [change(at(index).alias(alias_of(link.network, link.host))), no_link_local(index)]
 }
 
 /// No link-local address, so that no duplicate detection and no multicast

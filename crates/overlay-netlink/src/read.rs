@@ -18,11 +18,11 @@ use netlink_packet_route::neighbour::NeighbourFlags;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
-use overlay_model::kernel::{ALIAS_PREFIX, LINK_PREFIXES, is_ours, port_mark_of};
+use overlay_model::kernel::{LINK_PREFIXES, is_ours, port_mark_of, read_alias};
 use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
-    Device, EndpointId, Foreign, ForeignVxlan, IfName, KernelState, Link, LinkKind, MacAddr,
-    NetworkId, Object, ObjectKey, Objects, Outer, Port, PortFlags, Setting, Vni,
+    Device, EndpointId, Foreign, ForeignVxlan, HostId, IfName, KernelState, Link, LinkKind,
+    MacAddr, NetworkId, Object, ObjectKey, Objects, Outer, Port, PortFlags, Setting, Vni,
 };
 
 use crate::error::{KernelError, NlError};
@@ -166,12 +166,22 @@ impl LinkRow {
         LINK_PREFIXES.iter().any(|prefix| self.name.starts_with(prefix))
     }
 
-    fn own(&self) -> Option<(NetworkId, LinkKind)> {
+    /// The network that a link of ours belongs to.
+    pub(crate) fn network(&self) -> Option<NetworkId> {
+        self.own().map(|(network, ..)| network)
+    }
+
+    /// The host that made a bridge of ours.
+    pub(crate) fn host(&self) -> Option<HostId> {
+        self.own().and_then(|(_, host, kind)| host.filter(|_| kind == LinkKind::Bridge))
+    }
+
+    fn own(&self) -> Option<(NetworkId, Option<HostId>, LinkKind)> {
         let alias = self.alias.as_deref();
         if !is_ours(&self.name, alias) {
             return None;
         }
-        let network = alias?.strip_prefix(ALIAS_PREFIX)?.parse().ok()?;
+        let (network, host) = read_alias(alias?)?;
         let kind = match &self.kind {
             RowKind::Bridge => LinkKind::Bridge,
             RowKind::Veth => LinkKind::Veth { peer: None },
@@ -183,16 +193,17 @@ impl LinkRow {
             },
             RowKind::Other => return None,
         };
-        Some((network, kind))
+        Some((network, host, kind))
     }
 
     /// The link as an object, if it is ours; `links` knows its master.
     pub(crate) fn to_link(&self, links: &Links) -> Option<(IfName, Link)> {
-        let (network, kind) = self.own()?;
+        let (network, host, kind) = self.own()?;
         let name = self.ifname()?;
         let master = self.master.and_then(|index| links.get(&index)).and_then(LinkRow::ifname);
         let link = Link {
             network,
+            host,
             mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
             mac: self.mac.unwrap_or(MacAddr::ZERO),
             up: self.up,

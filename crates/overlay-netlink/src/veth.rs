@@ -19,7 +19,6 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use nix::errno::Errno;
-use overlay_model::kernel::alias_of;
 use overlay_model::{IfName, Link, NetnsRef, Refusal, VethPeer};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -102,7 +101,7 @@ async fn adopt(
             && row.other_end == Some(far.index)
             && far.mac == Some(peer.mac)
     });
-    if !pair || row.kind != RowKind::Veth || row.alias.as_deref() != Some(&alias_of(link.network)) {
+    if !pair || row.kind != RowKind::Veth || row.network() != Some(link.network) {
         let text = format!(
             "{name} exists, but its far end is not {} in {}: delete it first",
             peer.ifname,

@@ -6,7 +6,7 @@
 
 mod lab;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use lab::{
     Host, bridge, fdb, flood, lab, local_fdb, mac, neigh, net, remote, run, veth, vxlan, vxlan_with,
 };
+use overlay_model::kernel::alias_of;
 use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
-    Access, EndpointId, Firewall, Guard, IfName, KernelChange, KernelOp, LinkChange, LinkKind,
-    MacAddr, Object, ObjectKey, Outer, Port, PortFlags, Refusal, VethPeer, Vni,
+    Access, EndpointId, Firewall, Guard, HostId, IfName, KernelChange, KernelOp, LinkChange,
+    LinkKind, MacAddr, NetworkId, Object, ObjectKey, Outer, Port, PortFlags, Refusal, VethPeer,
+    Vni,
 };
 use overlay_netlink::{Kernel, NetnsError, Wanted, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
@@ -1574,5 +1576,64 @@ fn a_device_of_each_family_stands_beside_the_other_on_one_vni() {
             failure.text,
             "VNI 7 on UDP port 4789 is held by device ovx7-6; remove it or choose another VNI"
         );
+    });
+}
+
+#[test]
+fn a_bridge_says_whose_it_is_and_a_veth_where_it_leads() {
+    lab(async {
+        let mut host = Host::open().await;
+        let id = |n: u8| -> HostId {
+            format!("00000000-0000-0000-0000-0000000000{n:02}").parse().unwrap()
+        };
+        let me = id(7);
+        assert_eq!(overlay_netlink::former_host().await.unwrap(), None);
+        assert_eq!(overlay_netlink::homes().await.unwrap(), BTreeMap::new());
+
+        run("ip netns add web && ip netns add other");
+        let netns = netns_of(Path::new("web")).unwrap();
+        let mut ops = vec![bridge(7), bridge(8)];
+        for op in &mut ops {
+            let KernelOp::AddLink(_, link) = op else { panic!("a bridge") };
+            link.host = Some(me);
+        }
+        let mut at_web = |n: u32, gateways: &[&str]| {
+            let container = lab::Container::new();
+            let mut op = veth(7, n, &container, &["10.9.0.5/24"], gateways);
+            let KernelOp::AddLink(_, link) = &mut op else { panic!("a veth") };
+            let LinkKind::Veth { peer: Some(peer) } = &mut link.kind else { panic!("a peer") };
+            peer.netns = netns.clone();
+            ops.push(op);
+        };
+        at_web(1, &["10.9.0.1"]);
+        at_web(2, &[]);
+        host.apply(ops.clone()).await;
+        assert_eq!(host.kernel.dump().await.unwrap().objects, lab::after(&ops));
+        host.mirror_equals_dump().await;
+
+        assert_eq!(overlay_netlink::former_host().await.unwrap(), Some(me));
+        let home = |ifname: &str, default_route| overlay_netlink::Home {
+            netns: netns.clone(),
+            ifname: name(ifname),
+            default_route,
+        };
+        let homes = [(1, home("eth1", true)), (2, home("eth2", false))];
+        let homes = homes.map(|(n, home)| (EndpointId::from_bits(n), home));
+        assert_eq!(overlay_netlink::homes().await.unwrap(), BTreeMap::from(homes));
+
+        // Two machines claim to be it: neither is to find that again.
+        let alias = Some(alias_of(NetworkId(7), None));
+        let change = LinkChange { alias, ..LinkChange::default() };
+        host.apply(vec![KernelOp::SetLink(name("ovb7"), change)]).await;
+        host.mirror_equals_dump().await;
+        let mirrored = host.kernel.dump().await.unwrap().objects;
+        assert_eq!(mirrored.link(&name("ovb7")).unwrap().host, None);
+        assert_eq!(overlay_netlink::former_host().await.unwrap(), Some(me), "one says it still");
+        // Bridges of two hosts: nobody knows.
+        run(&format!(
+            "ip link set ovb7 alias '{}'",
+            overlay_model::kernel::alias_of(overlay_model::NetworkId(7), Some(id(8)))
+        ));
+        assert_eq!(overlay_netlink::former_host().await.unwrap(), None);
     });
 }

@@ -57,6 +57,9 @@ fn notes(host: &Host) -> String {
     if host.local {
         notes.push("this host".to_owned());
     }
+    if host.drained {
+        notes.push("drained".to_owned());
+    }
     if !host.entries_in_use {
         notes.push("its entries are not in use".to_owned());
     }

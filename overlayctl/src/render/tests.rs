@@ -112,6 +112,7 @@ fn host() -> Host {
         state: "up".into(),
         since_ms: 2 * HOUR,
         entries_in_use: true,
+        drained: false,
         vteps: vec!["192.0.2.1".parse().unwrap()],
         vxlan_port: 4789,
         gossip: "192.0.2.1:7946".into(),
@@ -139,6 +140,7 @@ fn down() -> Host {
         state: "down".into(),
         since_ms: 62_000,
         entries_in_use: false,
+        drained: true,
         vteps: vec![],
         last_heard_ms: Some(64_500),
         rtt_us: Some(1_234),
@@ -323,7 +325,7 @@ fn hosts_are_columns_sorted_by_name() {
     expect![[r#"
         NAME  STATE  FOR   HEARD  RTT    VTEP       PORT  GOSSIP          MTU   ENDPOINTS  KEY       REFUSED                    VERSION  ID                                    NOTES
         a     up     2h0m  -      -      192.0.2.1  4789  192.0.2.1:7946  1500  2          5f6f1c09  -                          0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000001  this host
-        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          5f6f1c09  unknown_key=12,replayed=3  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  its entries are not in use, 2 records not understood, has refused our gossip 4 times, two hosts are called b
+        b     down   1m2s  1m4s   1.2ms  -          4789  192.0.2.1:7946  1500  2          5f6f1c09  unknown_key=12,replayed=3  0.1.0    0b0e9a4c-66e8-4d6e-8f0e-000000000002  drained, its entries are not in use, 2 records not understood, has refused our gossip 4 times, two hosts are called b
     "#]].assert_eq(&hosts(&[down(), host()]));
 }
 

@@ -120,17 +120,19 @@ impl Copy {
     }
 }
 
-/// What the copy in `dir` holds, if it is of `host` and of this boot, and sound.
-pub(super) fn read(dir: &Path, host: HostId, boot_id: &str) -> Option<Loaded> {
+/// What the copy in `dir` holds, if it is of `host`, of whoever wrote it if that is not
+/// known, and of this boot, and sound.
+pub(super) fn read(dir: &Path, host: Option<HostId>, boot_id: &str) -> Option<Loaded> {
     let bytes = fs::read(dir.join(FILE)).ok()?;
     let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
     let mut lines = bytes[..end].split(|byte| *byte == b'\n');
     let head: Head = parse(lines.next()?)?;
-    if head != (Head { host, boot_id: boot_id.to_owned() }) || boot_id.is_empty() {
+    let is_other = host.is_some_and(|host| host != head.host);
+    if is_other || head.boot_id != boot_id || boot_id.is_empty() {
         return None;
     }
     let changes = lines.map(parse).collect::<Option<Vec<StateChange>>>()?;
-    Some(replay(changes))
+    Some(Loaded { host: Some(head.host), ..replay(changes) })
 }
 
 pub(super) fn replay(changes: Vec<StateChange>) -> Loaded {
@@ -160,6 +162,7 @@ pub(super) fn replay(changes: Vec<StateChange>) -> Loaded {
             StateChange::Drained(drained) => loaded.drained = drained,
             StateChange::Peers(peers) => loaded.peers = peers,
             StateChange::Left(left) => loaded.left = left,
+            StateChange::Lost(at) => loaded.lost_ms = at,
         }
     }
     loaded.networks = networks.into_values().collect();

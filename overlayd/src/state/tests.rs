@@ -221,7 +221,7 @@ fn damaged_alone(damage: impl Fn(&mut Vec<u8>)) {
     assert_eq!(fs::read(&aside).unwrap(), bytes, "the damaged file is kept as it was");
     assert_eq!(second.host, first.host);
     assert!(second.incarnation > first.incarnation);
-    assert!(second.networks.is_empty());
+    assert!(second.networks.is_empty() && second.lost_ms.is_some());
     // The fresh one works and is not damaged.
     file.commit(&[StateChange::Network(network(7))]).unwrap();
     drop(file);
@@ -349,9 +349,11 @@ fn a_copy_of_another_host_or_boot_is_not_used() {
     let (file, restored) = open(&dir);
     file.commit(&[StateChange::Network(network(7))]).unwrap();
     drop(file);
-    assert!(copy::read(dir.path(), restored.host, &restored.boot_id).is_some());
-    assert!(copy::read(dir.path(), HOST, &restored.boot_id).is_none());
-    assert!(copy::read(dir.path(), restored.host, "another").is_none());
+    assert!(copy::read(dir.path(), Some(restored.host), &restored.boot_id).is_some());
+    assert!(copy::read(dir.path(), Some(HOST), &restored.boot_id).is_none());
+    assert!(copy::read(dir.path(), Some(restored.host), "another").is_none());
+    let whoever = copy::read(dir.path(), None, &restored.boot_id).unwrap();
+    assert_eq!(whoever.host, Some(restored.host));
 }
 
 #[test]
@@ -388,6 +390,59 @@ fn a_state_file_that_is_deleted_does_not_change_who_the_host_is() {
     fs::remove_file(dir.path().join(FILE)).unwrap();
     let (_, second) = open(&dir);
     assert_eq!((second.host, second.damaged), (first.host, None));
+}
+
+#[test]
+fn who_the_host_is_says_the_copy_where_all_else_is_gone() {
+    let dir = dir();
+    let (file, first) = open(&dir);
+    file.commit(&[StateChange::Network(network(7))]).unwrap();
+    drop(file);
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    fs::remove_file(dir.path().join(HOST_ID_FILE)).unwrap();
+    assert!(StateFile::lacks_host_id(dir.path()));
+    // The kernel may have been told otherwise since; the copy is the later word.
+    let (_, second) = StateFile::open_as(dir.path(), Some(HOST)).unwrap();
+    assert_eq!((second.host, second.rebuilt, second.lost_ms), (first.host, true, None));
+    assert_eq!(second.networks, [network(7)]);
+    assert!(!StateFile::lacks_host_id(dir.path()));
+}
+
+#[test]
+fn a_host_that_has_lost_everything_is_who_the_kernel_says_and_knows_of_its_loss() {
+    let dir = dir();
+    let (file, first) = StateFile::open_as(dir.path(), Some(HOST)).unwrap();
+    assert_eq!((first.host, first.rebuilt), (HOST, false));
+    let lost = first.lost_ms.expect("there was a state of this host before");
+    drop(file);
+    // Until it says that it has found it all again.
+    let (file, second) = open(&dir);
+    assert_eq!((second.host, second.lost_ms), (HOST, Some(lost)));
+    drop(file);
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    let (file, third) = open(&dir);
+    assert_eq!((third.rebuilt, third.lost_ms), (true, Some(lost)), "from the copy");
+    file.commit(&[StateChange::Lost(None)]).unwrap();
+    drop(file);
+    let (_, fourth) = open(&dir);
+    assert_eq!(fourth.lost_ms, None);
+}
+
+#[test]
+fn a_first_start_has_lost_nothing() {
+    let dir = dir();
+    assert_eq!(open(&dir).1.lost_ms, None);
+    assert_eq!(open(&dir).1.lost_ms, None);
+}
+
+#[test]
+fn a_loss_is_known_though_the_daemon_died_while_it_began_a_file_anew() {
+    let dir = dir();
+    drop(open(&dir));
+    fs::remove_file(dir.path().join(FILE)).unwrap();
+    fs::remove_file(dir.path().join("state.copy")).unwrap();
+    drop(create(&dir.path().join(FILE)).unwrap());
+    assert!(open(&dir).1.lost_ms.is_some());
 }
 
 /// Opens a file that has `key` in `meta` set to `bytes`.

@@ -18,6 +18,7 @@ pub(crate) fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Want(_) => (OWNER, RecordKey::Want(net, family)),
         Record::Keys(_) => (OWNER, RecordKey::Keys),
         Record::Fate(_) => (OWNER, RecordKey::Fate(OWNER)),
+        Record::Drained => (OWNER, RecordKey::Drained),
     }
 }
 
@@ -26,9 +27,12 @@ fn has_one_form(record: &Record) -> bool {
     match record {
         Record::Network(network) => network.labels.len() < 2,
         Record::Endpoint(e) => e.labels.len() < 2 && e.aliases.len() < 2,
-        Record::Host(_) | Record::Ring(_) | Record::Want(_) | Record::Keys(_) | Record::Fate(_) => {
-            true
-        }
+        Record::Host(_)
+        | Record::Ring(_)
+        | Record::Want(_)
+        | Record::Keys(_)
+        | Record::Fate(_)
+        | Record::Drained => true,
     }
 }
 
@@ -48,7 +52,7 @@ pub(crate) fn run(data: &[u8]) {
     let version = data.first().copied();
     assert_eq!(
         read == Err("undecodable_unknown_version"),
-        version.is_some_and(|version| !(1..=4).contains(&version))
+        version.is_some_and(|version| !(1..=5).contains(&version))
     );
     let text = value_of(data);
     let Ok(record) = read else {

@@ -110,5 +110,6 @@ pub(crate) fn records() -> Vec<Record> {
         want(WantWhat::Address([10, 9, 0, 77].into())),
         Record::Keys(HostKeys { used: ids.first().copied(), ids }),
         Record::Fate(Fate { floor: 1, done: true, ..Fate::claim(US, 2) }),
+        Record::Drained,
     ]
 }

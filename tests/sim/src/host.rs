@@ -1,77 +1,28 @@
 //! One simulated daemon: the loop around an engine, as `overlayd` has it, with
 //! a disk and a kernel that are here when it is gone.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use overlay_engine::fake_disk::FakeDisk;
 use overlay_engine::fake_kernel::FakeKernel;
-use overlay_engine::{
-    Config, Effect, Engine, Event, Kept, LocalEndpoint, Notice, Now, Refused, Reply, Request,
-    Restored, StateChange, Token,
-};
+use overlay_engine::{Config, Effect, Engine, Event, Notice, Now, Refused, Reply, Request, Token};
 use overlay_gossip::{Gossip, GossipConfig, PeerInfo};
-use overlay_model::{
-    ClusterEvent, EndpointId, Family, Fate, HostId, IfName, KernelChange, Name, Network, NetworkId,
-    RingToken,
-};
+use overlay_model::{ClusterEvent, HostId, IfName, KernelChange, Name};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::Net;
 
-/// What a state file holds.
-#[derive(Debug, Clone, Default)]
-pub struct Disk {
-    pub(crate) networks: BTreeMap<NetworkId, Network>,
-    pub(crate) endpoints: BTreeMap<EndpointId, LocalEndpoint>,
-    ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
-    members: BTreeSet<HostId>,
-    fates: BTreeMap<HostId, Fate>,
-    contact_ms: Option<u64>,
-    drained: bool,
-    kept: BTreeMap<(NetworkId, Name), Kept>,
-}
-
-impl Disk {
-    fn write(&mut self, changes: Vec<StateChange>) {
-        for change in changes {
-            match change {
-                StateChange::Network(net) => drop(self.networks.insert(net.id, net)),
-                StateChange::Endpoint(local) => {
-                    self.endpoints.insert(local.endpoint.id, *local);
-                }
-                StateChange::DropEndpoint(id) => drop(self.endpoints.remove(&id)),
-                StateChange::Ring(net, family, offset, token) => {
-                    self.ring.insert((net, family, offset), token);
-                }
-                StateChange::Kept(kept) => {
-                    self.kept.insert((kept.network, kept.name.clone()), kept);
-                }
-                StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
-                StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
-                StateChange::DropToken(net, family, offset) => {
-                    self.ring.remove(&(net, family, offset));
-                }
-                StateChange::Member(host, true) => drop(self.members.insert(host)),
-                StateChange::Member(host, false) => drop(self.members.remove(&host)),
-                StateChange::Fate(host, Some(fate)) => drop(self.fates.insert(host, fate)),
-                StateChange::Fate(host, None) => drop(self.fates.remove(&host)),
-                StateChange::Contact(at) => self.contact_ms = Some(at),
-                StateChange::Drained(drained) => self.drained = drained,
-            }
-        }
-    }
-}
-
 /// What is there of a host whether its daemon runs or not.
 pub struct Machine {
     pub(crate) id: HostId,
     pub(crate) name: Name,
     pub(crate) addr: SocketAddr,
-    pub(crate) disk: Disk,
+    pub(crate) disk: FakeDisk,
     pub(crate) kernel: FakeKernel,
     pub(crate) incarnation: u64,
     /// How wrong its wall clock is, milliseconds.
@@ -138,18 +89,7 @@ impl Daemon {
         let (config, restored, mut gossip) = {
             let mut machine = lock(machine);
             machine.incarnation += 1;
-            let disk = machine.disk.clone();
-            let restored = Restored {
-                networks: disk.networks.into_values().collect(),
-                endpoints: disk.endpoints.into_values().collect(),
-                ring: disk.ring.into_iter().collect(),
-                members: disk.members,
-                fates: disk.fates,
-                contact_ms: disk.contact_ms,
-                drained: disk.drained,
-                kept: disk.kept.into_values().collect(),
-                ..Restored::default()
-            };
+            let restored = machine.disk.restored();
             let gossip = GossipConfig::new(machine.id, machine.incarnation, machine.addr);
             (config(&machine, settings), restored, gossip)
         };
@@ -328,8 +268,8 @@ impl Shell {
             let now = now(&self.machine, self.began);
             match effect {
                 Effect::Persist { id, changes } => {
-                    lock(&self.machine).disk.write(changes);
-                    let more = self.engine.step(Event::Persisted { id, result: Ok(()) }, now);
+                    let result = lock(&self.machine).disk.write(changes);
+                    let more = self.engine.step(Event::Persisted { id, result }, now);
                     first(&mut todo, more);
                 }
                 Effect::Publish(changes) => {

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use overlay_engine::fake_disk::FakeDisk;
 use overlay_engine::{Attach, CreateNetwork, EndpointView, Notice, Refused, Reply, Request, Where};
 use overlay_gossip::PeerInfo;
 use overlay_model::{Foreign, HostId, Name, NetnsRef, Network, NetworkId, Object, ObjectKey};
 use tokio::time::Instant;
 
-use crate::host::{Daemon, Disk, Machine, Settings, Shared, address, lock};
+use crate::host::{Daemon, Machine, Settings, Shared, address, lock};
 use crate::{Net, Weather};
 
 /// Where daemons receive gossip.
@@ -43,7 +44,7 @@ impl World {
                     )),
                     name: Name::new(&format!("h{i}")).expect("a label"),
                     addr: SocketAddr::new(address(i), PORT),
-                    disk: Disk::default(),
+                    disk: FakeDisk::default(),
                     kernel: Default::default(),
                     incarnation: 0,
                     clock_off: 0,

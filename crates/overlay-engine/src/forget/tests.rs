@@ -104,6 +104,21 @@ struct Daemon {
     synced: bool,
 }
 
+impl Daemon {
+    /// What others say of hosts is what the register goes by.
+    fn listen(&mut self, me: HostId) {
+        let fates = |said: &Said| {
+            let fates = said.records.iter().filter_map(|(key, (_, value))| match (key, value) {
+                (Key::Fate(whom), Value::Fate(Some(fate))) => Some((*whom, *fate)),
+                _ => None,
+            });
+            fates.collect()
+        };
+        let others = self.said.iter().filter(|(who, _)| **who != me);
+        self.register.listen(others.map(|(who, said)| (*who, fates(said))).collect());
+    }
+}
+
 #[derive(Debug, Default)]
 struct Host {
     disk: Disk,
@@ -247,6 +262,7 @@ impl World {
         for (who, life, key, record) in coming {
             self.take_in(to, who, life, key, record);
         }
+        self.hosts[to].daemon.as_mut().unwrap().listen(id(to));
     }
 
     fn take_in(&mut self, n: usize, who: HostId, life: u64, key: Key, record: (u64, Value)) {
@@ -258,11 +274,6 @@ impl World {
         }
         if said.life < life {
             // What a former life said of others is said anew.
-            for key in said.records.keys() {
-                if let Key::Fate(whom) = key {
-                    daemon.register.hear(who, *whom, None);
-                }
-            }
             *said = Said { life, records: BTreeMap::new() };
         }
         let known = said.records.get(&key).is_some_and(|(seq, _)| *seq >= record.0);
@@ -271,7 +282,7 @@ impl World {
         }
         said.records.insert(key, record);
         match (key, record.1) {
-            (Key::Fate(whom), Value::Fate(fate)) => daemon.register.hear(who, whom, fate),
+            (Key::Fate(_), Value::Fate(_)) => {}
             (Key::Ring(at), Value::Ring(token)) => self.merge(n, at, token),
             _ => unreachable!("a value stands under its key"),
         }

@@ -22,6 +22,7 @@ fn vni(n: u32) -> Vni {
 fn bridge(n: u32) -> (ObjectKey, Object) {
     let link = Link {
         network: NetworkId(u64::from(n)),
+        host: None,
         mtu: 1450,
         mac: MacAddr::derived(&n.to_be_bytes()),
         up: true,

@@ -6,18 +6,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay_model::{
-    Announcement, ClusterEvent, EndpointId, Family, Foreign, HostId, IfName, KernelChange, MacAddr,
-    Name, NetnsRef, Network, NetworkId, Object, ObjectKey, Publish, Record, RecordKey, Refusal,
-    RingToken, Vni,
+    Announcement, ClusterEvent, EndpointId, Foreign, HostId, IfName, KernelChange, MacAddr, Name,
+    NetnsRef, NetworkId, Object, ObjectKey, Publish, Record, RecordKey, Refusal, Vni,
 };
 
 use crate::engine::{Config, Engine, Restored};
 use crate::event::{
     Attach, CreateNetwork, Effect, Event, Import, LocalEndpoint, Notice, Now, Place, Refused,
-    Reply, Request, StateChange, StaticEndpoint, Where,
+    Reply, Request, StaticEndpoint, Where,
 };
+use crate::fake_disk::FakeDisk;
 use crate::fake_kernel::FakeKernel;
-use crate::kept::Kept;
+use crate::recovery::Lost;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
 pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
@@ -91,62 +91,13 @@ pub(crate) fn list(net: &str, replace: bool, items: &[(&str, &str)]) -> Import {
     Import { net: net.into(), replace, take_over: false, endpoints, foreign: Foreign::default() }
 }
 
-/// The state file of a host.
-#[derive(Debug, Clone, Default)]
-struct Disk {
-    networks: BTreeMap<NetworkId, Network>,
-    endpoints: BTreeMap<overlay_model::EndpointId, LocalEndpoint>,
-    ring: BTreeMap<(NetworkId, Family, u128), RingToken>,
-    members: BTreeSet<HostId>,
-    fates: BTreeMap<HostId, overlay_model::Fate>,
-    contact_ms: Option<u64>,
-    drained: bool,
-    kept: BTreeMap<(NetworkId, Name), Kept>,
-    full: bool,
-    writes: usize,
-}
-
 /// Long enough that no test meets it that does not mean to.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-impl Disk {
-    fn write(&mut self, changes: &[StateChange]) -> Result<(), String> {
-        if self.full {
-            return Err("no space left on device".into());
-        }
-        self.writes += 1;
-        for change in changes {
-            match change.clone() {
-                StateChange::Network(net) => drop(self.networks.insert(net.id, net)),
-                StateChange::Endpoint(ep) => drop(self.endpoints.insert(ep.endpoint.id, *ep)),
-                StateChange::DropEndpoint(id) => drop(self.endpoints.remove(&id)),
-                StateChange::Ring(net, family, offset, token) => {
-                    self.ring.insert((net, family, offset), token);
-                }
-                StateChange::Kept(kept) => {
-                    self.kept.insert((kept.network, kept.name.clone()), kept);
-                }
-                StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
-                StateChange::DropRing(net) => self.ring.retain(|(n, ..), _| *n != net),
-                StateChange::DropToken(net, family, offset) => {
-                    self.ring.remove(&(net, family, offset));
-                }
-                StateChange::Member(host, true) => drop(self.members.insert(host)),
-                StateChange::Member(host, false) => drop(self.members.remove(&host)),
-                StateChange::Fate(host, Some(fate)) => drop(self.fates.insert(host, fate)),
-                StateChange::Fate(host, None) => drop(self.fates.remove(&host)),
-                StateChange::Contact(at) => self.contact_ms = Some(at),
-                StateChange::Drained(drained) => self.drained = drained,
-            }
-        }
-        Ok(())
-    }
-}
 
 struct Node {
     engine: Engine,
     kernel: FakeKernel,
-    disk: Disk,
+    disk: FakeDisk,
     /// Endpoints whose namespace is found gone at the next start.
     gone: BTreeSet<overlay_model::EndpointId>,
     incarnation: u64,
@@ -267,7 +218,7 @@ impl World {
             world.nodes.push(Node {
                 engine,
                 kernel: FakeKernel::default(),
-                disk: Disk::default(),
+                disk: FakeDisk::default(),
                 gone: BTreeSet::new(),
                 incarnation: 1,
                 boot: 1,
@@ -541,19 +492,9 @@ impl World {
         if std::mem::take(&mut self.nodes[i].moved) {
             self.former_lives_are_silent(i, self.nodes[i].incarnation + 1);
         }
-        let disk = self.nodes[i].disk.clone();
         self.nodes[i].incarnation += 1;
-        let restored = Restored {
-            networks: disk.networks.into_values().collect(),
-            endpoints: disk.endpoints.into_values().collect(),
-            gone: std::mem::take(&mut self.nodes[i].gone),
-            ring: disk.ring.into_iter().collect(),
-            members: disk.members,
-            fates: disk.fates,
-            contact_ms: disk.contact_ms,
-            drained: disk.drained,
-            kept: disk.kept.into_values().collect(),
-        };
+        let gone = std::mem::take(&mut self.nodes[i].gone);
+        let restored = Restored { gone, ..self.nodes[i].disk.restored() };
         let now = self.now_of(i);
         let node = &mut self.nodes[i];
         let config = config(i, node.incarnation, node.boot, &node.vteps, node.dual);
@@ -618,9 +559,30 @@ impl World {
 
     /// Its disk is lost with it: a new start from nothing but the cluster.
     pub(crate) fn wipe(&mut self, i: usize) {
-        self.nodes[i].disk = Disk::default();
+        self.nodes[i].disk = FakeDisk::default();
         self.nodes[i].kernel = FakeKernel::default();
         self.restart(i);
+    }
+
+    /// The daemon is killed, and all that it had written is lost; the kernel and what the
+    /// others remember are not, if `remembered`. It is started again.
+    pub(crate) fn loses_state(&mut self, i: usize, remembered: bool) {
+        let netns = |(id, local): (&EndpointId, &LocalEndpoint)| {
+            matches!(local.place, Place::Netns { .. }).then(|| (*id, local.place.clone()))
+        };
+        let homes = self.nodes[i].disk.endpoints.iter().filter_map(netns).collect();
+        let lost = Lost { at_ms: self.now_of(i).wall_ms, homes };
+        let incarnation = self.nodes[i].incarnation;
+        self.tell_others(i, &ClusterEvent::Silent { host: host(i), incarnation });
+        let records = std::mem::take(&mut self.nodes[i].records);
+        self.nodes[i].disk = FakeDisk::default();
+        self.nodes[i].disk.lost = Some(lost);
+        self.restart(i);
+        for (key, record) in records.into_iter().filter(|_| remembered) {
+            let record = record.map(Box::new);
+            let event = ClusterEvent::Record { host: host(i), incarnation, key, record };
+            self.step(i, Event::Cluster(event));
+        }
     }
 
     /// Gone for good, with everything that gossip had of it.
@@ -923,7 +885,7 @@ impl World {
         while let Some(effect) = todo.pop_front() {
             match effect {
                 Effect::Persist { id, changes } => {
-                    let result = self.nodes[i].disk.write(&changes);
+                    let result = self.nodes[i].disk.write(changes);
                     let now = self.now_of(i);
                     let more = self.nodes[i].engine.step(Event::Persisted { id, result }, now);
                     for effect in more.into_iter().rev() {

@@ -218,7 +218,7 @@ fn every_reason_not_to_decode_has_its_own_word() {
     refused(&"A".repeat(MAX_VALUE + 1), DecodeError::TooLong);
     refused("not base64!", DecodeError::NotBase64);
     refused("", DecodeError::Empty);
-    refused(&altered(|b| b[0] = 5), DecodeError::UnknownVersion(5));
+    refused(&altered(|b| b[0] = 6), DecodeError::UnknownVersion(6));
     refused(&altered(|b| b.truncate(30)), DecodeError::Malformed);
     refused(&altered(|b| b[1] = 77), DecodeError::Malformed);
     refused(&altered(|b| b.push(0)), DecodeError::Trailing);
@@ -400,6 +400,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         prop::collection::vec(any::<[u8; 4]>().prop_map(KeyId), 0..=HostKeys::MAX)
             .prop_map(|ids| Record::Keys(HostKeys { used: ids.first().copied(), ids })),
         a_fate().prop_map(Record::Fate),
+        Just(Record::Drained),
     ]
 }
 
@@ -413,6 +414,7 @@ fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Want(_) => (OWNER, RecordKey::Want(NetworkId(1), Family::V6)),
         Record::Keys(_) => (OWNER, RecordKey::Keys),
         Record::Fate(_) => (OWNER, RecordKey::Fate(OWNER)),
+        Record::Drained => (OWNER, RecordKey::Drained),
     }
 }
 
@@ -432,7 +434,7 @@ proptest! {
 
     #[test]
     fn any_bytes_of_our_versions_are_a_record_or_an_error(
-        version in 1..=4u8, kind in 0..6u8, bytes: Vec<u8>
+        version in 1..=5u8, kind in 0..6u8, bytes: Vec<u8>
     ) {
         let bytes = [&[version, kind][..], &bytes].concat();
         let _ = decode_value(&STANDARD_NO_PAD.encode(bytes));
@@ -460,6 +462,11 @@ fn the_ids_of_keys_have_these_bytes_for_ever() {
     };
     frozen((RecordKey::Keys, Record::Keys(keys)), "020002deadbeef010203040101020304");
     frozen((RecordKey::Keys, Record::Keys(HostKeys::default())), "02000000");
+}
+
+#[test]
+fn that_a_host_is_drained_has_these_bytes_for_ever() {
+    frozen((RecordKey::Drained, Record::Drained), "0500");
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn check(ops: &[KernelOp], text: Expect) {
 fn link(kind: LinkKind) -> Link {
     Link {
         network: NetworkId(7),
+        host: None,
         mtu: 1450,
         mac: "02:42:0a:00:09:01".parse().unwrap(),
         up: true,

@@ -12,6 +12,7 @@ fn keys_are_short_ascii_text_that_reads_back() {
         RecordKey::Ring(net, Family::V6, u128::MAX),
         RecordKey::Want(net, Family::V4),
         RecordKey::Keys,
+        RecordKey::Drained,
     ];
     for key in keys {
         let text = key.to_string();
@@ -33,6 +34,7 @@ fn keys_have_these_texts_for_ever() {
         (RecordKey::Ring(net, Family::V6, 0), "ring/0000000000000ab7/6/0"),
         (RecordKey::Want(net, Family::V4), "want/0000000000000ab7/4"),
         (RecordKey::Keys, "keys"),
+        (RecordKey::Drained, "drained"),
     ] {
         assert_eq!(key.to_string(), text);
         assert_eq!(text.parse::<RecordKey>().unwrap(), key);

@@ -257,6 +257,7 @@ pub(crate) fn veth_name(n: u32) -> IfName {
 fn link(vni: u32, n: u32, kind: LinkKind) -> Link {
     Link {
         network: NetworkId(vni.into()),
+        host: None,
         mtu: MTU,
         mac: mac(n),
         up: true,
