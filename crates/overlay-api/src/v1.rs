@@ -389,6 +389,9 @@ pub struct Attach {
     /// Do not set a default route, even on a network that has a gateway.
     #[serde(skip_serializing_if = "Not::not")]
     pub no_default_route: bool,
+    /// Answer no names at 127.0.0.11 in the namespace: it has a resolver of its own.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub no_dns: bool,
     /// What another host has of this moves here, whether that host is up or not,
     /// instead of being refused as `taken`. What is left out of `mac`, `ips`,
     /// `name`, `aliases` and `labels` is as it was there; one of the first three
@@ -514,6 +517,10 @@ pub struct Endpoint {
     /// The namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// What belongs into the container's `/etc/resolv.conf`: in the reply to an
+    /// attach, unless it said `no_dns` or the daemon answers no names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolv_conf: Option<String>,
 }
 
 /// A host of the cluster.

@@ -121,7 +121,7 @@ impl Node {
                 Effect::Reply { result, .. } => {
                     self.replies.push(result.unwrap_or_else(|refused| panic!("{refused:?}")));
                 }
-                Effect::Announce(_) | Effect::Notice(_) | Effect::Exit => {}
+                Effect::Announce(_) | Effect::Names(_) | Effect::Notice(_) | Effect::Exit => {}
             }
         }
     }

@@ -38,6 +38,6 @@ pub use kernel::{
 pub use outer::Outer;
 pub use ranges::{AddressRange, InvalidRange};
 pub use records::{
-    Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken,
-    Stamp, Subnet, Want, WantWhat,
+    Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Placed, Record, RecordKey,
+    RingToken, Stamp, Subnet, Want, WantWhat,
 };

@@ -213,6 +213,7 @@ pub(crate) fn local_endpoint(bits: u64) -> LocalEndpoint {
             netns: NetnsRef { path: "/run/netns/web1".into(), cookie: 42 },
             ifname: IfName::new("eth0").expect("a good name"),
             default_route: true,
+            no_dns: false,
         },
         boot_id: "b".to_owned(),
         moved: None,

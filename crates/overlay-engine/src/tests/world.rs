@@ -18,6 +18,7 @@ use crate::event::{
 };
 use crate::fake_kernel::FakeKernel;
 use crate::kept::Kept;
+use crate::names::tests::Told;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
 pub(crate) fn create(name: &str, vni: u32, cidr: &str) -> CreateNetwork {
@@ -37,6 +38,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
             taken_ifnames: [IfName::new("lo").unwrap()].into(),
             ifname: None,
             default_route: true,
+            no_dns: false,
         },
         ips: vec![],
         mac: None,
@@ -157,6 +159,8 @@ struct Node {
     replies: BTreeMap<u64, Result<Reply, Refused>>,
     notices: Vec<Notice>,
     announced: Vec<Announcement>,
+    /// What its resolver was told.
+    named: Told,
     /// How far its wall clock is off, milliseconds.
     clock_off: i64,
     /// Its VTEP addresses.
@@ -275,6 +279,7 @@ impl World {
                 replies: BTreeMap::new(),
                 notices: Vec::new(),
                 announced: Vec::new(),
+                named: Told::default(),
                 clock_off: 0,
                 vteps,
                 dual,
@@ -549,6 +554,7 @@ impl World {
         let node = &mut self.nodes[i];
         let config = config(i, node.incarnation, node.boot, &node.vteps, node.dual);
         node.engine = Engine::new(config, restored, now);
+        node.named = Told::default();
         node.alive = true;
         node.heard = true;
         self.start(i);
@@ -850,7 +856,19 @@ impl World {
                 };
                 assert!(fits, "host {i}, wins {wins}: {v:?}");
             }
+            self.assert_names_match(i);
         }
+    }
+
+    /// What the resolver of a host was told.
+    pub(crate) fn told(&self, i: usize) -> &Told {
+        &self.nodes[i].named
+    }
+
+    /// What it was told bit by bit is what there is.
+    #[track_caller]
+    pub(crate) fn assert_names_match(&self, i: usize) {
+        self.nodes[i].named.assert_matches(&self.nodes[i].engine);
     }
 
     // ----- the machinery ---------------------------------------------------
@@ -958,6 +976,7 @@ impl World {
                 }
                 Effect::Announce(all) => self.nodes[i].announced.extend(all),
                 Effect::Notice(notice) => self.nodes[i].notices.push(notice),
+                Effect::Names(news) => self.nodes[i].named.take_in(news),
                 Effect::Exit => {}
             }
         }
