@@ -70,6 +70,9 @@ const KEYS: &[Key] = &[
     with("gossip-interval", Some("500ms"), ""),
     with("alone-after", Some("15s"), ""),
     with("leak-grace", Some("60s"), ""),
+    with("dns", Some("on"), ""),
+    with("dns-ttl", Some("5s"), ""),
+    with("resolv-conf", Some("/etc/resolv.conf"), ""),
     with("journal", None, "no journal"),
     with("journal-limit", Some("64MiB"), ""),
 ];
@@ -219,6 +222,16 @@ pub struct Flags {
     /// again by its name [default: 60s]
     #[arg(long, global = true, value_name = "TIME")]
     pub leak_grace: Option<String>,
+    /// Whether containers are answered names: on or off [default: on]
+    #[arg(long, global = true, value_name = "ON")]
+    pub dns: Option<String>,
+    /// How long what was answered may be remembered [default: 5s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub dns_ttl: Option<String>,
+    /// Where the resolvers are named that are asked for names that are not ours; followed as it
+    /// changes [default: /etc/resolv.conf]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub resolv_conf: Option<String>,
     /// Append every event to this file, for overlayd replay [default: no journal]
     #[arg(long, global = true, value_name = "FILE")]
     pub journal: Option<String>,
@@ -261,6 +274,9 @@ impl Flags {
             "gossip-interval" => one(&self.gossip_interval),
             "alone-after" => one(&self.alone_after),
             "leak-grace" => one(&self.leak_grace),
+            "dns" => one(&self.dns),
+            "dns-ttl" => one(&self.dns_ttl),
+            "resolv-conf" => one(&self.resolv_conf),
             "journal" => one(&self.journal),
             "journal-limit" => one(&self.journal_limit),
             _ => None,
@@ -320,6 +336,12 @@ pub struct Settings {
     pub alone_after: Duration,
     /// An endpoint whose namespace is gone is released after so long; zero: at once.
     pub leak_grace: Duration,
+    /// Containers are answered names.
+    pub dns: bool,
+    /// Seconds for which an answer may be remembered.
+    pub dns_ttl: u32,
+    /// Where this host's resolvers are named.
+    pub resolv_conf: PathBuf,
     /// Where events are recorded, if at all.
     pub journal: Option<PathBuf>,
     /// How long the journal may be, bytes.
@@ -791,6 +813,20 @@ impl Values {
         });
         let alone_after = self.value("alone-after", duration);
         let leak_grace = self.value("leak-grace", duration);
+        let dns = self.value("dns", |text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(format!("`{text}` is neither on nor off")),
+        });
+        let dns_ttl = self.value("dns-ttl", |text| {
+            let seconds = duration(text)?.as_secs_f64();
+            // Whole seconds, as DNS has them; and a name that is gone is not to be found for long.
+            match seconds.fract() == 0.0 && (0.0..=3600.0).contains(&seconds) {
+                true => Ok(seconds as u32),
+                false => Err(format!("`{text}` is not in whole seconds up to 1h")),
+            }
+        });
+        let resolv_conf = self.value("resolv-conf", absolute);
         let journal = self.value("journal", absolute);
         let journal_limit = self.value("journal-limit", size);
 
@@ -859,6 +895,9 @@ impl Values {
             gossip_interval: gossip_interval?,
             alone_after: alone_after?,
             leak_grace: leak_grace?,
+            dns: dns?,
+            dns_ttl: dns_ttl?,
+            resolv_conf: resolv_conf?,
             journal,
             journal_limit: journal_limit?,
         })

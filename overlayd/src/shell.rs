@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Event, Level, LocalEndpoint, Notice, Now, Place, PlanId, Reply, Request,
-    Restored, Token,
+    Config, Effect, EndpointView, Event, Level, LocalEndpoint, Notice, Now, Place, PlanId, Reply,
+    Request, Restored, Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, IfName, KernelChange};
@@ -40,6 +40,7 @@ use crate::journal::Recorded;
 use crate::kernel_task::{self, Work};
 use crate::key_file::KeyFile;
 use crate::keys::{KeyRequest, Keys};
+use crate::resolver::Resolver;
 use crate::state::{StateChange, StateFile};
 use crate::surroundings::Surroundings;
 use crate::{control_socket, convert};
@@ -63,6 +64,9 @@ const REJOIN_EVERY: Duration = Duration::from_millis(200);
 
 /// Inputs that are taken in before gossip, timer and signals get their turn.
 const AT_ONCE: usize = 64;
+
+/// How long an attach waits for its door at most; names are answered later then.
+const DOOR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a request's answer goes.
 pub type Answer = oneshot::Sender<Result<Vec<u8>, v1::Error>>;
@@ -281,11 +285,14 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     tokio::spawn(kernel_task::run(kernel.clone(), changes, todo, inputs.clone()));
     let events = Hub::new(found.incarnation);
     let surroundings = Surroundings::default();
+    let resolver = settings.dns.then(|| Resolver::start(&settings, found.host)).transpose();
+    let resolver = resolver.context("cannot start the resolver")?;
     let server = control_socket::serve(
         listener,
         inputs.clone(),
         events.clone(),
         surroundings.clone(),
+        resolver.clone(),
         wait_for(ended),
     );
     let server = tokio::spawn(server);
@@ -311,6 +318,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         inputs,
         events: events.clone(),
         surroundings,
+        resolver,
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
@@ -428,6 +436,8 @@ struct Shell {
     inputs: mpsc::UnboundedSender<Input>,
     events: Hub,
     surroundings: Surroundings,
+    /// None if containers are answered no names.
+    resolver: Option<Resolver>,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -692,6 +702,11 @@ impl Shell {
                         }
                     });
                 }
+                Effect::Names(news) => {
+                    if let Some(resolver) = &self.resolver {
+                        resolver.take_in(news);
+                    }
+                }
                 Effect::Reply { token, result } => self.answer(token, result),
                 Effect::Notice(notice) => self.tell(&notice),
                 Effect::Exit => self.leaving = true,
@@ -711,6 +726,9 @@ impl Shell {
     fn answer(&mut self, token: Token, result: Result<Reply, overlay_engine::Refused>) {
         let Some(answer) = self.answers.remove(&token) else { return };
         let result = match result {
+            Ok(Reply::Endpoint(view)) if self.resolver.is_some() => {
+                return self.answer_attach(answer, *view);
+            }
             Ok(reply) => {
                 let gossip = self.gossip.as_ref();
                 let mut stats = self.former_stats.clone();
@@ -725,21 +743,47 @@ impl Shell {
                 let shown = gossip.filter(|_| matches!(reply, Reply::Hosts(_) | Reply::Status(_)));
                 let peers = shown.map(Gossip::peers_info).unwrap_or_default();
                 let refusals = shown.map(Gossip::refusals).unwrap_or_default();
-                let (warnings, dropped) = match reply {
+                let (mut warnings, dropped) = match reply {
                     Reply::Status(_) => (self.surroundings.warnings(), self.kernel.dropped()),
                     _ => Default::default(),
                 };
+                if let (Reply::Status(_), Some(resolver)) = (&reply, &self.resolver) {
+                    warnings.extend(resolver.warnings());
+                    counters.extend(resolver.counters());
+                }
                 let heard = convert::Heard { counters, peers, refusals, warnings, dropped };
-                convert::reply(reply, &heard).map_err(|err| {
-                    v1::Error::new(
-                        v1::ErrorCode::Internal,
-                        format!("cannot write the reply: {err}"),
-                    )
-                })
+                written(convert::reply(reply, &heard))
             }
             Err(refused) => Err(convert::error(refused)),
         };
         // Whoever asked may have gone.
         let _ = answer.send(result);
     }
+
+    /// Answers with an endpoint when names are answered where it is.
+    fn answer_attach(&self, answer: Answer, view: EndpointView) {
+        let Some(resolver) = self.resolver.clone() else { return };
+        let opening = resolver.opening(view.endpoint.id);
+        let tell = move || {
+            let resolv_conf = resolver.resolv_conf(&view);
+            let endpoint = v1::Endpoint { resolv_conf, ..convert::endpoint(view) };
+            // Whoever asked may have gone.
+            let _ = answer.send(written(serde_json::to_vec(&endpoint)));
+        };
+        match opening {
+            None => tell(),
+            Some(opening) => {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(DOOR_PATIENCE, opening).await;
+                    tell();
+                });
+            }
+        }
+    }
+}
+
+fn written(body: serde_json::Result<Vec<u8>>) -> Result<Vec<u8>, v1::Error> {
+    body.map_err(|err| {
+        v1::Error::new(v1::ErrorCode::Internal, format!("cannot write the reply: {err}"))
+    })
 }

@@ -48,7 +48,7 @@ pub enum Outcome {
 /// Answers; kept from query to query for its buffers.
 #[derive(Debug, Default)]
 pub struct Answerer {
-    turn: usize,
+    turn: u64,
     addresses: Vec<IpAddr>,
     suspects: Vec<IpAddr>,
 }
@@ -169,6 +169,22 @@ impl Answerer {
         Outcome::Answered(code)
     }
 
+    /// One that takes turns from somewhere else than others do.
+    pub fn starting_at(turn: u64) -> Self {
+        Self { turn, ..Self::default() }
+    }
+
+    /// Whose turn it is. Not one after the other: programs ask for both families, and everybody's
+    /// second question would get the same.
+    fn next_turn(&mut self) -> usize {
+        // Knuth's MMIX generator; its high bits are the random ones.
+        self.turn = self
+            .turn
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.turn >> 33) as usize
+    }
+
     /// Gathers the addresses of all that are called `name`, in the order in which they are
     /// answered.
     fn addresses(&mut self, book: &Book, zone: &Zone, name: &str, kind: u16) {
@@ -182,12 +198,7 @@ impl Answerer {
         };
         let holders = zone.named(name);
         let count = holders.len();
-        let first = if count > 1 {
-            self.turn = self.turn.wrapping_add(1);
-            self.turn % count
-        } else {
-            0
-        };
+        let first = if count > 1 { self.next_turn() % count } else { 0 };
         // From whose turn it is to the end, then from the beginning.
         for placed in holders.skip(first).chain(zone.named(name).take(first)) {
             let list = match book.standing(placed.host) {
@@ -236,6 +247,109 @@ fn is_there(book: &Book, zone: &Zone, name: &str) -> bool {
 /// True if names that are not ours may be looked up for who is on `networks`.
 pub fn forwards(book: &Book, networks: &[NetworkId]) -> bool {
     networks.iter().filter_map(|id| book.zone(*id)).any(|zone| !zone.network().internal)
+}
+
+/// What would be answered, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// How.
+    pub code: Code,
+    /// The host's resolvers would be asked.
+    pub forward: bool,
+    /// The addresses in an order that they may have, or the names of an address.
+    pub answers: Vec<String>,
+    /// Who has the name or the address, answered or not.
+    pub holders: Vec<Holder>,
+}
+
+/// Somebody who has a name or an address that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub endpoint: overlay_model::EndpointId,
+    /// What it is called, if it has a name of its own.
+    pub name: Option<overlay_model::Name>,
+    /// It has what was asked for as an alias.
+    pub by_alias: bool,
+    /// The name of its host.
+    pub host: String,
+    /// How that stands.
+    pub standing: Standing,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Says what somebody on `network` would be answered who asks for `name`, which may be short,
+/// whole, or an address. `None` if this is no name, or this host does not use the network.
+pub fn explain(book: &Book, network: NetworkId, name: &str) -> Option<Explanation> {
+    book.zone(network)?;
+    let text = name.trim_end_matches('.');
+    let asked = match name.parse::<IpAddr>() {
+        Ok(ip) => (reverse(ip), kind::PTR),
+        Err(_) => (text.to_owned(), kind::ANY),
+    };
+    let bytes = crate::wire::question(0, &asked.0, asked.1)?;
+    let crate::wire::Message::Query(query) = Query::read(&bytes) else { return None };
+    let networks = [network];
+    let asker = Asker { networks: &networks, forwards: true };
+    let (mut answerer, mut out) = (Answerer::default(), Vec::new());
+    let limits = (crate::wire::TCP_LIMIT, 0);
+    let outcome = answerer.answer(book, asker, &query, limits, &mut out);
+    let (code, forward) = match outcome {
+        Outcome::Answered(code) => (code, false),
+        Outcome::Forward => (Code::NoError, true),
+    };
+    let mut told = Explanation { code, forward, answers: Vec::new(), holders: Vec::new() };
+    let holder = |placed: &Placed, by_alias| Holder {
+        endpoint: placed.endpoint.id,
+        name: placed.endpoint.name.clone(),
+        by_alias,
+        host: book.host_name(placed.host),
+        standing: book.standing(placed.host),
+        addresses: placed.endpoint.addresses.clone(),
+    };
+    match find(book, &networks, &query.name, asked.1) {
+        Found::Holders(zone, label) => {
+            told.answers = answerer.addresses.iter().map(IpAddr::to_string).collect();
+            told.holders.extend(zone.named(label).map(|placed| {
+                let own = placed.endpoint.name.as_ref();
+                holder(placed, own.is_none_or(|own| own.as_str() != label))
+            }));
+        }
+        Found::Address(zone, ip) => {
+            told.holders.extend(zone.at(ip).map(|placed| holder(placed, false)));
+            let net = &zone.network().name;
+            let names = zone.at(ip).filter(|placed| is_in(book, placed)).filter_map(own_name);
+            told.answers = names.map(|name| format!("{name}.{net}.{DOMAIN}")).collect();
+        }
+        Found::Service(zone, label, service) => {
+            let has = |placed: &&Placed| zone.services(placed).contains(&service);
+            told.holders.extend(zone.named(label).filter(has).map(|placed| holder(placed, false)));
+        }
+        // Only a name whose holders are all out is looked for and not found.
+        Found::Apex | Found::Between | Found::Nothing(_) | Found::Elsewhere => {
+            let zone = book.zone(network)?;
+            if query.name.len() == 1 {
+                let label = std::str::from_utf8(query.name.label(0)).unwrap_or_default();
+                told.holders.extend(zone.named(label).map(|placed| holder(placed, false)));
+            }
+        }
+    }
+    Some(told)
+}
+
+/// The name that an address has backwards.
+pub fn reverse(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(ip) => {
+            let nibbles = (0..32).map(|n| format!("{:x}.", ip.to_bits() >> (4 * n) & 0xf));
+            nibbles.chain(["ip6.arpa".to_owned()]).collect()
+        }
+    }
 }
 
 /// What an endpoint is called when it is looked for by something else.

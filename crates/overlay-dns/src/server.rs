@@ -480,7 +480,8 @@ async fn converse(
         let next = {
             let Some(door) = door.upgrade() else { return Ok(()) };
             let (book, networks) = (shared.names.read(), door.networks());
-            let (limit, mut answerer) = (Some(TCP_LIMIT), Answerer::default());
+            let turn = shared.counters.queries.load(Ordering::Relaxed);
+            let (limit, mut answerer) = (Some(TCP_LIMIT), Answerer::starting_at(turn));
             let (at, answerer) = (door.at, &mut answerer);
             shared.answer(&book, at, &networks, from, &query, limit, answerer, &mut reply)
         };

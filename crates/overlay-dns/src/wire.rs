@@ -312,6 +312,25 @@ fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     None
 }
 
+/// A question for `name`; `None` if that is no name.
+pub fn question(id: u16, name: &str, kind: u16) -> Option<Vec<u8>> {
+    let mut out = id.to_be_bytes().to_vec();
+    // RD, and one question.
+    out.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let labels = name.split('.').filter(|_| !name.is_empty());
+    if labels.clone().any(|label| label.is_empty() || label.len() > 63) || name.len() > 253 {
+        return None;
+    }
+    for label in labels {
+        out.push(label.len() as u8);
+        out.extend_from_slice(label.as_bytes());
+    }
+    out.push(0);
+    out.extend_from_slice(&kind.to_be_bytes());
+    out.extend_from_slice(&[0, 1]);
+    Some(out)
+}
+
 /// The code of a reply, as far as its header has it.
 pub fn code_of(reply: &[u8]) -> Option<u8> {
     reply.get(3).map(|byte| byte & 0xf)

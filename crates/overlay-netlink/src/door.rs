@@ -19,7 +19,6 @@
 //! [`is_used`] from time to time, and closes them when nobody else is there.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -38,8 +37,11 @@ use overlay_model::NetnsRef;
 use overlay_model::kernel::NFT_TABLE;
 
 use crate::error::NlError;
-use crate::netns::{self, NAMED, NetnsError, inside_blocking, open_netns};
+use crate::holder;
+use crate::netns::{self, NetnsError, inside_blocking, open_netns};
 use crate::nft::{Nft, Table};
+use crate::read::{self, RowKind};
+use crate::wire::Conn;
 
 /// Where containers ask.
 pub const DOOR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -138,18 +140,22 @@ pub fn close_door(ns: &NetnsRef) -> Result<(), DoorError> {
     removed.map_err(|err| DoorError::Rules { path: path(), err })
 }
 
-/// Removes the rules of doors from every namespace that has a name or a process, and says in how
-/// many there were some.
-pub fn close_all_doors() -> usize {
-    let named = NAMED.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
-    let named = named.filter_map(|entry| Some(entry.ok()?.path()));
+/// Removes the rules of doors from every namespace that a port of ours leads to, and says from how
+/// many. To be called before the ports are removed. What cannot be looked into is passed over.
+pub async fn close_all_doors() -> usize {
+    let Ok(mut conn) = Conn::open() else { return 0 };
+    let Ok(links) = read::links(&mut conn).await else { return 0 };
+    let ports = links.values().filter(|row| row.ours() && row.kind == RowKind::Veth);
+    let mut behind: BTreeSet<i32> = ports.filter_map(|row| row.link_netnsid).collect();
     let of_processes = processes().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
-    let mut seen: BTreeSet<u64> =
-        netns::own().and_then(|file| inode_of(&file)).into_iter().collect();
     let mut closed = 0;
-    for path in named.chain(of_processes) {
+    for path in holder::named().into_iter().chain(of_processes) {
+        if behind.is_empty() {
+            break;
+        }
         let Ok(file) = open_netns(&path) else { continue };
-        if inode_of(&file).is_ok_and(|inode| seen.insert(inode)) {
+        let Some(id) = holder::nsid_of(&mut conn, &file).await else { continue };
+        if behind.remove(&id) {
             let removed = inside_blocking(&file, || {
                 let there = Nft::open().fingerprint(TABLE).is_ok_and(|there| there.is_some());
                 there && remove_rules().is_ok()
@@ -209,6 +215,29 @@ fn freebind6(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Who listens at `port` of all addresses: a program and its process.
+pub fn port_holder(port: u16, by_tcp: bool) -> Option<String> {
+    let protocol = if by_tcp { "tcp" } else { "udp" };
+    let inode = ["", "6"].iter().find_map(|family| {
+        let table = std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{family}"));
+        table.ok()?.lines().skip(1).find_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (ip, at) = fields.nth(1)?.split_once(':')?;
+            let is_it = ip.bytes().all(|b| b == b'0') && u16::from_str_radix(at, 16) == Ok(port);
+            // Behind the local address seven more are before the inode.
+            fields.nth(7).filter(|_| is_it).map(str::to_owned)
+        })
+    })?;
+    let socket = PathBuf::from(format!("socket:[{inode}]"));
+    let has = |pid: &i32| {
+        let held = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        held.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|at| at == socket))
+    };
+    let pid = processes().find(has)?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(format!("{} (process {pid})", name.trim()))
+}
+
 /// True if anybody but sockets uses the namespace with this number: a process is in it, or it has
 /// a name. `last` is the process that was found the last time, and is looked at first.
 ///
@@ -233,10 +262,6 @@ pub fn is_used(inode: u64, last: &mut Option<i32>) -> bool {
 fn processes() -> impl Iterator<Item = i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-}
-
-fn inode_of(file: &File) -> io::Result<u64> {
-    Ok(file.metadata()?.ino())
 }
 
 /// Puts up the loopback device of the calling thread's namespace, which gives it 127.0.0.0/8.

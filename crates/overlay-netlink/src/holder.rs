@@ -80,7 +80,7 @@ async fn elsewhere(own: &File) -> Vec<(String, LinkRow)> {
     found
 }
 
-fn named() -> Vec<PathBuf> {
+pub(crate) fn named() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = netns::NAMED
         .iter()
         .filter_map(|dir| std::fs::read_dir(dir).ok())
@@ -92,7 +92,7 @@ fn named() -> Vec<PathBuf> {
 }
 
 /// The number under which the namespace of `conn` knows the namespace `of`.
-async fn nsid_of(conn: &mut Conn, of: &File) -> Option<i32> {
+pub(crate) async fn nsid_of(conn: &mut Conn, of: &File) -> Option<i32> {
     let mut message = NsidMessage::default();
     message.attributes.push(NsidAttribute::Fd(u32::try_from(of.as_raw_fd()).ok()?));
     match conn.get(RouteNetlinkMessage::GetNsId(message)).await.ok()?? {

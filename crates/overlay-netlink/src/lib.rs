@@ -73,6 +73,7 @@ pub use announce::announce;
 pub use crowd::{Crowd, NeighbourTable, neighbour_tables};
 pub use door::{
     DOOR, DoorError, Sockets, close_all_doors, close_door, gateway_sockets, is_used, open_door,
+    port_holder,
 };
 pub use error::{KernelError, NlError};
 pub use firewall::Dropped;

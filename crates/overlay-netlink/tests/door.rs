@@ -9,7 +9,6 @@
 mod lab;
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use lab::{Container, eventually, lab, run};
@@ -92,16 +91,23 @@ fn a_path_that_another_namespace_has_now_is_not_entered() {
 }
 
 #[test]
-fn all_doors_are_closed_at_once_wherever_they_are() {
+fn all_doors_behind_ports_of_ours_are_closed_at_once_and_no_others() {
     lab(async {
-        run("mkdir -p /run/netns && ip netns add one && ip netns add two");
+        run("mkdir -p /run/netns && ip netns add one && ip netns add two && ip netns add three");
         let netns = |name: &str| overlay_netlink::netns_of(std::path::Path::new(name)).unwrap();
-        let _open = [open_door(&netns("one")).unwrap(), open_door(&netns("two")).unwrap()];
+        let _open = ["one", "two", "three"].map(|name| open_door(&netns(name)).unwrap());
+        for (n, name) in [(1, "one"), (2, "two")] {
+            run(&format!(
+                "ip link add ove00000000000{n} type veth peer name eth0 netns {name} && \
+                 ip link set ove00000000000{n} alias overlayd:0000000000000001"
+            ));
+        }
         run("ip netns exec two nft add table ip theirs");
-        assert_eq!(close_all_doors(), 2);
+        assert_eq!(close_all_doors().await, 2);
         assert_eq!(run("ip netns exec one nft list ruleset"), "");
         assert_eq!(run("ip netns exec two nft list ruleset").trim(), "table ip theirs {\n}");
-        assert_eq!(close_all_doors(), 0);
+        assert!(run("ip netns exec three nft list ruleset").contains("overlayd"));
+        assert_eq!(close_all_doors().await, 0);
     });
 }
 
