@@ -193,7 +193,10 @@ fn programs_find_names_by_the_resolv_conf_that_attach_writes() -> Result<()> {
 #[test]
 fn nobody_is_answered_names_of_a_network_that_he_is_not_on() -> Result<()> {
     Lab::run(|lab| {
-        let [a] = lab.hosts(["a"])?;
+        // Nobody to ask for other names: what is not ours fails at once.
+        let nowhere = vec!["--resolv-conf".into(), "/nonexistent".into()];
+        let alone = DaemonOptions { extra: nowhere, ..DaemonOptions::default() };
+        let [a] = lab.hosts_with(["a"], &alone)?;
         a.net_create("demo", DEMO)?;
         a.net_create("other", V4)?;
         let (c1, mut c2) = (a.attach("demo", "c1")?, a.attach("other", "c2")?);
@@ -290,9 +293,12 @@ fn two_endpoints_of_one_name_on_two_hosts_are_both_answered() -> Result<()> {
         lab.cut(&a, &b)?;
         a.sees("b", "down")?;
         b.sees("a", "down")?;
-        let here = add_static(&a, "demo", 1, &["--name", "twin"]);
-        let there = add_static(&b, "demo", 2, &["--name", "twin"]);
-        let (here, there) = (here?.ips[0].addr(), there?.ips[0].addr());
+        let twin = |host: &Host, netns: &str| -> Result<IpAddr> {
+            let netns = host.container(netns)?.netns().to_owned();
+            let args = ["attach", "--net", "demo", "--netns", &netns, "--name", "twin"];
+            Ok(host.ctl_json::<v1::Endpoint>(&args)?.ips[0].addr())
+        };
+        let (here, there) = (twin(&a, "t1")?, twin(&b, "t2")?);
         ensure!(c1.dig("twin A")?.ips() == [here]);
         lab.heal()?;
         for container in [&c1, &c2] {

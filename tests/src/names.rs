@@ -70,7 +70,7 @@ impl Dig {
 /// If nobody answers.
 pub fn dig(netns: &str, line: &str) -> Result<Dig> {
     let options = "+tries=1 +time=3 +nocmd +noquestion +nostats";
-    let text = run_in(netns, &format!("dig {line} {options}"))?;
+    let text = run_in(netns, &format!("dig {options} {line}"))?;
     read(&text).with_context(|| format!("dig {line}: {text}"))
 }
 

@@ -32,6 +32,9 @@ const MOST: usize = 4096;
 /// From how many addresses on a repetition is looked for by sorting.
 const FEW: usize = 64;
 
+/// Types that only zones have, DS and DNSKEY too: of a single label, a top level domain is meant.
+const OF_ZONES: [u16; 4] = [kind::NS, kind::SOA, 43, 48];
+
 /// The Internet, and any.
 const CLASSES: [u16; 2] = [1, 255];
 
@@ -407,9 +410,8 @@ fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a QName, kind: u16) 
             None => Found::Elsewhere,
         };
     }
-    // Of a single label what has an address is meant, never a top level domain.
     if name.len() == 1
-        && [kind::A, kind::AAAA, kind::ANY].contains(&kind)
+        && !OF_ZONES.contains(&kind)
         && let Some(zone) = zones().find(|zone| has(zone, 0))
     {
         return Found::Holders(zone, label(0));

@@ -20,9 +20,10 @@
 //! 5. **No bytes end it**: messages are read by [`wire`] alone, which allocates nothing.
 //!
 //! Messages are read and written here, by hand: an answer is the question with sixteen bytes an
-//! address behind it, made in a buffer that is used again. With hickory-proto, which reads into
-//! and writes from trees, the same took seven times as long (`benches/answer.rs`); it is the
-//! second opinion in tests and fuzzing instead.
+//! address behind it, made in a buffer that is used again: 0.2 µs with finding the name, without
+//! an allocation. Reading and writing alone is 0.5 µs with hickory-proto (`benches/answer.rs`),
+//! which brings the tables of international names along. It is the second opinion in tests and
+//! fuzzing instead: what it does not read, or reads otherwise, is a bug.
 //!
 //! | module | what |
 //! |---|---|

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{setsockopt, sockopt};
 use overlay_model::NetworkId;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -36,6 +37,9 @@ const AT_ONCE: usize = 128;
 
 /// Longest query by UDP: what is longer is cut off, and cannot be read.
 const DATAGRAM: usize = 4096;
+
+/// Bytes of questions that may wait for their turn, with what the kernel needs for each.
+const RECEIVED: usize = 1 << 20;
 
 /// TCP connections at once, of all doors.
 const CONNECTIONS: usize = 256;
@@ -143,6 +147,8 @@ impl Server {
         tcp: Option<TcpListener>,
     ) -> io::Result<DoorId> {
         udp.set_nonblocking(true)?;
+        // Refused beyond what root may have: then a burst loses some, and they are asked again.
+        let _ = setsockopt(&udp, sockopt::RcvBufForce, &RECEIVED);
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (networks, under_way) = (RwLock::new(networks.into()), AtomicUsize::new(0));
         let door = Arc::new(Door { at, networks, udp, under_way });
