@@ -367,17 +367,13 @@ impl Resolver {
     fn look(&self) {
         let mut state = self.state();
         for door in state.doors.values_mut() {
+            let Some(open) = &mut door.open else { continue };
             let there = std::fs::metadata(&door.netns.path).map(|meta| meta.ino());
-            match &mut door.open {
-                Some(open) => {
-                    let named = there.is_ok_and(|inode| inode == open.inode);
-                    if !named && !overlay_netlink::is_used(open.inode, &mut open.process) {
-                        debug!(netns = %door.netns.path.display(), "nobody is in it any more");
-                        self.0.server.close(open.id);
-                        door.open = None;
-                    }
-                }
-                None => {}
+            let named = there.is_ok_and(|inode| inode == open.inode);
+            if !named && !overlay_netlink::is_used(open.inode, &mut open.process) {
+                debug!(netns = %door.netns.path.display(), "nobody is in it any more");
+                self.0.server.close(open.id);
+                door.open = None;
             }
         }
     }

@@ -185,6 +185,7 @@ pub struct Query<'a> {
 
 /// What a message is.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are questions, and none is kept")]
 pub enum Message<'a> {
     /// A question.
     Query(Query<'a>),

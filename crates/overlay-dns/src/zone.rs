@@ -141,6 +141,7 @@ impl Key for IpAddr {
 enum Holders {
     One(Held),
     /// At least two; the key is that of the first.
+    #[expect(clippy::box_collection, reason = "a hundred thousand of one would be as large")]
     Many(Box<Vec<Held>>),
 }
 
@@ -357,7 +358,7 @@ impl Book {
             }
             NameChange::Endpoint { before, after, services } => {
                 let network = before.iter().chain(&after).map(|placed| placed.endpoint.network);
-                let zone = network.last().and_then(|network| self.zones.get_mut(&network));
+                let zone = { network }.next_back().and_then(|network| self.zones.get_mut(&network));
                 let Some(zone) = zone else { return };
                 // Nobody finds nothing in between: whoever asks waits for the end of it.
                 before.iter().for_each(|placed| zone.remove(placed));

@@ -83,29 +83,54 @@ fn check(networks: &[u64], name: &str, kind: u16, said: Expect) {
 
 #[test]
 fn a_name_is_answered_whole_and_short_and_as_it_was_written() {
-    check(&[7], "web.demo.overlay.internal", kind::A, expect![[r#"
+    check(
+        &[7],
+        "web.demo.overlay.internal",
+        kind::A,
+        expect![[r#"
         NoError
-        web.demo.overlay.internal. A 10.9.0.2"#]]);
-    check(&[7], "wEb", kind::AAAA, expect![[r#"
+        web.demo.overlay.internal. A 10.9.0.2"#]],
+    );
+    check(
+        &[7],
+        "wEb",
+        kind::AAAA,
+        expect![[r#"
         NoError
-        wEb. AAAA fd00:9::2"#]]);
-    check(&[7], "web", kind::ANY, expect![[r#"
+        wEb. AAAA fd00:9::2"#]],
+    );
+    check(
+        &[7],
+        "web",
+        kind::ANY,
+        expect![[r#"
         NoError
         web. A 10.9.0.2
-        web. AAAA fd00:9::2"#]]);
+        web. AAAA fd00:9::2"#]],
+    );
 }
 
 #[test]
 fn all_holders_are_answered_those_of_one_name_too() {
-    check(&[7], "shop", kind::A, expect![[r#"
+    check(
+        &[7],
+        "shop",
+        kind::A,
+        expect![[r#"
         NoError
         shop. A 10.9.0.3
         shop. A 10.9.0.4
-        shop. A 10.9.0.5"#]]);
-    check(&[7], "db.demo.overlay.internal", kind::A, expect![[r#"
+        shop. A 10.9.0.5"#]],
+    );
+    check(
+        &[7],
+        "db.demo.overlay.internal",
+        kind::A,
+        expect![[r#"
         NoError
         db.demo.overlay.internal. A 10.9.0.3
-        db.demo.overlay.internal. A 10.9.0.4"#]]);
+        db.demo.overlay.internal. A 10.9.0.4"#]],
+    );
 }
 
 #[test]
@@ -154,28 +179,58 @@ fn what_exists_and_has_no_such_record_is_an_empty_answer() {
 
 #[test]
 fn the_zone_says_where_it_begins() {
-    check(&[7], "overlay.internal", kind::SOA, expect![[r#"
+    check(
+        &[7],
+        "overlay.internal",
+        kind::SOA,
+        expect![[r#"
         NoError
-        overlay.internal. SOA ns.overlay.internal. 5"#]]);
-    check(&[7], "overlay.internal", kind::NS, expect![[r#"
+        overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
+    check(
+        &[7],
+        "overlay.internal",
+        kind::NS,
+        expect![[r#"
         NoError
-        overlay.internal. NS ns.overlay.internal."#]]);
+        overlay.internal. NS ns.overlay.internal."#]],
+    );
 }
 
 #[test]
 fn what_is_not_there_and_what_is_none_of_his_business_are_one_answer() {
-    check(&[7], "nobody.demo.overlay.internal", kind::A, expect![[r#"
+    check(
+        &[7],
+        "nobody.demo.overlay.internal",
+        kind::A,
+        expect![[r#"
         NXDomain
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
-    check(&[7], "secret.other.overlay.internal", kind::A, expect![[r#"
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
+    check(
+        &[7],
+        "secret.other.overlay.internal",
+        kind::A,
+        expect![[r#"
         NXDomain
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
-    check(&[7], "secret.nowhere.overlay.internal", kind::A, expect![[r#"
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
+    check(
+        &[7],
+        "secret.nowhere.overlay.internal",
+        kind::A,
+        expect![[r#"
         NXDomain
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
-    check(&[7], "a.b.c.demo.overlay.internal", kind::A, expect![[r#"
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
+    check(
+        &[7],
+        "a.b.c.demo.overlay.internal",
+        kind::A,
+        expect![[r#"
         NXDomain
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
 }
 
 #[test]
@@ -229,31 +284,61 @@ fn addresses_have_names() {
 
 #[test]
 fn services_are_found_by_name_and_by_alias() {
-    check(&[7], "_5432._tcp.db.demo.overlay.internal", kind::SRV, expect![[r#"
+    check(
+        &[7],
+        "_5432._tcp.db.demo.overlay.internal",
+        kind::SRV,
+        expect![[r#"
         NoError
         _5432._tcp.db.demo.overlay.internal. SRV 0 0 5432 db.demo.overlay.internal.
-        more db.demo.overlay.internal. A 10.9.0.3"#]]);
-    check(&[7], "_5432._tcp.shop.demo.overlay.internal", kind::SRV, expect![[r#"
+        more db.demo.overlay.internal. A 10.9.0.3"#]],
+    );
+    check(
+        &[7],
+        "_5432._tcp.shop.demo.overlay.internal",
+        kind::SRV,
+        expect![[r#"
         NoError
         _5432._tcp.shop.demo.overlay.internal. SRV 0 0 5432 db.demo.overlay.internal.
         _5432._tcp.shop.demo.overlay.internal. SRV 0 0 5432 shop.demo.overlay.internal.
         more db.demo.overlay.internal. A 10.9.0.3
         more shop.demo.overlay.internal. A 10.9.0.5
-        more shop.demo.overlay.internal. AAAA fd00:9::5"#]]);
-    check(&[7], "_53._udp.shop", kind::SRV, expect![[r#"
+        more shop.demo.overlay.internal. AAAA fd00:9::5"#]],
+    );
+    check(
+        &[7],
+        "_53._udp.shop",
+        kind::SRV,
+        expect![[r#"
         NoError
         _53._udp.shop. SRV 0 0 53 shop.demo.overlay.internal.
         more shop.demo.overlay.internal. A 10.9.0.5
-        more shop.demo.overlay.internal. AAAA fd00:9::5"#]]);
-    check(&[7], "_53._tcp.shop.demo.overlay.internal", kind::SRV, expect![[r#"
+        more shop.demo.overlay.internal. AAAA fd00:9::5"#]],
+    );
+    check(
+        &[7],
+        "_53._tcp.shop.demo.overlay.internal",
+        kind::SRV,
+        expect![[r#"
         NXDomain
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
-    check(&[7], "_http._tcp.shop.demo.overlay.internal", kind::SRV, expect![[r#"
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
+    check(
+        &[7],
+        "_http._tcp.shop.demo.overlay.internal",
+        kind::SRV,
+        expect![[r#"
         NXDomain
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
-    check(&[7], "_53._udp.shop.demo.overlay.internal", kind::A, expect![[r#"
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
+    check(
+        &[7],
+        "_53._udp.shop.demo.overlay.internal",
+        kind::A,
+        expect![[r#"
         NoError
-        authority overlay.internal. SOA ns.overlay.internal. 5"#]]);
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
+    );
 }
 
 #[test]
@@ -290,9 +375,14 @@ fn other_names_go_to_others_unless_every_network_is_internal() {
     check(&[7], "nobody", kind::A, expect!["forwarded"]);
     check(&[8, 7], "example.com", kind::A, expect!["forwarded"]);
     check(&[8], "example.com", kind::A, expect!["Refused"]);
-    check(&[8], "nobody", kind::A, expect![[r#"
+    check(
+        &[8],
+        "nobody",
+        kind::A,
+        expect![[r#"
         NXDomain
-        authority . SOA ns.overlay.internal. 5"#]]);
+        authority . SOA ns.overlay.internal. 5"#]],
+    );
     check(&[8], "1.2.0.192.in-addr.arpa", kind::PTR, expect!["Refused"]);
     // A top level domain may be called as an endpoint is.
     check(&[7], "web", kind::NS, expect!["forwarded"]);
