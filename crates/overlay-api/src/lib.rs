@@ -17,6 +17,8 @@
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
 //! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
 //! | `DELETE /v1/frozen/{MAC or address}?net=…` | - | [`v1::Frozen`] as they were, a list |
+//! | `GET /v1/dns` | - | [`v1::Dns`] |
+//! | `GET /v1/dns/{name}` | - | [`v1::Looked`] |
 //! | `GET /v1/ipam` | - | [`v1::IpamSubnet`], a list |
 //! | `GET /v1/ipam/{name or id}` | - | [`v1::IpamRanges`], a list |
 //! | `POST /v1/ipam/{name or id}/release` | [`v1::ReleaseAddress`] | [`v1::ReleasedAddress`] |

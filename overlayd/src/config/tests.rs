@@ -293,10 +293,13 @@ fn peers_may_be_given_in_every_way_and_without_a_port() {
 
 #[test]
 fn what_is_said_of_names_is_on_or_off_and_in_whole_seconds() {
-    bad_flags("--dns yes --dns-ttl 1500ms --resolv-conf resolv.conf", expect![[r#"
+    bad_flags(
+        "--dns yes --dns-ttl 1500ms --resolv-conf resolv.conf",
+        expect![[r#"
         --dns: `yes` is neither on nor off
         --dns-ttl: `1500ms` is not in whole seconds up to 1h
-        --resolv-conf: `resolv.conf` depends on where overlayd is started; write the path from / on"#]]);
+        --resolv-conf: `resolv.conf` depends on where overlayd is started; write the path from / on"#]],
+    );
     bad_flags("--dns-ttl 2h", expect!["--dns-ttl: `2h` is not in whole seconds up to 1h"]);
 }
 

@@ -37,7 +37,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
                     name: Some(Name::new(&format!("c{n}")).expect("a label")),
                     aliases: BTreeSet::from([alias]),
                     mac: MacAddr([2, 0, 0, 0, 0, n]),
-                    addresses: vec![IpAddr::from([10, id as u8 + 2, 0, n + 2])],
+                    addresses: vec![IpAddr::from([10, 16 - id as u8, 0, n + 2])],
                     labels: BTreeMap::new(),
                     move_seq: 0,
                     attached_ms: 0,
