@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
-        bench bench-first bench-gossip bench-kernel bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
+        bench bench-first bench-gossip bench-kernel bench-dns bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -88,7 +88,7 @@ lab-clean:
 	@tests/lab-clean.sh
 
 ## bench: all measurements that docs/performance.md shows; quiet machine, root
-bench: bench-first bench-gossip bench-kernel
+bench: bench-first bench-gossip bench-kernel bench-dns
 
 ## bench-first: attach latency, reach of an attach, memory; release binaries
 bench-first: release
@@ -103,6 +103,11 @@ bench-gossip: release
 bench-kernel: release
 	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
 	    cargo bench --locked -p overlay-tests --bench kernel
+
+## bench-dns: names: questions a second and p99 beside dnsmasq; ROUNDS=5; two minutes
+bench-dns: release
+	OVERLAY_BIN_DIR=target/release $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
+	    cargo bench --locked -p overlay-tests --bench dns
 
 ## bench-thousand: a thousand simulated hosts, or HOSTS=n; long
 bench-thousand:

@@ -18,6 +18,9 @@ wanted=(
     tshark:tshark
     iperf3:iperf3
     jq:jq
+    dig:dnsutils
+    dnsmasq:dnsmasq-base
+    dnsperf:dnsperf             # make bench-dns
     setpriv:util-linux
     stdbuf:coreutils
     sysctl:procps

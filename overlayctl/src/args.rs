@@ -88,6 +88,8 @@ pub(crate) enum Command {
     /// Show who owns, gives and has which address; audit it; give back what is leaked
     #[command(subcommand)]
     Ipam(IpamCommand),
+    /// Show where containers are answered names; or what they would be answered, and why
+    Dns(DnsArgs),
     /// List the hosts of the cluster
     Hosts,
     /// Forget a host that is gone for good
@@ -623,6 +625,14 @@ pub(crate) struct AttachArgs {
     /// endpoints that share an alias with it
     #[arg(long, short = 'p', value_name = "PORTS", value_parser = publish)]
     pub(crate) publish: Vec<Publish>,
+    /// Answer no names at 127.0.0.11 in the namespace: it has a resolver of its own
+    #[arg(long, conflicts_with_all = ["device", "write_resolv_conf"])]
+    pub(crate) no_dns: bool,
+
+    /// Write what belongs into the container's /etc/resolv.conf to this file, such as
+    /// /etc/netns/NAME/resolv.conf
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_resolv_conf: Option<PathBuf>,
 
     /// Keep its addresses and its MAC for its name on this host when it is detached, until
     /// `overlayctl endpoint forget-ip`
@@ -633,6 +643,19 @@ pub(crate) struct AttachArgs {
     /// out is as it was there
     #[arg(long)]
     pub(crate) take_over: bool,
+}
+
+/// `dns`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DnsArgs {
+    /// A short name, a whole one, or an address
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) asked: Option<String>,
+
+    /// As asked on this network only
+    #[arg(long, value_name = "NAME|ID", requires = "asked",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
 }
 
 /// What people call an endpoint.

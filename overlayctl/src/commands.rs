@@ -7,6 +7,7 @@
 //! `tests/`.
 
 mod attach;
+mod dns;
 mod endpoint;
 mod ipam;
 mod key;
@@ -56,6 +57,7 @@ impl Session {
             Command::Endpoint(command) => self.endpoint(command).await,
             Command::Endpoints(args) => self.endpoints(args).await,
             Command::Ipam(command) => self.ipam(command).await,
+            Command::Dns(args) => self.dns(args).await,
             Command::Hosts => self.hosts().await,
             Command::Host(HostCommand::Forget(args)) => self.forget(args).await,
             Command::Drain(args) => self.drain(args).await,

@@ -32,6 +32,8 @@ pub(crate) enum Failure {
     },
     /// Some of the things named failed, and have been said to.
     SaidAlready,
+    /// What the daemon has done is done; a file that was to tell of it was not written.
+    AfterAll(String),
     /// Standard output did not take it.
     Writing(io::Error),
     /// This process lacks something that has nothing to do with the daemon.
@@ -116,6 +118,10 @@ impl Output {
                     say(&format!("overlayctl: {}{}", clean(&error.message), more(&error)));
                 }
                 ExitCode::from(2)
+            }
+            Err(Failure::AfterAll(text)) => {
+                say(&format!("overlayctl: {text}"));
+                ExitCode::from(1)
             }
             Err(Failure::Writing(err)) => {
                 say(&format!("overlayctl: cannot write to standard output: {err}"));

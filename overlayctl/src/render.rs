@@ -9,6 +9,7 @@
 //! containers: nothing that they contain reaches the terminal as a control
 //! character (see [`clean`]).
 
+mod dns;
 mod endpoint;
 mod entry;
 mod event;
@@ -25,6 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::Table;
 
+pub(crate) use dns::{dns, looked};
 pub(crate) use endpoint::{attached, detached, endpoints, imported, local_endpoints, thawed};
 pub(crate) use entry::{entries, plan};
 pub(crate) use event::event;

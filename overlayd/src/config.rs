@@ -71,6 +71,9 @@ const KEYS: &[Key] = &[
     with("alone-after", Some("15s"), ""),
     with("leak-grace", Some("60s"), ""),
     with("host-access", Some("none"), ""),
+    with("dns", Some("on"), ""),
+    with("dns-ttl", Some("5s"), ""),
+    with("resolv-conf", Some("/etc/resolv.conf"), ""),
     with("journal", None, "no journal"),
     with("journal-limit", Some("64MiB"), ""),
 ];
@@ -224,6 +227,16 @@ pub struct Flags {
     /// ports: none, all, or a list like 9100,514/udp [default: none]
     #[arg(long, global = true, value_name = "PORTS")]
     pub host_access: Option<String>,
+    /// Whether containers are answered names: on or off [default: on]
+    #[arg(long, global = true, value_name = "ON")]
+    pub dns: Option<String>,
+    /// How long what was answered may be remembered [default: 5s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub dns_ttl: Option<String>,
+    /// Where the resolvers are named that are asked for names that are not ours; followed as it
+    /// changes [default: /etc/resolv.conf]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub resolv_conf: Option<String>,
     /// Append every event to this file, for overlayd replay [default: no journal]
     #[arg(long, global = true, value_name = "FILE")]
     pub journal: Option<String>,
@@ -267,6 +280,9 @@ impl Flags {
             "alone-after" => one(&self.alone_after),
             "leak-grace" => one(&self.leak_grace),
             "host-access" => one(&self.host_access),
+            "dns" => one(&self.dns),
+            "dns-ttl" => one(&self.dns_ttl),
+            "resolv-conf" => one(&self.resolv_conf),
             "journal" => one(&self.journal),
             "journal-limit" => one(&self.journal_limit),
             _ => None,
@@ -328,6 +344,12 @@ pub struct Settings {
     pub leak_grace: Duration,
     /// Which ports of this host containers get to.
     pub host_access: Access,
+    /// Containers are answered names.
+    pub dns: bool,
+    /// Seconds for which an answer may be remembered.
+    pub dns_ttl: u32,
+    /// Where this host's resolvers are named.
+    pub resolv_conf: PathBuf,
     /// Where events are recorded, if at all.
     pub journal: Option<PathBuf>,
     /// How long the journal may be, bytes.
@@ -800,6 +822,20 @@ impl Values {
         let alone_after = self.value("alone-after", duration);
         let leak_grace = self.value("leak-grace", duration);
         let host_access = self.value("host-access", access);
+        let dns = self.value("dns", |text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(format!("`{text}` is neither on nor off")),
+        });
+        let dns_ttl = self.value("dns-ttl", |text| {
+            let seconds = duration(text)?.as_secs_f64();
+            // Whole seconds, as DNS has them; and a name that is gone is not to be found for long.
+            match seconds.fract() == 0.0 && (0.0..=3600.0).contains(&seconds) {
+                true => Ok(seconds as u32),
+                false => Err(format!("`{text}` is not in whole seconds up to 1h")),
+            }
+        });
+        let resolv_conf = self.value("resolv-conf", absolute);
         let journal = self.value("journal", absolute);
         let journal_limit = self.value("journal-limit", size);
 
@@ -869,6 +905,9 @@ impl Values {
             alone_after: alone_after?,
             leak_grace: leak_grace?,
             host_access: host_access?,
+            dns: dns?,
+            dns_ttl: dns_ttl?,
+            resolv_conf: resolv_conf?,
             journal,
             journal_limit: journal_limit?,
         })

@@ -29,6 +29,7 @@ use crate::convert::{self, invalid};
 use crate::events::{Hub, MAX_WATCHERS};
 use crate::keys::KeyRequest;
 use crate::ports::Ports;
+use crate::resolver::Resolver;
 use crate::shell::Input;
 use crate::surroundings::Surroundings;
 
@@ -100,6 +101,7 @@ struct Door {
     events: Hub,
     surroundings: Surroundings,
     ports: Ports,
+    resolver: Option<Resolver>,
 }
 
 impl Door {
@@ -216,6 +218,12 @@ struct NetQuery {
     local: Option<bool>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetOnlyQuery {
+    net: Option<String>,
+}
+
 /// Answers requests until `stopped` resolves.
 pub async fn serve(
     listener: UnixListener,
@@ -223,9 +231,10 @@ pub async fn serve(
     events: Hub,
     surroundings: Surroundings,
     ports: Ports,
+    resolver: Option<Resolver>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let door = Door { inputs, events, surroundings, ports };
+    let door = Door { inputs, events, surroundings, ports, resolver };
     let router = Router::new()
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{net}", get(network).patch(change_network).delete(remove_network))
@@ -261,6 +270,8 @@ pub async fn serve(
             "/v1/plan",
             get(|State(door): State<Door>| async move { ok(door.ask(Request::Plan).await) }),
         )
+        .route("/v1/dns", get(dns))
+        .route("/v1/dns/{name}", get(look_name_up))
         .route("/v1/events", get(watch_events))
         .route("/v1/fdb", get(fdb))
         .route("/v1/neigh", get(neigh))
@@ -299,6 +310,29 @@ async fn openapi() -> Answered {
 async fn status(State(door): State<Door>) -> Answered {
     door.surroundings.look().await;
     ok(door.ask(Request::Status).await)
+}
+
+async fn dns(State(door): State<Door>) -> Answered {
+    let shown = door.resolver.as_ref().map(Resolver::show).unwrap_or_default();
+    ok(written(&shown))
+}
+
+async fn look_name_up(
+    State(door): State<Door>,
+    Part(UrlPath(name)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
+) -> Answered {
+    let off = || {
+        v1::Error::new(v1::ErrorCode::Unavailable, "this overlayd answers no names: dns = \"off\"")
+            .with_hint("start it with --dns on")
+    };
+    let looked = door.resolver.as_ref().ok_or_else(off);
+    let looked = looked.and_then(|resolver| resolver.look_up(&name, query.net.as_deref()));
+    ok(looked.and_then(|looked| written(&looked)))
+}
+
+fn written(body: &impl serde::Serialize) -> Answer {
+    serde_json::to_vec(body).map_err(|err| v1::Error::new(v1::ErrorCode::Internal, err.to_string()))
 }
 
 async fn networks(State(door): State<Door>) -> Answered {

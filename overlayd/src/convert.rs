@@ -117,8 +117,9 @@ pub fn netns_path(body: &v1::Attach) -> Result<Option<PathBuf>, v1::Error> {
     if places > 1 {
         return Err(invalid("of netns, pid, device and static more than one is given; give one"));
     }
-    if others > 0 && (body.ifname.is_some() || body.no_default_route) {
-        return Err(invalid("ifname and no_default_route are for namespaces; leave them out"));
+    if others > 0 && (body.ifname.is_some() || body.no_default_route || body.no_dns) {
+        let message = "ifname, no_default_route and no_dns are for namespaces; leave them out";
+        return Err(invalid(message));
     }
     match (&body.netns, body.pid) {
         (Some(netns), _) if netns.is_empty() => Err(invalid("the netns is empty")),
@@ -155,6 +156,7 @@ pub fn attach(
             taken_ifnames,
             ifname: ifname(body.ifname)?,
             default_route: !body.no_default_route,
+            no_dns: body.no_dns,
         },
         (None, Some(device)) => Where::Device(device),
         (None, None) => Where::Static,
@@ -377,6 +379,7 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         host_ifname: port,
         ifname,
         netns,
+        resolv_conf: None,
     }
 }
 

@@ -313,6 +313,7 @@ fn show(effect: &Effect, out: &mut dyn Write) -> io::Result<()> {
         Effect::Announce(all) => all.iter().try_for_each(|one| {
             writeln!(out, "  tells those on {} that {} is at {}", one.bridge, one.ip, one.mac)
         }),
+        Effect::Names(news) => writeln!(out, "  tells the resolver {} news", news.len()),
         Effect::Reply { token, result: Ok(_) } => writeln!(out, "  answers request {token}"),
         Effect::Reply { token, result: Err(why) } => {
             writeln!(out, "  refuses request {token}: {why}")

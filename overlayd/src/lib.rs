@@ -11,6 +11,7 @@
 //! | [`convert`] | between the API's words and the engine's |
 //! | [`events`] | what happened, for `overlayctl watch` |
 //! | [`journal`] | every event on disk, and `overlayd replay` |
+//! | [`resolver`] | names for containers, and where they ask for them |
 //! | [`surroundings`] | what our traffic suffers from on this host, and is not ours to change |
 //! | [`teardown`] | `overlayd teardown` |
 
@@ -23,6 +24,7 @@ pub mod kernel_task;
 pub mod key_file;
 pub mod keys;
 pub mod ports;
+pub mod resolver;
 pub mod shell;
 pub mod state;
 pub mod surroundings;

@@ -58,8 +58,19 @@ fn main() -> ExitCode {
                     "overlayd: cannot do without huge pages: {err}; it will need more memory"
                 );
             }
+            raise_descriptors();
             finish(run(resolved))
         }
+    }
+}
+
+/// Two descriptors a container, for names: more than the 1024 that many systems begin with.
+fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(err) = raised {
+        eprintln!("overlayd: cannot have more descriptors: {err}");
     }
 }
 

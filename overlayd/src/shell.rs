@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use overlay_api::v1;
 use overlay_engine::{
-    Config, Effect, Event, Level, LocalEndpoint, Lost, Notice, Now, Place, PlanId, Reply, Request,
-    Restored, Token,
+    Config, Effect, EndpointView, Event, Level, LocalEndpoint, Lost, Notice, Now, Place, PlanId,
+    Reply, Request, Restored, Token,
 };
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, IfName, KernelChange};
@@ -41,6 +41,7 @@ use crate::kernel_task::{self, Work};
 use crate::key_file::KeyFile;
 use crate::keys::{KeyRequest, Keys};
 use crate::ports::Ports;
+use crate::resolver::Resolver;
 use crate::state::{StateChange, StateFile};
 use crate::surroundings::Surroundings;
 use crate::{control_socket, convert};
@@ -64,6 +65,9 @@ const REJOIN_EVERY: Duration = Duration::from_millis(200);
 
 /// Inputs that are taken in before gossip, timer and signals get their turn.
 const AT_ONCE: usize = 64;
+
+/// How long an attach waits for its door at most; names are answered later then.
+const DOOR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a request's answer goes.
 pub type Answer = oneshot::Sender<Result<Vec<u8>, v1::Error>>;
@@ -297,12 +301,15 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     let events = Hub::new(found.incarnation);
     let surroundings = Surroundings::default();
     let ports = Ports::default();
+    let resolver = settings.dns.then(|| Resolver::start(&settings, found.host)).transpose();
+    let resolver = resolver.context("cannot start the resolver")?;
     let server = control_socket::serve(
         listener,
         inputs.clone(),
         events.clone(),
         surroundings.clone(),
         ports.clone(),
+        resolver.clone(),
         wait_for(ended),
     );
     let server = tokio::spawn(server);
@@ -329,6 +336,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         events: events.clone(),
         surroundings,
         ports,
+        resolver,
         answers: BTreeMap::new(),
         last_token: 0,
         noted_peers: found.peers,
@@ -358,6 +366,7 @@ async fn homes() -> anyhow::Result<Vec<(EndpointId, Place)>> {
         netns: home.netns,
         ifname: home.ifname,
         default_route: home.default_route,
+        no_dns: false,
     };
     Ok(homes.into_iter().map(|(id, home)| (id, place(home))).collect())
 }
@@ -458,6 +467,8 @@ struct Shell {
     events: Hub,
     surroundings: Surroundings,
     ports: Ports,
+    /// None if containers are answered no names.
+    resolver: Option<Resolver>,
     answers: BTreeMap<Token, Answer>,
     last_token: Token,
     noted_peers: Vec<SocketAddr>,
@@ -722,6 +733,11 @@ impl Shell {
                         }
                     });
                 }
+                Effect::Names(news) => {
+                    if let Some(resolver) = &self.resolver {
+                        resolver.take_in(news);
+                    }
+                }
                 Effect::Reply { token, result } => self.answer(token, result),
                 Effect::Hold(ports) => {
                     for (port, why) in self.ports.hold(&ports) {
@@ -746,6 +762,9 @@ impl Shell {
     fn answer(&mut self, token: Token, result: Result<Reply, overlay_engine::Refused>) {
         let Some(answer) = self.answers.remove(&token) else { return };
         let result = match result {
+            Ok(Reply::Endpoint(view)) if self.resolver.is_some() => {
+                return self.answer_attach(answer, *view);
+            }
             Ok(reply) => {
                 let gossip = self.gossip.as_ref();
                 let mut stats = self.former_stats.clone();
@@ -768,6 +787,10 @@ impl Shell {
                         heard.warnings.extend(self.ports.warnings());
                         heard.dropped = self.kernel.dropped();
                         heard.settings = self.kernel.changed_settings();
+                        if let Some(resolver) = &self.resolver {
+                            heard.warnings.extend(resolver.warnings());
+                            heard.counters.extend(resolver.counters());
+                        }
                     }
                     Reply::Ports(_) => {
                         heard.translated = self.kernel.translated();
@@ -780,16 +803,38 @@ impl Shell {
                     }
                     _ => {}
                 }
-                convert::reply(reply, &heard).map_err(|err| {
-                    v1::Error::new(
-                        v1::ErrorCode::Internal,
-                        format!("cannot write the reply: {err}"),
-                    )
-                })
+                written(convert::reply(reply, &heard))
             }
             Err(refused) => Err(convert::error(refused)),
         };
         // Whoever asked may have gone.
         let _ = answer.send(result);
     }
+
+    /// Answers with an endpoint when names are answered where it is.
+    fn answer_attach(&self, answer: Answer, view: EndpointView) {
+        let Some(resolver) = self.resolver.clone() else { return };
+        let opening = resolver.opening(view.endpoint.id);
+        let tell = move || {
+            let resolv_conf = resolver.resolv_conf(&view);
+            let endpoint = v1::Endpoint { resolv_conf, ..convert::endpoint(view) };
+            // Whoever asked may have gone.
+            let _ = answer.send(written(serde_json::to_vec(&endpoint)));
+        };
+        match opening {
+            None => tell(),
+            Some(opening) => {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(DOOR_PATIENCE, opening).await;
+                    tell();
+                });
+            }
+        }
+    }
+}
+
+fn written(body: serde_json::Result<Vec<u8>>) -> Result<Vec<u8>, v1::Error> {
+    body.map_err(|err| {
+        v1::Error::new(v1::ErrorCode::Internal, format!("cannot write the reply: {err}"))
+    })
 }

@@ -25,6 +25,7 @@ pub async fn run(socket: &Path) -> anyhow::Result<()> {
     }
     let (kernel, _changes) = Kernel::open().await.context("cannot talk to the kernel")?;
     let state = kernel.dump().await.context("cannot read the kernel")?;
+    let doors = overlay_netlink::close_all_doors().await;
     let deltas = state.objects.keys().map(|key| Delta { key, want: None, retired: true });
     let ops = plan(deltas, &state.objects, Completeness::Complete);
     for op in &ops {
@@ -38,6 +39,9 @@ pub async fn run(socket: &Path) -> anyhow::Result<()> {
     if !report.failed.is_empty() {
         bail!("{} of {count} things could not be removed", report.failed.len());
     }
-    println!("removed {count} things of overlayd; nothing else was touched");
+    if doors > 0 {
+        println!("nft delete table ip overlayd (in {doors} namespaces)");
+    }
+    println!("removed {} things of overlayd; nothing else was touched", count + doors);
     Ok(())
 }

@@ -373,7 +373,8 @@ fn no_container_reaches_vxlan_or_gossip_of_any_host() -> Result<()> {
         ))?;
         underlay.expect_some(
             "other packets are routed",
-            &format!("ip.src == {net} && udp.dstport == 4790"),
+            // Under the address of the host.
+            &format!("ip.src == {} && udp.dstport == 4790", a.address()),
         )?;
         scene.lie("honest")?;
         ear.heard_no_lie()

@@ -19,7 +19,7 @@ pub struct Binaries {
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Programs that labs run, with the Debian package of each.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("nft", "nftables"),
@@ -29,6 +29,8 @@ const TOOLS: [(&str, &str); 9] = [
     ("tshark", "tshark"),
     ("iperf3", "iperf3"),
     ("jq", "jq"),
+    ("dig", "dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
 ];
 
 /// The programs under test: from the directory that `OVERLAY_BIN_DIR` names,

@@ -36,13 +36,15 @@ const IMPURE: [&str; 12] = [
 
 /// Package, and what it must not depend on, directly or through others.
 fn forbidden() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let ours = ["overlay-gossip", "overlay-engine", "overlay-netlink", "overlay-api"];
+    let ours =
+        ["overlay-gossip", "overlay-engine", "overlay-netlink", "overlay-dns", "overlay-api"];
     let but = |own: &str| ours.into_iter().filter(|p| *p != own).collect::<Vec<_>>();
     BTreeMap::from([
         ("overlay-model", [ours.as_slice(), &IMPURE].concat()),
         ("overlay-engine", [but("overlay-engine").as_slice(), &IMPURE].concat()),
         ("overlay-netlink", but("overlay-netlink")),
         ("overlay-gossip", but("overlay-gossip")),
+        ("overlay-dns", but("overlay-dns")),
         ("overlay-api", but("overlay-api")),
         ("overlayctl", vec!["overlay-engine", "overlay-netlink", "overlay-gossip", "overlayd"]),
         ("overlay-tests", vec!["overlay-engine", "overlay-netlink", "overlay-gossip", "overlayd"]),

@@ -316,6 +316,16 @@ impl Client {
         self.get(&with_query("/v1/neigh", [("net", net)])).await
     }
 
+    /// Shows where names are answered, and from what.
+    pub async fn dns(&self) -> Result<v1::Dns, ClientError> {
+        self.get("/v1/dns").await
+    }
+
+    /// Says what would be answered who asks for `name` on each network, or on `net`.
+    pub async fn look_up(&self, name: &str, net: Option<&str>) -> Result<v1::Looked, ClientError> {
+        self.get(&with_query(&format!("/v1/dns/{}", encode(name)), [("net", net)])).await
+    }
+
     /// Tells what the reconciler would do now.
     pub async fn plan(&self) -> Result<v1::Plan, ClientError> {
         self.get("/v1/plan").await

@@ -21,6 +21,8 @@
 //! | `GET /v1/ports` | - | [`v1::Port`], a list |
 //! | `GET /v1/firewall` | - | [`v1::Firewall`] |
 //! | `DELETE /v1/frozen/{MAC or address}?net=…` | - | [`v1::Frozen`] as they were, a list |
+//! | `GET /v1/dns` | - | [`v1::Dns`] |
+//! | `GET /v1/dns/{name}` | - | [`v1::Looked`] |
 //! | `GET /v1/ipam` | - | [`v1::IpamSubnet`], a list |
 //! | `GET /v1/ipam/{name or id}` | - | [`v1::IpamRanges`], a list |
 //! | `POST /v1/ipam/{name or id}/release` | [`v1::ReleaseAddress`] | [`v1::ReleasedAddress`] |

@@ -44,6 +44,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::list_ports,
         operations::get_firewall,
         operations::thaw,
+        operations::get_dns,
+        operations::look_name_up,
         operations::list_ipam,
         operations::get_ipam,
         operations::release_address,
@@ -237,6 +239,22 @@ mod operations {
         responses((status = 200, description = "As it was", body = Vec<Frozen>),
             Invalid, Forbidden, NotFound, Failed, Unavailable))]
     fn thaw() {}
+
+    /// Shows where names are answered, from what, and who is asked for others.
+    #[utoipa::path(get, path = "/v1/dns", tag = "names",
+        responses((status = 200, description = "What is known", body = Dns),
+            Forbidden, Failed, Unavailable))]
+    fn get_dns() {}
+
+    /// Says what would be answered, and why.
+    #[utoipa::path(get, path = "/v1/dns/{name}", tag = "names",
+        params(
+            ("name" = String, Path, description = "A short or a whole name, or an address"),
+            ("net" = Option<String>, Query, description = "Asked on this network only"),
+        ),
+        responses((status = 200, description = "To those on each network", body = Looked),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn look_name_up() {}
 
     /// Says how much of each subnet is used.
     #[utoipa::path(get, path = "/v1/ipam", tag = "addresses",

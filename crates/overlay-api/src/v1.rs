@@ -393,6 +393,9 @@ pub struct Attach {
     /// ranges as `8000-8009`, host port 0 for any free one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
+    /// Answer no names at 127.0.0.11 in the namespace: it has a resolver of its own.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub no_dns: bool,
     /// What another host has of this moves here, whether that host is up or not,
     /// instead of being refused as `taken`. What is left out of `mac`, `ips`,
     /// `name`, `aliases` and `labels` is as it was there; one of the first three
@@ -522,6 +525,10 @@ pub struct Endpoint {
     /// The namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// What belongs into the container's `/etc/resolv.conf`: in the reply to an
+    /// attach, unless it said `no_dns` or the daemon answers no names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolv_conf: Option<String>,
 }
 
 /// Leads more ports to an endpoint of this host.
@@ -744,6 +751,100 @@ pub struct Status {
     /// line each; `overlayd teardown` gives them back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
+}
+
+/// Names for containers: where they are asked for, and what is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Dns {
+    /// False if the daemon was told to answer none: then all else is empty.
+    pub answering: bool,
+    /// What every name ends in.
+    pub domain: String,
+    /// For how many seconds an answer may be remembered.
+    pub ttl_s: u32,
+    /// Networks that this host uses: names of others nobody here is answered.
+    pub networks: Vec<NamedNetwork>,
+    /// Where is answered: at gateways, and at 127.0.0.11 in namespaces.
+    pub doors: Vec<DnsDoor>,
+    /// The file that names this host's resolvers.
+    pub resolv_conf: String,
+    /// Who is asked for names that are not ours, in order.
+    pub resolvers: Vec<String>,
+    /// This host's search domains, which containers get after ours.
+    pub search: Vec<String>,
+    /// Questions to those that are under way.
+    pub under_way: usize,
+    /// Counters since the start, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A network whose names are answered on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NamedNetwork {
+    /// Its name.
+    pub net: String,
+    /// How many names and aliases it has.
+    pub names: usize,
+    /// Names that are not ours are looked up for it: it is not internal.
+    pub forwards: bool,
+}
+
+/// A place where names are answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DnsDoor {
+    /// A gateway's address, or the path of a namespace.
+    pub at: String,
+    /// Whose names are answered, in the order in which short names are looked for.
+    pub nets: Vec<String>,
+    /// It is answered there.
+    pub open: bool,
+    /// What is wrong, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// What would be answered, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Looked {
+    /// What was asked for.
+    pub name: String,
+    /// To those on each network that this host uses, or on the one asked about.
+    pub answers: Vec<DnsAnswer>,
+}
+
+/// What those on one network would be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DnsAnswer {
+    /// Its name.
+    pub net: String,
+    /// `NOERROR`, `NXDOMAIN`, `REFUSED`.
+    pub code: String,
+    /// Not ours: the host's resolvers would be asked.
+    pub forwarded: bool,
+    /// Addresses, in an order that they may have; or the names of an address.
+    pub answers: Vec<String>,
+    /// Who has what was asked for, answered or not.
+    pub holders: Vec<DnsHolder>,
+}
+
+/// An endpoint that has the name or the address that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DnsHolder {
+    /// 12 hex digits.
+    pub endpoint: String,
+    /// Its own name.
+    pub name: Option<String>,
+    /// What was asked for is an alias of it.
+    pub by_alias: bool,
+    /// The name of its host.
+    pub host: String,
+    /// `up`; `suspect`, answered last; `down`, not answered.
+    pub host_state: String,
+    /// It is in the answer.
+    pub answered: bool,
+    /// Its addresses.
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpAddr>,
 }
 
 /// An object that is not in the kernel yet, and was not refused.

@@ -69,6 +69,7 @@ fn row(example: &Example) -> String {
         ["", "v1", "endpoints", _, "ports"] => {
             format!("{} /v1/endpoints/{{endpoint}}/ports", example.method)
         }
+        ["", "v1", "dns", _] => format!("{} /v1/dns/{{name}}", example.method),
         ["", "v1", "frozen", _] => format!("{} /v1/frozen/{{what}}", example.method),
         ["", "v1", "keys", _] => format!("{} /v1/keys/{{id}}", example.method),
         ["", "v1", "keys", _, "use"] => format!("{} /v1/keys/{{id}}/use", example.method),
@@ -145,6 +146,8 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             "GET /v1/ipam/{net}" => is::<Vec<v1::IpamRanges>>(reply),
             "POST /v1/ipam/check" => is::<v1::IpamAudit>(reply),
             "GET /v1/keys" => is::<Vec<v1::Key>>(reply),
+            "GET /v1/dns" => is::<v1::Dns>(reply),
+            "GET /v1/dns/{name}" => is::<v1::Looked>(reply),
             "GET /v1/hosts" => is::<Vec<v1::Host>>(reply),
             "GET /v1/status" => is::<v1::Status>(reply),
             "GET /v1/fdb" | "GET /v1/neigh" => is::<Vec<v1::Entry>>(reply),

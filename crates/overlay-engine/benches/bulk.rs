@@ -122,7 +122,11 @@ impl Node {
                 Effect::Reply { result, .. } => {
                     self.replies.push(result.unwrap_or_else(|refused| panic!("{refused:?}")));
                 }
-                Effect::Announce(_) | Effect::Hold(_) | Effect::Notice(_) | Effect::Exit => {}
+                Effect::Announce(_)
+                | Effect::Hold(_)
+                | Effect::Names(_)
+                | Effect::Notice(_)
+                | Effect::Exit => {}
             }
         }
     }

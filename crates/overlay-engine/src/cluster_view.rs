@@ -48,7 +48,7 @@ use std::time::Duration;
 use crate::forget::add_range;
 use overlay_model::{
     Endpoint, EndpointId, Family, Fate, Fnv, Host, HostId, HostIntent, HostKeys, MacAddr, Name,
-    Network, NetworkId, Record, RecordKey, RingToken, Want,
+    Network, NetworkId, Placed, Record, RecordKey, RingToken, Want,
 };
 
 /// Whether a host is there.
@@ -113,28 +113,6 @@ pub(crate) struct Patience {
 /// A life that was heard of, but that the failure detector has not judged yet,
 /// counts as heard for so long: it takes two heartbeats to be heard.
 const FIRST_HEARING: Duration = Duration::from_secs(3);
-
-/// An endpoint and the host that it is on.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Placed {
-    pub(crate) host: HostId,
-    pub(crate) endpoint: Endpoint,
-}
-
-impl Placed {
-    /// Of two claims to one thing the smaller one wins.
-    fn rank(&self) -> impl Ord {
-        (std::cmp::Reverse(self.endpoint.move_seq), self.host, self.endpoint.id)
-    }
-
-    fn is(&self, host: HostId, id: EndpointId) -> bool {
-        self.host == host && self.endpoint.id == id
-    }
-
-    fn parts(&self) -> (HostId, &Endpoint) {
-        (self.host, &self.endpoint)
-    }
-}
 
 /// What a life says of its endpoints.
 #[derive(Debug, Default)]
@@ -410,6 +388,22 @@ impl ClusterView {
         self.ported
             .iter()
             .filter_map(|(net, host, id)| Some(self.used.get(net)?.get(*host, *id)?.parts()))
+    }
+
+    /// The same, as they are held.
+    pub(crate) fn placed_on(&self, net: NetworkId) -> impl Iterator<Item = &Arc<Placed>> {
+        let hosts = self.used.get(&net).into_iter().flat_map(|used| used.by_host.values());
+        hosts.flat_map(BTreeMap::values)
+    }
+
+    /// An endpoint in use, as it is held.
+    pub(crate) fn placed(
+        &self,
+        net: NetworkId,
+        host: HostId,
+        id: EndpointId,
+    ) -> Option<&Arc<Placed>> {
+        self.used.get(&net)?.get(host, id)
     }
 
     /// All endpoints that other hosts say they have, in use or not.

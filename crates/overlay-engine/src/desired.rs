@@ -244,7 +244,7 @@ impl Engine {
     fn want_veth(&self, id: EndpointId) -> Option<Link> {
         self.port_of(id)?;
         let local = &self.local.get(&id)?.local;
-        let Place::Netns { netns, ifname, default_route } = &local.place else { return None };
+        let Place::Netns { netns, ifname, default_route, .. } = &local.place else { return None };
         let net = self.networks.get(local.endpoint.network)?;
         if self.used(net.vni)?.id != net.id {
             return None;

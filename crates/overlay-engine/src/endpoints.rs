@@ -21,10 +21,11 @@ use std::time::Duration;
 
 use overlay_model::{
     Device, Endpoint, EndpointId, Family, Foreign, HostId, IfName, MacAddr, Name, NetnsRef,
-    Network, NetworkId, ObjectKey, Port, Record, RecordKey, Refusal, Subnet, Want, WantWhat, mtu,
+    Network, NetworkId, ObjectKey, Placed, Port, Record, RecordKey, Refusal, Subnet, Want,
+    WantWhat, mtu,
 };
 
-use crate::cluster_view::{HostState, Placed};
+use crate::cluster_view::HostState;
 use crate::desired::{endpoint_of, gateways};
 use crate::engine::{After, Config, Engine, check_routes};
 use crate::event::{
@@ -710,10 +711,11 @@ impl Engine {
             move_seq = move_seq.max(self.begin_return(former, id));
         }
         let place = match request.place {
-            Where::Netns { netns, taken_ifnames, ifname, default_route } => Place::Netns {
+            Where::Netns { netns, taken_ifnames, ifname, default_route, no_dns } => Place::Netns {
                 ifname: ifname.unwrap_or_else(|| free_ifname(&taken_ifnames)),
                 netns,
                 default_route,
+                no_dns,
             },
             Where::Device(ifname) => {
                 let device = &request.foreign.devices[&ifname];
@@ -770,6 +772,9 @@ impl Engine {
             self.moved.insert(id);
         }
         let own = Some(local.local.endpoint.clone()).filter(is_own);
+        if matches!(local.local.place, Place::Netns { .. }) {
+            self.herald.look_at_door(id);
+        }
         self.local.insert(id, local);
         self.note_local_ports(id);
         if let Some(own) = own {
@@ -791,6 +796,7 @@ impl Engine {
         if is_own(&local.local.endpoint) {
             self.note_own(&local.local.endpoint, false);
         }
+        self.herald.look_at_door(id);
         Some(local)
     }
 
@@ -919,6 +925,7 @@ impl Engine {
             }
             Ok(()) => {
                 local.phase = Phase::Ready;
+                self.herald.look_at_door(id);
                 if let Some(kept) = self.to_keep(id) {
                     self.keep(kept);
                     self.keeping.remove(&id);

@@ -29,6 +29,7 @@ use crate::leaks::Gone;
 use crate::leasable;
 use crate::membership::{Membership, Ranges, ring_change};
 use crate::moves::Moves;
+use crate::names::Herald;
 use crate::network_changes::DetachedOn;
 use crate::networks::Networks;
 use crate::plan::{Completeness, Delta, plan};
@@ -249,6 +250,8 @@ pub struct Engine {
     /// Which networks run out of addresses.
     pub(crate) crowds: Crowds,
     pub(crate) moves: Moves,
+    /// What the resolver is told.
+    pub(crate) herald: Herald,
     /// Which hosts are gone for good.
     pub(crate) fates: Register,
     /// Something has happened that may decide one.
@@ -352,6 +355,7 @@ impl Engine {
             farewells: Vec::new(),
             crowds: Crowds::default(),
             moves: Moves::default(),
+            herald: Herald::default(),
             fates: Register::new(config.host, restored.members, restored.fates),
             fates_due: true,
             membership: Membership::new(restored.drained),
@@ -450,6 +454,7 @@ impl Engine {
         let me = engine.config.host;
         engine.pools.values_mut().for_each(|pool| pool.hold_singles(me));
         engine.settle_clashes();
+        engine.herald.look_at_networks();
         if !dropped.is_empty() {
             engine.persist(dropped, After::Nothing);
         }
@@ -551,6 +556,9 @@ impl Engine {
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.now = now;
         self.kernel.now = now.mono;
+        if may_change_networks(&event) {
+            self.herald.look_at_networks();
+        }
         match event {
             Event::Request { token, fresh, request } => self.on_request(token, fresh, *request),
             Event::Cluster(event) => self.on_cluster(event),
@@ -634,19 +642,25 @@ impl Engine {
             self.advance_endpoints();
             self.reconcile();
         }
+        self.settle_names();
         self.flush()
     }
 
     fn flush(&mut self) -> Vec<Effect> {
         let mut effects = std::mem::take(&mut self.effects);
-        let changes = std::mem::take(&mut self.changes);
+        let (changes, names) = (std::mem::take(&mut self.changes), self.herald.take());
+        // Before replies, so that what is replied has been published.
+        let at = effects
+            .iter()
+            .position(|e| matches!(e, Effect::Reply { .. } | Effect::Exit))
+            .unwrap_or(effects.len());
         if !changes.is_empty() {
-            // Before replies, so that what is replied has been published.
-            let at = effects
-                .iter()
-                .position(|e| matches!(e, Effect::Reply { .. } | Effect::Exit))
-                .unwrap_or(effects.len());
             effects.insert(at, Effect::Publish(changes));
+        }
+        // Before all else: what follows from a write to the state file is carried out before what
+        // stands behind that, and news are told in the order in which they came about.
+        if !names.is_empty() {
+            effects.insert(0, Effect::Names(names));
         }
         effects
     }
@@ -1263,6 +1277,10 @@ impl Engine {
                     self.touch_endpoint(host, &placed.endpoint);
                     self.look_at_ports(&placed.endpoint);
                 }
+                if host == self.config.host {
+                    self.herald.look_at_networks();
+                }
+                self.tell_name(before, after.clone());
                 if host != self.config.host
                     && let Some(placed) = after
                 {
@@ -1287,6 +1305,7 @@ impl Engine {
             }
             Shift::Host(host) => {
                 self.republish = true;
+                self.tell_standing(host);
                 self.fates_due = true;
                 self.look_for_namesakes(host);
                 self.look_for_a_way(host);
@@ -2123,6 +2142,15 @@ impl Engine {
         if !is_adrift(stamp.wall_ms, self.now.wall_ms) {
             self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
         }
+    }
+}
+
+/// True if networks may come, go or change by `event`, but for this host's own endpoints.
+fn may_change_networks(event: &Event) -> bool {
+    match event {
+        Event::Request { .. } | Event::Persisted { .. } => true,
+        Event::Cluster(ClusterEvent::Record { key, .. }) => matches!(key, RecordKey::Network(_)),
+        _ => false,
     }
 }
 

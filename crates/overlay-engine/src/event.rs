@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{AuditView, RangesView, SubnetView};
 use crate::kept::Kept;
 use crate::moves::{FrozenView, Moved, frozen_text};
+use crate::names::NameNews;
 use crate::network_changes::{ChangeNetwork, DetachedOn};
 use crate::publish::{ChangePorts, PortView};
 use crate::repairs::{Contest, Repair};
@@ -123,6 +124,8 @@ pub enum Effect {
     /// Tell the containers of this host that an address has another MAC: the
     /// entries are there, but caches of containers nobody writes.
     Announce(Vec<Announcement>),
+    /// Tell the resolver.
+    Names(Vec<NameNews>),
     /// Answer a request.
     Reply {
         /// Which.
@@ -311,6 +314,9 @@ pub enum Where {
         ifname: Option<IfName>,
         /// Set a default route if the network has a gateway.
         default_route: bool,
+        /// Answer no names in it: it has a resolver of its own.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        no_dns: bool,
     },
     /// A device of this host that somebody else made.
     Device(IfName),
@@ -531,6 +537,9 @@ pub enum Place {
         ifname: IfName,
         /// It got a default route.
         default_route: bool,
+        /// No names are answered in it.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        no_dns: bool,
     },
     /// A device that somebody else made, and that is a port while it is attached.
     Device {
@@ -591,6 +600,8 @@ struct Written {
     ifname: Option<IfName>,
     #[serde(default)]
     default_route: bool,
+    #[serde(default, skip_serializing_if = "Not::not")]
+    no_dns: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<WrittenDevice>,
     boot_id: String,
@@ -613,15 +624,17 @@ impl From<LocalEndpoint> for Written {
             netns: None,
             ifname: None,
             default_route: false,
+            no_dns: false,
             device: None,
             boot_id,
             moved,
         };
         match place {
-            Place::Netns { netns, ifname, default_route } => {
+            Place::Netns { netns, ifname, default_route, no_dns } => {
                 written.netns = Some(netns);
                 written.ifname = Some(ifname);
                 written.default_route = default_route;
+                written.no_dns = no_dns;
             }
             Place::Device { ifname, index, was_up } => {
                 written.device = Some(WrittenDevice { ifname, index, was_up });
@@ -635,9 +648,12 @@ impl From<LocalEndpoint> for Written {
 impl TryFrom<Written> for LocalEndpoint {
     type Error = &'static str;
     fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let Written { endpoint, netns, ifname, default_route, device, boot_id, moved } = written;
+        let Written { endpoint, netns, ifname, default_route, no_dns, device, boot_id, moved } =
+            written;
         let place = match (netns, ifname, device) {
-            (Some(netns), Some(ifname), None) => Place::Netns { netns, ifname, default_route },
+            (Some(netns), Some(ifname), None) => {
+                Place::Netns { netns, ifname, default_route, no_dns }
+            }
             (None, None, Some(WrittenDevice { ifname, index, was_up })) => {
                 Place::Device { ifname, index, was_up }
             }

@@ -62,6 +62,7 @@ impl Engine {
         let since = self.now.mono;
         let gone = Gone { since, since_ms: self.now.wall_ms, successor: None };
         self.gone.insert(id, gone);
+        self.tell_gone(id);
         let port = local_keys(&self.local[&id].local);
         port.into_iter().for_each(|key| self.touch(key));
         self.touch_endpoint(self.config.host, &ep);

@@ -48,6 +48,7 @@ mod leaks;
 mod leasable;
 mod membership;
 mod moves;
+mod names;
 mod network_changes;
 mod networks;
 mod plan;
@@ -70,6 +71,7 @@ pub use event::{
 pub use kept::Kept;
 pub use keys::KeyView;
 pub use moves::{FrozenView, Moved};
+pub use names::NameNews;
 pub use network_changes::{ChangeNetwork, DetachedOn};
 pub use plan::{Completeness, Delta, plan};
 pub use publish::{ChangePorts, PortView};

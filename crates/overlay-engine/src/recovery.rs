@@ -716,6 +716,7 @@ fn nowhere() -> Place {
     Place::Netns {
         netns: NetnsRef { path: "(unknown)".into(), cookie: 0 },
         ifname: IfName::new("eth0").expect("a name"),
+        no_dns: false,
         default_route: true,
     }
 }

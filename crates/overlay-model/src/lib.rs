@@ -44,6 +44,6 @@ pub use outer::Outer;
 pub use ports::{InvalidPublish, Protocol, Publish};
 pub use ranges::{AddressRange, InvalidRange};
 pub use records::{
-    Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Record, RecordKey, RingToken,
-    Stamp, Subnet, Want, WantWhat,
+    Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Placed, Record, RecordKey,
+    RingToken, Stamp, Subnet, Want, WantWhat,
 };

@@ -139,6 +139,33 @@ pub struct Endpoint {
     pub attached_ms: u64,
 }
 
+/// An endpoint and the host that it is on: what is held once of each, however many places it is
+/// found from.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// Where.
+    pub host: HostId,
+    /// What.
+    pub endpoint: Endpoint,
+}
+
+impl Placed {
+    /// Of two claims to one thing the smaller one wins.
+    pub fn rank(&self) -> impl Ord + use<> {
+        (std::cmp::Reverse(self.endpoint.move_seq), self.host, self.endpoint.id)
+    }
+
+    /// True for another writing of the same endpoint, too.
+    pub fn is(&self, host: HostId, id: EndpointId) -> bool {
+        self.host == host && self.endpoint.id == id
+    }
+
+    /// Both.
+    pub fn parts(&self) -> (HostId, &Endpoint) {
+        (self.host, &self.endpoint)
+    }
+}
+
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Family {

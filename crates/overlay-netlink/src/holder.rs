@@ -80,7 +80,7 @@ async fn elsewhere(own: &File) -> Vec<(String, LinkRow)> {
     found
 }
 
-fn named() -> Vec<PathBuf> {
+pub(crate) fn named() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = netns::NAMED
         .iter()
         .filter_map(|dir| std::fs::read_dir(dir).ok())

@@ -40,6 +40,7 @@
 //! | `offload` | who writes the checksums of what VXLAN carries: [`broken_tx_checksum`] |
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `crowd` | whether the kernel's ARP and ND tables have room: [`neighbour_tables`] |
+//! | `door` | where containers ask for names: [`open_door`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's addresses: [`underlay_for`] |
 //! | `follow` | the VTEP's addresses, as they change: [`follow_underlay`] |
@@ -50,6 +51,7 @@
 mod announce;
 mod conntrack;
 mod crowd;
+mod door;
 mod entries;
 mod error;
 mod firewall;
@@ -74,6 +76,10 @@ mod wire;
 
 pub use announce::announce;
 pub use crowd::{Crowd, NeighbourTable, neighbour_tables};
+pub use door::{
+    DOOR, DoorError, Sockets, close_all_doors, close_door, gateway_sockets, is_used, open_door,
+    port_holder,
+};
 pub use error::{KernelError, NlError};
 pub use firewall::Dropped;
 pub use follow::follow_underlay;

@@ -169,7 +169,7 @@ fn namespace_type(file: &File) -> nix::Result<libc::c_int> {
 }
 
 /// Runs `f` in the namespace of `file` on a thread made for it, and waits.
-fn inside_blocking<T: Send>(file: &File, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(crate) fn inside_blocking<T: Send>(file: &File, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         thread::Builder::new()
             .name("overlay-netns".into())

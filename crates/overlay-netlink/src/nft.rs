@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -37,6 +38,10 @@ const BATCH_END: u16 = 17;
 const SUBSYS: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 
 /// `linux/netfilter/nf_tables.h`: messages.
+const NEW_TABLE: u16 = 0;
+const DEL_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
 pub(crate) const GET_CHAIN: u16 = 4;
 pub(crate) const GET_RULE: u16 = 7;
 pub(crate) const GET_SET: u16 = 10;
@@ -59,6 +64,9 @@ pub(crate) struct Table {
     pub(crate) family: i32,
     pub(crate) name: &'static str,
 }
+
+/// What a packet of IPv4 has: its protocol, where it goes to, and at which port.
+pub(crate) type Destination = (u8, Ipv4Addr, u16);
 
 /// An element of a set: its key in the kernel's bytes.
 pub(crate) type Key = Vec<u8>;
@@ -148,7 +156,63 @@ impl Nft {
         sequence = sequence.wrapping_add(1);
         end(&mut batch, BATCH_END, sequence);
         self.sequence = sequence;
-        self.send(&batch)?;
+        self.commit(&batch)
+    }
+
+    /// Replaces a table by one that leads what this host sends elsewhere, all at once.
+    pub(crate) fn put_redirections(
+        &mut self,
+        table: Table,
+        chain: &str,
+        rules: &[(Destination, (Ipv4Addr, u16))],
+    ) -> Result<(), NlError> {
+        let named = |out: &mut Vec<u8>| text(out, 1, table.name);
+        self.transact(table, |messages| {
+            // Deleting what is not there is an error, and what is there is not what we want.
+            messages.add(NEW_TABLE, F_CREATE, named);
+            messages.add(DEL_TABLE, 0, named);
+            messages.add(NEW_TABLE, F_CREATE, named);
+            messages.add(NEW_CHAIN, F_CREATE, |out| {
+                named(out);
+                text(out, 3, chain);
+                nest(out, 4, |hook| {
+                    attribute(hook, 1, &(libc::NF_INET_LOCAL_OUT as u32).to_be_bytes());
+                    attribute(hook, 2, &libc::NF_IP_PRI_NAT_DST.to_be_bytes());
+                });
+                text(out, 7, "nat");
+            });
+            for (from, to) in rules {
+                messages.add(NEW_RULE, F_CREATE | libc::NLM_F_APPEND as u16, |out| {
+                    named(out);
+                    text(out, 2, chain);
+                    nest(out, 4, |list| redirection(list, *from, *to));
+                });
+            }
+        })
+    }
+
+    /// Deletes a table; `ENOENT` if there is none.
+    pub(crate) fn delete_table(&mut self, table: Table) -> Result<(), NlError> {
+        self.transact(table, |messages| {
+            messages.add(DEL_TABLE, 0, |out| text(out, 1, table.name));
+        })
+    }
+
+    /// Sends messages that take effect together, or not at all.
+    fn transact(&mut self, table: Table, fill: impl FnOnce(&mut Messages)) -> Result<(), NlError> {
+        while self.receive().is_ok() {}
+        let mut messages = Messages { batch: Vec::new(), last: 0, sequence: self.sequence, table };
+        messages.bound(BATCH_BEGIN);
+        fill(&mut messages);
+        messages.acknowledge_last();
+        messages.bound(BATCH_END);
+        self.sequence = messages.sequence;
+        self.commit(&messages.batch)
+    }
+
+    /// Sends a transaction, and says what came of it.
+    fn commit(&mut self, batch: &[u8]) -> Result<(), NlError> {
+        self.send(batch)?;
         // Refusals of any message come before the acknowledgement of the last.
         let mut outcome = Err(NlError::Closed);
         while let Ok(()) = self.receive() {
@@ -347,6 +411,96 @@ impl Nft {
             }
         }
     }
+}
+
+/// The messages of a transaction.
+struct Messages {
+    batch: Vec<u8>,
+    /// Where the last one begins.
+    last: usize,
+    sequence: u32,
+    table: Table,
+}
+
+impl Messages {
+    fn bound(&mut self, kind: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let (batch, sequence) = (&mut self.batch, self.sequence);
+        let at = begin(batch, kind, F_REQUEST, sequence, libc::AF_UNSPEC, SUBSYS);
+        finish(batch, at);
+    }
+
+    fn add(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let (kind, flags) = (SUBSYS << 8 | kind, F_REQUEST | flags);
+        self.last = begin(&mut self.batch, kind, flags, self.sequence, self.table.family, 0);
+        fill(&mut self.batch);
+        finish(&mut self.batch, self.last);
+    }
+
+    /// What is wrong with any is said of it; that nothing is, of the last.
+    fn acknowledge_last(&mut self) {
+        let flags = &mut self.batch[self.last + 6..self.last + 8];
+        let asked = u16::from_ne_bytes([flags[0], flags[1]]) | F_ACK;
+        flags.copy_from_slice(&asked.to_ne_bytes());
+    }
+}
+
+/// `ip daddr A meta l4proto P th dport N dnat to B:M`.
+fn redirection(list: &mut Vec<u8>, (protocol, ip, port): Destination, to: (Ipv4Addr, u16)) {
+    /// Registers of sixteen bytes, the first two.
+    const REGISTERS: [u32; 2] = [1, 2];
+    let number = |out: &mut Vec<u8>, kind: u16, value: u32| {
+        attribute(out, kind, &value.to_be_bytes());
+    };
+    let mut expression = |name: &str, fill: &dyn Fn(&mut Vec<u8>)| {
+        nest(list, 1, |out| {
+            text(out, 1, name);
+            nest(out, 2, |out| fill(out));
+        });
+    };
+    let value = |out: &mut Vec<u8>, kind: u16, bytes: &[u8]| {
+        nest(out, kind, |out| attribute(out, 1, bytes));
+    };
+    let [first, second] = REGISTERS;
+    let payload = |base: u32, offset: u32, length: u32| {
+        move |out: &mut Vec<u8>| {
+            let parts = [first, base, offset, length];
+            parts.into_iter().enumerate().for_each(|(n, part)| number(out, n as u16 + 1, part));
+        }
+    };
+    let is = |bytes: Vec<u8>| {
+        move |out: &mut Vec<u8>| {
+            number(out, 1, first);
+            // Equal.
+            number(out, 2, 0);
+            value(out, 3, &bytes);
+        }
+    };
+    let load = |register: u32, bytes: Vec<u8>| {
+        move |out: &mut Vec<u8>| {
+            number(out, 1, register);
+            value(out, 2, &bytes);
+        }
+    };
+    expression("meta", &|out| {
+        number(out, 1, first);
+        // Which protocol, of IPv6 behind all extension headers.
+        number(out, 2, libc::NFT_META_L4PROTO as u32);
+    });
+    expression("cmp", &is(vec![protocol]));
+    // Of the network header, where it goes to; of the transport header, at which port.
+    expression("payload", &payload(1, 16, 4));
+    expression("cmp", &is(ip.octets().to_vec()));
+    expression("payload", &payload(2, 2, 2));
+    expression("cmp", &is(port.to_be_bytes().to_vec()));
+    expression("immediate", &load(first, to.0.octets().to_vec()));
+    expression("immediate", &load(second, to.1.to_be_bytes().to_vec()));
+    expression("nat", &|out| {
+        // To another destination, of IPv4, that the registers have.
+        let parts = [(1, 1), (2, libc::NFPROTO_IPV4 as u32), (3, first), (5, second)];
+        parts.into_iter().for_each(|(kind, part)| number(out, kind, part));
+    });
 }
 
 fn failed(err: &io::Error) -> NlError {

@@ -12,10 +12,15 @@ use crate::render;
 
 impl Session {
     pub(super) async fn attach(&self, args: AttachArgs) -> Result<(), Failure> {
+        let file = args.write_resolv_conf.clone();
         let request = request(args, std::env::current_dir)?;
         let doing = format!("attach {} to {}", subject(&request), request.net);
         let endpoint = asking(doing, self.client.attach(&request)).await?;
-        self.output.show(&endpoint, render::attached)
+        self.output.show(&endpoint, render::attached)?;
+        match file {
+            Some(file) => write_resolv_conf(&file, endpoint.resolv_conf.as_deref()),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn detach(&self, args: DetachArgs) -> Result<(), Failure> {
@@ -59,6 +64,20 @@ impl Session {
     }
 }
 
+/// It is attached by now, and stays so.
+fn write_resolv_conf(file: &Path, text: Option<&str>) -> Result<(), Failure> {
+    let failed = |why: String| {
+        Failure::AfterAll(format!("it is attached, but {} is not written: {why}", file.display()))
+    };
+    let text = text.ok_or_else(|| {
+        failed("no names are answered there; see overlayctl dns, and docs/dns.md".to_owned())
+    })?;
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir).map_err(|err| failed(err.to_string()))?;
+    }
+    std::fs::write(file, text).map_err(|err| failed(err.to_string()))
+}
+
 /// What people would call the thing that they attach.
 fn subject(request: &v1::Attach) -> String {
     match (&request.name, request.netns.as_ref().or(request.device.as_ref()), request.pid) {
@@ -86,6 +105,7 @@ fn request(
         labels: args.called.labels.into_map().map_err(Failure::Usage)?,
         ifname: args.ifname.map(String::from),
         no_default_route: args.no_default_route,
+        no_dns: args.no_dns,
         take_over: args.take_over,
         publish: args.publish.iter().map(ToString::to_string).collect(),
         keep_ip: args.keep_ip,

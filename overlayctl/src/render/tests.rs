@@ -80,6 +80,7 @@ fn endpoint() -> Endpoint {
         host_ifname: Some("ove0123456789ab".into()),
         ifname: Some("eth0".into()),
         netns: Some("/run/netns/web1".into()),
+        resolv_conf: None,
     }
 }
 

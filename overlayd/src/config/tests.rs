@@ -128,6 +128,9 @@ fn told_nothing_everything_has_its_default() {
         alone-after = "15s"                                 # default
         leak-grace = "60s"                                  # default
         host-access = "none"                                # default
+        dns = "on"                                          # default
+        dns-ttl = "5s"                                      # default
+        resolv-conf = "/etc/resolv.conf"                    # default
         # journal: no journal
         journal-limit = "64MiB"                             # default
     "##]]
@@ -191,6 +194,9 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         alone-after = "15s"                                 # default
         leak-grace = "60s"                                  # default
         host-access = "none"                                # default
+        dns = "on"                                          # default
+        dns-ttl = "5s"                                      # default
+        resolv-conf = "/etc/resolv.conf"                    # default
         # journal: no journal
         journal-limit = "64MiB"                             # default
     "#]]
@@ -227,6 +233,9 @@ fn every_setting_can_stand_in_the_file() {
             gossip-interval = "1s"
             alone-after = "4s"
             leak-grace = "5s"
+            dns = "off"
+            dns-ttl = "1m"
+            resolv-conf = "/r/resolv.conf"
         "#,
         ..Told::default()
     }
@@ -266,6 +275,9 @@ fn every_setting_can_stand_in_the_file() {
             alone_after: 4 * second,
             leak_grace: 5 * second,
             host_access: overlay_model::Access::Closed,
+            dns: false,
+            dns_ttl: 60,
+            resolv_conf: "/r/resolv.conf".into(),
             journal: None,
             journal_limit: 64 << 20,
         }
@@ -280,6 +292,18 @@ fn peers_may_be_given_in_every_way_and_without_a_port() {
     assert_eq!(file.settings().join, ["a:1", "b:99"]);
     let join = flags("--join 192.0.2.7 --join 2001:db8::7 --join [2001:db8::8]").join;
     assert_eq!(join, ["192.0.2.7:7946", "[2001:db8::7]:7946", "[2001:db8::8]:7946"]);
+}
+
+#[test]
+fn what_is_said_of_names_is_on_or_off_and_in_whole_seconds() {
+    bad_flags(
+        "--dns yes --dns-ttl 1500ms --resolv-conf resolv.conf",
+        expect![[r#"
+        --dns: `yes` is neither on nor off
+        --dns-ttl: `1500ms` is not in whole seconds up to 1h
+        --resolv-conf: `resolv.conf` depends on where overlayd is started; write the path from / on"#]],
+    );
+    bad_flags("--dns-ttl 2h", expect!["--dns-ttl: `2h` is not in whole seconds up to 1h"]);
 }
 
 #[test]
@@ -332,7 +356,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, forget-after, gossip-interval, alone-after, leak-grace, host-access, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, forget-after, gossip-interval, alone-after, leak-grace, host-access, dns, dns-ttl, resolv-conf, journal, journal-limit"#]],
     );
 }
 

@@ -93,6 +93,7 @@ fn live(path: &Path, limit: u64) {
             taken_ifnames: BTreeSet::new(),
             ifname: None,
             default_route: true,
+            no_dns: false,
         },
         ips: vec![],
         mac: None,

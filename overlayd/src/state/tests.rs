@@ -65,6 +65,7 @@ fn endpoint(bits: u64) -> LocalEndpoint {
             netns: NetnsRef { path: "/run/netns/web1".into(), cookie: 42 },
             ifname: IfName::new("eth0").unwrap(),
             default_route: true,
+            no_dns: false,
         },
         boot_id: "b".to_owned(),
         moved: None,

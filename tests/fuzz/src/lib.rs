@@ -18,6 +18,9 @@
 //! | `key_file` | a key file | `overlayd` key_file |
 //! | `api_request` | bodies of API requests | `overlay-api`, `overlayd` convert, `overlay-engine` |
 //! | `import_list` | a file of `endpoint import` | `overlayctl` |
+//! | `dns_query` | a question, and who asks | `overlay-dns` wire, answer |
+//! | `dns_reply` | a question, and what another resolver replied | `overlay-dns` wire |
+//! | `resolv_conf` | a `resolv.conf` | `overlay-dns` resolv_conf |
 //!
 //! A target says in the comment above its function what it claims; "does not
 //! panic" is the least of it. Keys, ids and addresses are constants, so that a
@@ -28,6 +31,7 @@ use std::sync::OnceLock;
 
 mod cluster_records;
 mod desk;
+mod dns;
 mod gossip_message;
 mod input;
 mod local_files;
@@ -50,7 +54,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "sealed_datagram", run: sealed_datagram::run },
     Target { name: "tcp_frames", run: tcp_frames::run },
     Target { name: "push", run: push::run },
@@ -62,6 +66,9 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "key_file", run: local_files::key_file },
     Target { name: "api_request", run: requests::api_request },
     Target { name: "import_list", run: requests::import_list },
+    Target { name: "dns_query", run: dns::query },
+    Target { name: "dns_reply", run: dns::reply },
+    Target { name: "resolv_conf", run: dns::resolv_conf },
 ];
 
 /// The target called `name`.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use overlay_dns::wire::question;
 use overlay_engine::{LocalEndpoint, Place};
 use overlay_gossip::Keyring;
 use overlay_gossip::fuzz::{Pushed, encode_push, encode_record};
@@ -34,6 +35,33 @@ pub fn all() -> Vec<Seed> {
         add("record", &format!("{n}"), bytes);
         add("record", &format!("key-{n}"), key.to_string().into_bytes());
     }
+    for (n, (who, name, kind)) in [
+        (0, "c5.demo.overlay.internal", 1),
+        (10, "many.inner.overlay.internal", 255),
+        (2, "c5", 28),
+        (0, "_80._tcp.many.demo.overlay.internal", 33),
+        (0, "7.0.9.10.in-addr.arpa", 12),
+        (1, "example.com", 1),
+        (0, "overlay.internal", 6),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let asked = question(7, name, kind).expect("a name");
+        add("dns_query", &format!("{n}"), [&[who], &asked[..]].concat());
+        let mut told = question(9, name, kind).expect("a name");
+        told[2] |= 0x80;
+        let length = u16::try_from(asked.len()).expect("it is short").to_le_bytes();
+        let id = 9u16.to_le_bytes();
+        add("dns_reply", &format!("{n}"), [&length[..], &asked, &id, &told].concat());
+    }
+    let mut edns = [&[0], &question(7, "many", 1).expect("a name")[..]].concat();
+    edns[12] = 1;
+    edns.extend([0, 0, 41, 4, 208, 0, 0, 128, 0, 0, 0]);
+    add("dns_query", "edns", edns);
+    let conf =
+        "# stub\nnameserver 127.0.0.53\nnameserver fe80::1%1\nsearch a.example b\noptions edns0\n";
+    add("resolv_conf", "stub", conf.as_bytes().to_vec());
     add("push", "all-kinds", encode_push(&pushed()));
     add("push", "empty", encode_push(&Pushed { changes: Vec::new(), ..pushed() }));
 
@@ -213,6 +241,7 @@ pub(crate) fn local_endpoint(bits: u64) -> LocalEndpoint {
             netns: NetnsRef { path: "/run/netns/web1".into(), cookie: 42 },
             ifname: IfName::new("eth0").expect("a good name"),
             default_route: true,
+            no_dns: false,
         },
         boot_id: "b".to_owned(),
         moved: None,

@@ -292,7 +292,7 @@ impl Shell {
                     let at = self.began.elapsed();
                     lock(&self.machine).told.push((at, notice));
                 }
-                Effect::Announce(_) | Effect::Hold(_) | Effect::Exit => {}
+                Effect::Announce(_) | Effect::Hold(_) | Effect::Names(_) | Effect::Exit => {}
             }
         }
     }

@@ -251,6 +251,7 @@ impl World {
                 taken_ifnames: BTreeSet::new(),
                 ifname: None,
                 default_route: true,
+                no_dns: false,
             },
             ips: Vec::new(),
             mac: None,

@@ -30,6 +30,8 @@ fn operations_have_these_ids() {
         })
         .collect();
     expect![[r#"
+        GET /v1/dns → get_dns
+        GET /v1/dns/{name} → look_name_up
         POST /v1/drain → drain
         GET /v1/endpoints → list_endpoints
         POST /v1/endpoints → attach

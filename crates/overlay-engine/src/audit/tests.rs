@@ -224,7 +224,7 @@ fn an_address_that_two_endpoints_have_is_found_and_left_to_people() {
     let own = w.engine(0).local.values().next().unwrap().local.endpoint.clone();
     let mac = "02:00:00:00:00:02".parse().unwrap();
     let claim = overlay_model::Endpoint { id: overlay_model::EndpointId::from_bits(9), mac, ..own };
-    let placed = crate::cluster_view::Placed { host: other, endpoint: claim.clone() };
+    let placed = overlay_model::Placed { host: other, endpoint: claim.clone() };
     let net = w.net(0, "demo");
     w.engine(0).view.set_active(other, net, claim.id, Some(std::sync::Arc::new(placed)));
     let view = audit(&mut w, 0, true);

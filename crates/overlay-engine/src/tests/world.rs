@@ -17,6 +17,7 @@ use crate::event::{
 };
 use crate::fake_disk::FakeDisk;
 use crate::fake_kernel::FakeKernel;
+use crate::names::tests::Told;
 use crate::recovery::Lost;
 use crate::views::{EndpointState, EndpointView, NetworkView};
 
@@ -37,6 +38,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
             taken_ifnames: [IfName::new("lo").unwrap()].into(),
             ifname: None,
             default_route: true,
+            no_dns: false,
         },
         ips: vec![],
         mac: None,
@@ -110,6 +112,8 @@ struct Node {
     notices: Vec<Notice>,
     announced: Vec<Announcement>,
     held: Vec<Publish>,
+    /// What its resolver was told.
+    named: Told,
     /// How far its wall clock is off, milliseconds.
     clock_off: i64,
     /// Its VTEP addresses.
@@ -230,6 +234,7 @@ impl World {
                 notices: Vec::new(),
                 announced: Vec::new(),
                 held: Vec::new(),
+                named: Told::default(),
                 clock_off: 0,
                 vteps,
                 dual,
@@ -499,6 +504,7 @@ impl World {
         let node = &mut self.nodes[i];
         let config = config(i, node.incarnation, node.boot, &node.vteps, node.dual);
         node.engine = Engine::new(config, restored, now);
+        node.named = Told::default();
         node.alive = true;
         node.heard = true;
         self.start(i);
@@ -821,7 +827,19 @@ impl World {
                 };
                 assert!(fits, "host {i}, wins {wins}: {v:?}");
             }
+            self.assert_names_match(i);
         }
+    }
+
+    /// What the resolver of a host was told.
+    pub(crate) fn told(&self, i: usize) -> &Told {
+        &self.nodes[i].named
+    }
+
+    /// What it was told bit by bit is what there is.
+    #[track_caller]
+    pub(crate) fn assert_names_match(&self, i: usize) {
+        self.nodes[i].named.assert_matches(&self.nodes[i].engine);
     }
 
     // ----- the machinery ---------------------------------------------------
@@ -930,6 +948,7 @@ impl World {
                 Effect::Hold(ports) => self.nodes[i].held = ports,
                 Effect::Announce(all) => self.nodes[i].announced.extend(all),
                 Effect::Notice(notice) => self.nodes[i].notices.push(notice),
+                Effect::Names(news) => self.nodes[i].named.take_in(news),
                 Effect::Exit => {}
             }
         }

@@ -218,7 +218,7 @@ fn every_reason_not_to_decode_has_its_own_word() {
     refused(&"A".repeat(MAX_VALUE + 1), DecodeError::TooLong);
     refused("not base64!", DecodeError::NotBase64);
     refused("", DecodeError::Empty);
-    refused(&altered(|b| b[0] = 6), DecodeError::UnknownVersion(6));
+    refused(&altered(|b| b[0] = 99), DecodeError::UnknownVersion(99));
     refused(&altered(|b| b.truncate(30)), DecodeError::Malformed);
     refused(&altered(|b| b[1] = 77), DecodeError::Malformed);
     refused(&altered(|b| b.push(0)), DecodeError::Trailing);

@@ -1,0 +1,105 @@
+//! What an answer costs, without sockets: ours, and reading and writing the same by hickory-proto.
+//!
+//! `cargo bench -p overlay-dns --bench answer` prints nanoseconds an answer, the median of nine
+//! rounds, and what a hundred thousand names take of memory and time.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hickory_proto::op::{Message, MessageType};
+use hickory_proto::rr::{RData, Record};
+use overlay_dns::answer::{Answerer, Asker};
+use overlay_dns::wire::{self, Query, question};
+use overlay_dns::{NameChange, NamedNetwork, Names};
+use overlay_model::{Endpoint, EndpointId, HostId, MacAddr, Name, NetworkId, Placed, Subnet};
+
+const NET: NetworkId = NetworkId(7);
+const ROUNDS: usize = 9;
+const ANSWERS: usize = 200_000;
+
+fn placed(n: u32) -> Arc<Placed> {
+    let [a, b, c, d] = (0x0a00_0100 + n).to_be_bytes();
+    Arc::new(Placed {
+        host: HostId(uuid::Uuid::from_u128(1)),
+        endpoint: Endpoint {
+            id: EndpointId::from_bits(u64::from(n)),
+            network: NET,
+            name: Some(Name::new(&format!("c{n}")).expect("a label")),
+            aliases: Default::default(),
+            mac: MacAddr([2, 0x42, a, b, c, d]),
+            addresses: vec![Ipv4Addr::new(a, b, c, d).into()],
+            labels: Default::default(),
+            ports: Vec::new(),
+            move_seq: 0,
+            attached_ms: 0,
+        },
+    })
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("there is one");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it has that");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+fn median(what: &str, mut round: impl FnMut() -> f64) {
+    let mut all: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
+    all.sort_by(f64::total_cmp);
+    println!("{what:<44} {:>8.0} ({:.0}..{:.0})", all[ROUNDS / 2], all[0], all[ROUNDS - 1]);
+}
+
+fn main() {
+    let names = Names::default();
+    let subnet = Subnet {
+        cidr: "10.0.0.0/8".parse().expect("a subnet"),
+        gateway: "10.0.0.1".parse().expect("an address"),
+    };
+    let name = Name::new("demo").expect("a label");
+    let network = NamedNetwork { id: NET, name, subnets: vec![subnet], internal: false };
+    names.apply([NameChange::Network(network)]);
+    let all: Vec<Arc<Placed>> = (0..100_000).map(placed).collect();
+    let (before, start) = (resident_kib(), Instant::now());
+    names.apply(all.iter().map(|placed| NameChange::Endpoint {
+        before: None,
+        after: Some(placed.clone()),
+        services: Vec::new(),
+    }));
+    println!(
+        "100,000 names: {} KiB more, in {:.1} ms",
+        resident_kib() - before,
+        start.elapsed().as_secs_f64() * 1e3
+    );
+
+    let queries: Vec<Vec<u8>> = (0..1000)
+        .map(|n| question(n, &format!("c{}.demo.overlay.internal", n * 97), 1).expect("a name"))
+        .collect();
+    let mut out = Vec::new();
+    let mut answerer = Answerer::default();
+    median("ns an answer, ours", || {
+        let start = Instant::now();
+        for n in 0..ANSWERS {
+            let book = names.read();
+            let wire::Message::Query(query) = Query::read(&queries[n % 1000]) else { panic!() };
+            let asker = Asker { networks: &[NET], forwards: true };
+            answerer.answer(&book, asker, &query, (query.udp_limit(), 5), &mut out);
+            assert!(out.len() > 40);
+        }
+        start.elapsed().as_nanos() as f64 / ANSWERS as f64
+    });
+    median("ns to read and write the same, hickory-proto", || {
+        let start = Instant::now();
+        for n in 0..ANSWERS {
+            let query = Message::from_vec(&queries[n % 1000]).expect("a query");
+            let asked = query.queries[0].clone();
+            let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+            assert_eq!(reply.metadata.message_type, MessageType::Response);
+            let name = asked.name().clone();
+            reply.add_query(asked);
+            let ip = Ipv4Addr::new(10, 0, 1, 7);
+            reply.add_answer(Record::from_rdata(name, 5, RData::A(ip.into())));
+            assert!(reply.to_vec().expect("it can be written").len() > 40);
+        }
+        start.elapsed().as_nanos() as f64 / ANSWERS as f64
+    });
+}

@@ -1,0 +1,486 @@
+//! What is answered, and why.
+//!
+//! | asked | answered |
+//! |---|---|
+//! | `NAME.NET.overlay.internal` | the addresses of all that are called so on that network, by name or alias |
+//! | `NAME` | the same, on the first of the asker's networks that has it |
+//! | `_PORT._tcp.NAME.NET.overlay.internal` | SRV: who of them has that port |
+//! | an address of the asker's networks, backwards | its name |
+//! | a name of ours that has no record of the type asked for | nothing, NOERROR: it exists |
+//! | another name under `overlay.internal` | NXDOMAIN, of another network's too |
+//! | anything else | the host's resolvers are asked, if one of the asker's networks is not internal |
+//! | anything else, from internal networks only | REFUSED; a single label NXDOMAIN |
+//!
+//! REFUSED, since we do not know whether `example.com` exists, and NXDOMAIN would say that it does
+//! not: nobody remembers a refusal, and a program says "cannot look up" and not "no such host". A
+//! single label means something on the asker's networks or nothing.
+//!
+//! Of several holders the ones on suspect hosts come last, and those on hosts that are down are
+//! left out, as if they were not there. The others take turns to be first.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use overlay_model::{NetworkId, Placed};
+
+use crate::DOMAIN;
+use crate::wire::{Code, QName, Query, Reply, kind};
+use crate::zone::{Book, Service, Standing, Transport, Zone};
+
+/// Addresses that an answer is made of at most: as many as fit a reply by TCP.
+const MOST: usize = 4096;
+
+/// From how many addresses on a repetition is looked for by sorting.
+const FEW: usize = 64;
+
+/// Types that only zones have, DS and DNSKEY too: of a single label, a top level domain is meant.
+const OF_ZONES: [u16; 4] = [kind::NS, kind::SOA, 43, 48];
+
+/// The Internet, and any.
+const CLASSES: [u16; 2] = [1, 255];
+
+/// What becomes of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The reply is written.
+    Answered(Code),
+    /// It is for the host's resolvers. The reply that refuses it is written, for when they are not
+    /// to be asked.
+    Forward,
+}
+
+/// Answers; kept from query to query for its buffers.
+#[derive(Debug, Default)]
+pub struct Answerer {
+    turn: u64,
+    addresses: Vec<IpAddr>,
+    suspects: Vec<IpAddr>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// The networks whose names he may see, the one he was attached to first before the others.
+    pub networks: &'a [NetworkId],
+    /// Names that are not ours may be looked up for him, as far as his networks allow that.
+    pub forwards: bool,
+}
+
+/// What there is of a name.
+enum Found<'a> {
+    /// Those who have it, in a zone.
+    Holders(&'a Zone, &'a str),
+    /// A name of the zone's own, without addresses.
+    Apex,
+    /// Only names below it.
+    Between,
+    /// A service of those who have it.
+    Service(&'a Zone, &'a str, Service),
+    /// Whoever has an address.
+    Address(&'a Zone, IpAddr),
+    /// No such name; where it could be is the zone of so many labels.
+    Nothing(usize),
+    /// Not ours.
+    Elsewhere,
+}
+
+impl Answerer {
+    /// Answers `query` in at most `limit` bytes; records are good for `ttl` seconds.
+    pub fn answer(
+        &mut self,
+        book: &Book,
+        asker: Asker<'_>,
+        query: &Query<'_>,
+        (limit, ttl): (usize, u32),
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let mut reply = Reply::new(query, limit, ttl, out);
+        if query.edns.is_some_and(|edns| edns.version != 0) {
+            reply.end(Code::BadVers, false);
+            return Outcome::Answered(Code::BadVers);
+        }
+        let found = find(book, asker.networks, &query.name, query.kind);
+        let is_ours = !matches!(found, Found::Elsewhere);
+        if !CLASSES.contains(&query.class) && is_ours {
+            reply.end(Code::Refused, false);
+            return Outcome::Answered(Code::Refused);
+        }
+        let code = match found {
+            Found::Elsewhere => {
+                let forwards = asker.forwards && forwards(book, asker.networks);
+                if !forwards && query.name.len() == 1 {
+                    reply.nothing(0);
+                    reply.end(Code::NxDomain, true);
+                    return Outcome::Answered(Code::NxDomain);
+                }
+                reply.end(Code::Refused, false);
+                return if forwards { Outcome::Forward } else { Outcome::Answered(Code::Refused) };
+            }
+            Found::Nothing(labels) => {
+                reply.nothing(labels);
+                Code::NxDomain
+            }
+            Found::Between => Code::NoError,
+            Found::Apex => {
+                match query.kind {
+                    kind::SOA => reply.start_of_authority(),
+                    kind::NS => reply.name_server(&["ns", DOMAIN]),
+                    _ => true,
+                };
+                Code::NoError
+            }
+            Found::Holders(zone, name) => {
+                self.addresses(book, zone, name, query.kind);
+                // What has no room leaves room for nothing behind it.
+                let _ = self.addresses.iter().all(|ip| reply.address(*ip));
+                if self.addresses.is_empty() && !is_there(book, zone, name) {
+                    reply.nothing(labels_of_zone(&query.name));
+                    Code::NxDomain
+                } else {
+                    Code::NoError
+                }
+            }
+            Found::Service(zone, name, service) => {
+                match service_of(book, zone, name, service, query.kind, &mut reply) {
+                    true => Code::NoError,
+                    false => {
+                        reply.nothing(labels_of_zone(&query.name));
+                        Code::NxDomain
+                    }
+                }
+            }
+            Found::Address(zone, ip) => {
+                let mut there = false;
+                for placed in zone.at(ip).filter(|placed| is_in(book, placed)) {
+                    let Some(name) = own_name(placed) else { continue };
+                    there = true;
+                    if [kind::PTR, kind::ANY].contains(&query.kind) {
+                        reply.pointer(&[name, zone.network().name.as_str(), DOMAIN]);
+                    }
+                }
+                if there {
+                    Code::NoError
+                } else {
+                    reply.nothing(labels_of_zone(&query.name));
+                    Code::NxDomain
+                }
+            }
+        };
+        if code == Code::NoError && reply.answers() == 0 && !reply.is_truncated() {
+            reply.nothing(labels_of_zone(&query.name));
+        }
+        reply.end(code, true);
+        Outcome::Answered(code)
+    }
+
+    /// One that takes turns from somewhere else than others do.
+    pub fn starting_at(turn: u64) -> Self {
+        Self { turn, ..Self::default() }
+    }
+
+    /// Whose turn it is. Not one after the other: programs ask for both families, and everybody's
+    /// second question would get the same.
+    fn next_turn(&mut self) -> usize {
+        // Knuth's MMIX generator; its high bits are the random ones.
+        self.turn = self
+            .turn
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.turn >> 33) as usize
+    }
+
+    /// Gathers the addresses of all that are called `name`, in the order in which they are
+    /// answered.
+    fn addresses(&mut self, book: &Book, zone: &Zone, name: &str, kind: u16) {
+        self.addresses.clear();
+        self.suspects.clear();
+        let wanted = |ip: &IpAddr| match kind {
+            kind::A => ip.is_ipv4(),
+            kind::AAAA => ip.is_ipv6(),
+            kind::ANY => true,
+            _ => false,
+        };
+        let holders = zone.named(name);
+        let count = holders.len();
+        let first = if count > 1 { self.next_turn() % count } else { 0 };
+        // From whose turn it is to the end, then from the beginning.
+        for placed in holders.skip(first).chain(zone.named(name).take(first)) {
+            let list = match book.standing(placed.host) {
+                Standing::Up => &mut self.addresses,
+                Standing::Suspect => &mut self.suspects,
+                Standing::Out => continue,
+            };
+            list.extend(placed.endpoint.addresses.iter().filter(|ip| wanted(ip)));
+            if self.addresses.len() >= MOST {
+                break;
+            }
+        }
+        self.addresses.append(&mut self.suspects);
+        self.addresses.truncate(MOST);
+        if count > 1 {
+            once_each(&mut self.addresses);
+        }
+    }
+}
+
+/// Leaves of each address the first: one that moves is on two hosts for a moment.
+fn once_each(addresses: &mut Vec<IpAddr>) {
+    if addresses.len() > FEW {
+        let mut seen = std::collections::HashSet::with_capacity(addresses.len());
+        addresses.retain(|ip| seen.insert(*ip));
+        return;
+    }
+    let mut kept = 0;
+    for n in 0..addresses.len() {
+        if !addresses[..kept].contains(&addresses[n]) {
+            addresses[kept] = addresses[n];
+            kept += 1;
+        }
+    }
+    addresses.truncate(kept);
+}
+
+fn is_in(book: &Book, placed: &Placed) -> bool {
+    book.standing(placed.host) != Standing::Out
+}
+
+fn is_there(book: &Book, zone: &Zone, name: &str) -> bool {
+    zone.named(name).any(|placed| is_in(book, placed))
+}
+
+/// True if names that are not ours may be looked up for who is on `networks`.
+pub fn forwards(book: &Book, networks: &[NetworkId]) -> bool {
+    networks.iter().filter_map(|id| book.zone(*id)).any(|zone| !zone.network().internal)
+}
+
+/// What would be answered, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// How.
+    pub code: Code,
+    /// The host's resolvers would be asked.
+    pub forward: bool,
+    /// The addresses in an order that they may have, or the names of an address.
+    pub answers: Vec<String>,
+    /// Who has the name or the address, answered or not.
+    pub holders: Vec<Holder>,
+}
+
+/// Somebody who has a name or an address that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub endpoint: overlay_model::EndpointId,
+    /// What it is called, if it has a name of its own.
+    pub name: Option<overlay_model::Name>,
+    /// It has what was asked for as an alias.
+    pub by_alias: bool,
+    /// The name of its host.
+    pub host: String,
+    /// How that stands.
+    pub standing: Standing,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Says what somebody on `network` would be answered who asks for `name`, which may be short,
+/// whole, or an address. `None` if this is no name, or this host does not use the network.
+pub fn explain(book: &Book, network: NetworkId, name: &str) -> Option<Explanation> {
+    book.zone(network)?;
+    let text = name.trim_end_matches('.');
+    let asked = match name.parse::<IpAddr>() {
+        Ok(ip) => (reverse(ip), kind::PTR),
+        Err(_) => (text.to_owned(), kind::ANY),
+    };
+    let bytes = crate::wire::question(0, &asked.0, asked.1)?;
+    let crate::wire::Message::Query(query) = Query::read(&bytes) else { return None };
+    let networks = [network];
+    let asker = Asker { networks: &networks, forwards: true };
+    let (mut answerer, mut out) = (Answerer::default(), Vec::new());
+    let limits = (crate::wire::TCP_LIMIT, 0);
+    let outcome = answerer.answer(book, asker, &query, limits, &mut out);
+    let (code, forward) = match outcome {
+        Outcome::Answered(code) => (code, false),
+        Outcome::Forward => (Code::NoError, true),
+    };
+    let mut told = Explanation { code, forward, answers: Vec::new(), holders: Vec::new() };
+    let holder = |placed: &Placed, by_alias| Holder {
+        endpoint: placed.endpoint.id,
+        name: placed.endpoint.name.clone(),
+        by_alias,
+        host: book.host_name(placed.host),
+        standing: book.standing(placed.host),
+        addresses: placed.endpoint.addresses.clone(),
+    };
+    match find(book, &networks, &query.name, asked.1) {
+        Found::Holders(zone, label) => {
+            told.answers = answerer.addresses.iter().map(IpAddr::to_string).collect();
+            told.holders.extend(zone.named(label).map(|placed| {
+                let own = placed.endpoint.name.as_ref();
+                holder(placed, own.is_none_or(|own| own.as_str() != label))
+            }));
+        }
+        Found::Address(zone, ip) => {
+            told.holders.extend(zone.at(ip).map(|placed| holder(placed, false)));
+            let net = &zone.network().name;
+            let names = zone.at(ip).filter(|placed| is_in(book, placed)).filter_map(own_name);
+            told.answers = names.map(|name| format!("{name}.{net}.{DOMAIN}")).collect();
+        }
+        Found::Service(zone, label, service) => {
+            let has = |placed: &&Placed| zone.services(placed).contains(&service);
+            told.holders.extend(zone.named(label).filter(has).map(|placed| holder(placed, false)));
+        }
+        // Only a name whose holders are all out is looked for and not found.
+        Found::Apex | Found::Between | Found::Nothing(_) | Found::Elsewhere => {
+            let zone = book.zone(network)?;
+            if query.name.len() == 1 {
+                let label = std::str::from_utf8(query.name.label(0)).unwrap_or_default();
+                told.holders.extend(zone.named(label).map(|placed| holder(placed, false)));
+            }
+        }
+    }
+    Some(told)
+}
+
+/// The name that an address has backwards.
+pub fn reverse(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(ip) => {
+            let nibbles = (0..32).map(|n| format!("{:x}.", ip.to_bits() >> (4 * n) & 0xf));
+            nibbles.chain(["ip6.arpa".to_owned()]).collect()
+        }
+    }
+}
+
+/// What an endpoint is called when it is looked for by something else.
+fn own_name(placed: &Placed) -> Option<&str> {
+    let endpoint = &placed.endpoint;
+    endpoint.name.iter().chain(&endpoint.aliases).next().map(|name| name.as_str())
+}
+
+/// How many labels the zone of a name has that is ours.
+fn labels_of_zone(name: &QName) -> usize {
+    if name.len() == 1 || is_short_service(name) { 0 } else { 2 }
+}
+
+/// `_80._tcp.web`: a service of a short name.
+fn is_short_service(name: &QName) -> bool {
+    name.len() == 3 && name.label(0).starts_with(b"_") && transport(name.label(1)).is_some()
+}
+
+fn transport(label: &[u8]) -> Option<Transport> {
+    match label {
+        b"_tcp" => Some(Transport::Tcp),
+        b"_udp" => Some(Transport::Udp),
+        _ => None,
+    }
+}
+
+fn service(name: &QName) -> Option<Service> {
+    let digits = std::str::from_utf8(name.label(0).strip_prefix(b"_")?).ok()?;
+    let port = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    Some(Service { transport: transport(name.label(1))?, port })
+}
+
+fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a QName, kind: u16) -> Found<'a> {
+    let zones = || networks.iter().filter_map(|id| book.zone(*id));
+    let label = |n: usize| std::str::from_utf8(name.label(n)).unwrap_or_default();
+    let has = |zone: &Zone, n: usize| is_there(book, zone, label(n));
+    if name.ends_in(&["overlay", "internal"]) {
+        let Some(last) = name.len().checked_sub(3) else { return Found::Apex };
+        let zone = zones().find(|zone| zone.network().name.as_str() == label(last));
+        let Some(zone) = zone else { return Found::Nothing(2) };
+        return match last {
+            0 => Found::Between,
+            1 => Found::Holders(zone, label(0)),
+            2 if transport(name.label(0)).is_some() && has(zone, 1) => Found::Between,
+            3 => match service(name) {
+                Some(service) => Found::Service(zone, label(2), service),
+                None => Found::Nothing(2),
+            },
+            _ => Found::Nothing(2),
+        };
+    }
+    if let Some(ip) = backwards(name) {
+        return match zones().find(|zone| zone.contains(ip)) {
+            Some(zone) => Found::Address(zone, ip),
+            None => Found::Elsewhere,
+        };
+    }
+    if name.len() == 1
+        && !OF_ZONES.contains(&kind)
+        && let Some(zone) = zones().find(|zone| has(zone, 0))
+    {
+        return Found::Holders(zone, label(0));
+    }
+    if is_short_service(name)
+        && let (Some(service), Some(zone)) = (service(name), zones().find(|zone| has(zone, 2)))
+    {
+        return Found::Service(zone, label(2), service);
+    }
+    Found::Elsewhere
+}
+
+/// The address of which a name is the reverse.
+fn backwards(name: &QName) -> Option<IpAddr> {
+    let digits = |n: usize| std::str::from_utf8(name.label(n)).ok();
+    if name.len() == 6 && name.ends_in(&["in-addr", "arpa"]) {
+        let mut octets = [0; 4];
+        for (n, octet) in octets.iter_mut().rev().enumerate() {
+            let text = digits(n).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+            *octet = text.parse().ok()?;
+        }
+        return Some(Ipv4Addr::from(octets).into());
+    }
+    if name.len() == 34 && name.ends_in(&["ip6", "arpa"]) {
+        let mut bits = 0u128;
+        for n in (0..32).rev() {
+            let nibble = digits(n).filter(|text| text.len() == 1)?;
+            bits = bits << 4 | u128::from_str_radix(nibble, 16).ok()?;
+        }
+        return Some(Ipv6Addr::from_bits(bits).into());
+    }
+    None
+}
+
+/// Answers who of those called `name` has `service`; false if nobody.
+fn service_of(
+    book: &Book,
+    zone: &Zone,
+    name: &str,
+    service: Service,
+    asked: u16,
+    reply: &mut Reply<'_, '_>,
+) -> bool {
+    let net = zone.network().name.as_str();
+    let has = |placed: &&Placed| zone.services(placed).contains(&service);
+    let of = |standing| {
+        zone.named(name).filter(has).filter(move |placed| book.standing(placed.host) == standing)
+    };
+    let mut targets: Vec<(&str, &Placed)> = Vec::new();
+    for placed in of(Standing::Up).chain(of(Standing::Suspect)).take(MOST) {
+        // Who has no name of his own is reached by the one that was asked for.
+        targets.push((placed.endpoint.name.as_ref().map_or(name, |own| own.as_str()), placed));
+    }
+    if [kind::SRV, kind::ANY].contains(&asked) {
+        let mut told: Vec<&str> = Vec::new();
+        for (target, _) in &targets {
+            if !told.contains(target) {
+                told.push(target);
+                reply.service(service.port, &[target, net, DOMAIN]);
+            }
+        }
+        for (target, placed) in &targets {
+            for ip in &placed.endpoint.addresses {
+                reply.additional(&[target, net, DOMAIN], *ip);
+            }
+        }
+    }
+    !targets.is_empty()
+}
+
+#[cfg(test)]
+mod tests;
