@@ -64,13 +64,18 @@ impl Scene {
         Ok(())
     }
 
-    /// Ours is as it was, put back if need be. A link-local address that NetworkManager has
+    /// Ours is as it was, put back if need be. Which groups the kernel listens to follows from
+    /// settings of the links that NetworkManager makes as it likes (those of routers). A link-local address that NetworkManager has
     /// given a link of ours stays there: addresses that we did not set are not ours to remove.
     fn as_before(&self, before: &str) -> Result<()> {
+        let is_ours = |line: &str| {
+            !["inet6 fe80::", "33:33:00:00:00:02", "33:33:ff:00:00:00", "anycast"]
+                .iter()
+                .any(|w| line.contains(w))
+        };
         // What was made anew is listed in another order.
         let sorted = |text: &str| {
-            let mut lines: Vec<&str> =
-                text.lines().filter(|line| !line.contains("inet6 fe80::")).collect();
+            let mut lines: Vec<&str> = text.lines().filter(|line| is_ours(line)).collect();
             lines.sort_unstable();
             lines.join("\n")
         };

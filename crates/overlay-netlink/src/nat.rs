@@ -85,18 +85,24 @@ pub struct Translated {
     pub connections: u64,
 }
 
-/// Replaces the table in one transaction; `pid` as in [`crate::firewall::put`].
-pub(crate) async fn put(nat: &Nat, nft: &mut Nft, pid: &AtomicU32) -> Result<(), Failure> {
+/// Replaces the table in one transaction; `pid` as in [`crate::firewall::put`]. What `marks`
+/// has outlives a table that another hand has deleted.
+pub(crate) async fn put(
+    nat: &Nat,
+    marks: &mut Marks,
+    nft: &mut Nft,
+    pid: &AtomicU32,
+) -> Result<(), Failure> {
     if let Some(odd) = nat.own.keys().find(|name| !plain(name)) {
         let text = format!("bridge name `{odd}` cannot stand in an nftables rule");
         return Err(Failure::new(Refusal::Other, text));
     }
     let before = Counted::read(nft);
-    let mut marks = Marks::read(nft);
+    marks.add(Marks::read(nft));
     let wanted = |v4: bool| nat.subnets.iter().any(|subnet| subnet.addr().is_ipv4() == v4);
     marks.forward(wanted(true), wanted(false))?;
     let had_udp = has_udp(nft);
-    run_script(&script(nat, &before, &marks), pid).await?;
+    run_script(&script(nat, &before, marks), pid).await?;
     let Some(content) = nft.content(NAT, &CONTENT).unwrap_or_default() else {
         return Err(Failure::new(Refusal::Busy, "the table was gone as soon as it was written"));
     };
@@ -110,11 +116,11 @@ pub(crate) async fn put(nat: &Nat, nft: &mut Nft, pid: &AtomicU32) -> Result<(),
 
 /// Deletes the table, if it is there, and gives back what of the host's settings
 /// was changed for it.
-pub(crate) async fn del(nft: &mut Nft, pid: &AtomicU32) -> Result<(), Failure> {
-    let marks = Marks::read(nft);
+pub(crate) async fn del(marks: &mut Marks, nft: &mut Nft, pid: &AtomicU32) -> Result<(), Failure> {
+    marks.add(Marks::read(nft));
     run_script(&format!("add table inet {NAT_TABLE}\ndelete table inet {NAT_TABLE}\n"), pid)
         .await?;
-    marks.give_back()
+    std::mem::take(marks).give_back()
 }
 
 /// The table as an object; `None` if there is none.
@@ -223,8 +229,9 @@ pub(crate) fn bridges() -> impl Iterator<Item = String> {
         .filter(|name| name.starts_with("ovb"))
 }
 
+/// What we have changed of the host's own settings.
 #[derive(Debug, Default)]
-struct Marks {
+pub(crate) struct Marks {
     off: BTreeSet<u8>,
     took_ra: BTreeSet<String>,
 }
@@ -238,6 +245,11 @@ impl Marks {
         let off = off.collect();
         let took_ra = keys(RA_MARKS).filter_map(|key| Some(name_of(&key)?.to_string())).collect();
         Self { off, took_ra }
+    }
+
+    fn add(&mut self, others: Self) {
+        self.off.extend(others.off);
+        self.took_ra.extend(others.took_ra);
     }
 
     /// Forwarding of these families is on from now on.

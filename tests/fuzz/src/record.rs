@@ -52,7 +52,7 @@ pub(crate) fn run(data: &[u8]) {
     let version = data.first().copied();
     assert_eq!(
         read == Err("undecodable_unknown_version"),
-        version.is_some_and(|version| !(1..=5).contains(&version))
+        version.is_some_and(|version| !(1..=6).contains(&version))
     );
     let text = value_of(data);
     let Ok(record) = read else {
