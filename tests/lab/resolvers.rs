@@ -151,7 +151,7 @@ fn with_no_resolver_that_answers_it_fails_in_bounded_time_and_is_counted() -> Re
         let many: String = (0..3000).map(|n| format!("n{n}.example.com A\n")).collect();
         let script = format!(
             "dig @127.0.0.11 -f {} +tries=1 +timeout=1 >/dev/null 2>&1 & \
-             sleep 0.2; for i in 1 2 3 4 5 6 7 8; do \
+             for i in 1 2 3 4 5 6 7 8; do \
              dig @127.0.0.11 c1 A +tries=1 +timeout=3 | grep -q NOERROR || exit 1; done; \
              kill %1 2>/dev/null || true",
             write_file(&a, "many", &many)?.display()
