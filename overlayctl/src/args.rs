@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use overlay_api::v1::WantedSubnet;
 use overlay_model::mtu::MIN_INNER_MTU;
-use overlay_model::{AddressRange, IfName, KeyId, MacAddr, Name, Publish, Vni};
+use overlay_model::{AddressRange, IfName, KeyId, MacAddr, Name, Publish, ServicePort, Vni};
 
 const EXAMPLES_AND_EXIT_CODES: &str = "\
 Examples:
@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Lead ports to an endpoint of this host no longer
     Unpublish(UnpublishArgs),
+    /// Create, list and remove services: one address for all endpoints that share an alias
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// List the ports that this host takes, and where they lead
     Ports,
     /// Show what the rules of the kernel have sent elsewhere and dropped
@@ -147,6 +150,7 @@ Kinds:
   imported           static endpoints of this host, many at once
   device             something about an attached device
   ports              other ports lead to an endpoint of this host
+  service_created service_removed
   no_own_address     this host passes nothing on to endpoints of others
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
   network_created network_changed network_removed
@@ -541,6 +545,74 @@ pub(crate) struct RmArgs {
     pub(crate) endpoints: Vec<String>,
 
     /// Its network; needed when endpoints of two networks have the name or MAC
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Create a service: an address, and a name for it
+    Create(Box<CreateServiceArgs>),
+    /// List services
+    Ls(ServiceLsArgs),
+    /// Remove a service
+    Rm(ServiceRmArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CreateServiceArgs {
+    /// A DNS label, unique among services and endpoints of the network
+    #[arg(value_name = "NAME", value_parser = name)]
+    pub(crate) name: Name,
+
+    /// The network, by name or id
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: String,
+
+    /// A port, and where it leads if that is another: PORT[:TARGET][/tcp|udp|sctp]
+    #[arg(long = "port", value_name = "PORT", required = true, value_parser = service_port)]
+    pub(crate) ports: Vec<ServicePort>,
+
+    /// Connections go to all endpoints that have this alias [default: its name]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub(crate) alias: Option<Name>,
+
+    /// Its address; at most one IPv4 and one IPv6, of those that this host owns [default: auto]
+    #[arg(long = "vip", value_name = "IP|auto", value_parser = vip)]
+    pub(crate) vips: Vec<Vip>,
+}
+
+/// An address of a service, or any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vip {
+    /// Chosen.
+    Auto,
+    /// This one.
+    Ip(IpAddr),
+}
+
+fn vip(text: &str) -> Result<Vip, String> {
+    if text == "auto" { Ok(Vip::Auto) } else { ip(text).map(Vip::Ip) }
+}
+
+fn service_port(text: &str) -> Result<ServicePort, overlay_model::InvalidPublish> {
+    text.parse()
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServiceLsArgs {
+    /// Of this network only
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServiceRmArgs {
+    /// Its name
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+
+    /// Its network; needed when two networks have a service of that name
     #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) net: Option<String>,
 }

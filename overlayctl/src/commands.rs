@@ -12,6 +12,7 @@ mod endpoint;
 mod ipam;
 mod key;
 mod net;
+mod service;
 mod show;
 mod watch;
 
@@ -52,6 +53,7 @@ impl Session {
             Command::Detach(args) => self.detach(args).await,
             Command::Publish(args) => self.publish(args).await,
             Command::Unpublish(args) => self.unpublish(args).await,
+            Command::Service(command) => self.service(command).await,
             Command::Ports => self.ports().await,
             Command::Fw => self.fw().await,
             Command::Endpoint(command) => self.endpoint(command).await,

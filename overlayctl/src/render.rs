@@ -18,6 +18,7 @@ mod ipam;
 mod key;
 mod network;
 mod port;
+mod service;
 mod status;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub(crate) use ipam::{audit, ranges, released, subnets};
 pub(crate) use key::{key_added, key_removed, key_used, keys};
 pub(crate) use network::{changed, created, deleted, forgotten, networks, networks_in_full};
 pub(crate) use port::{firewall, ports, published};
+pub(crate) use service::{service_created, service_removed, services};
 pub(crate) use status::status;
 
 /// Milliseconds since 1970, now.

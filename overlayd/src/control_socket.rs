@@ -246,6 +246,8 @@ pub async fn serve(
             post(import).layer(DefaultBodyLimit::max(MAX_IMPORT)).delete(detach_import),
         )
         .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
+        .route("/v1/services", get(services).post(create_service))
+        .route("/v1/services/{name}", axum::routing::delete(remove_service))
         .route("/v1/endpoints/{endpoint}/ports", post(publish).delete(unpublish))
         .route(
             "/v1/ports",
@@ -497,6 +499,28 @@ async fn publish(
 struct PortsQuery {
     net: Option<String>,
     ports: Option<String>,
+}
+
+async fn create_service(
+    State(door): State<Door>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    ok(match body(bytes).and_then(convert::create_service) {
+        Ok(request) => door.ask(Request::CreateService(request)).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn services(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+    ok(door.ask(Request::Services { net: query.net }).await)
+}
+
+async fn remove_service(
+    State(door): State<Door>,
+    Part(UrlPath(name)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<NetQuery>>,
+) -> Answered {
+    ok(door.ask(Request::RemoveService { name, net: query.net }).await)
 }
 
 async fn unpublish(

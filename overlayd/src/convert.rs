@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use overlay_api::v1;
 use overlay_engine::{
-    Attach, ChangeNetwork, CreateNetwork, DetachedOn, EndpointState, EndpointView, EntryView,
-    ErrorKind, FrozenView, HostView, Import, Kept, KeyView, Level, NetworkView, Notice, Place,
-    PortView, Refused, Reply, StaticEndpoint, StatusView, Table, Where,
+    Attach, ChangeNetwork, CreateNetwork, CreateService, DetachedOn, EndpointState, EndpointView,
+    EntryView, ErrorKind, FrozenView, HostView, Import, Kept, KeyView, Level, NetworkView, Notice,
+    Place, PortView, Refused, Reply, ServiceView, StaticEndpoint, StatusView, Table, Where,
 };
 use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
 use overlay_model::{
@@ -213,6 +213,35 @@ fn port(view: PortView, gossip: &Heard) -> v1::Port {
         to: view.to,
         connections: counted.map(|t| t.connections).sum(),
         problem: gossip.unheld.get(&view.publish).cloned(),
+    }
+}
+
+/// What service to create.
+pub fn create_service(body: v1::CreateService) -> Result<CreateService, v1::Error> {
+    let name = name(&body.name)?;
+    let alias = body.alias.as_deref().map(self::name).transpose()?;
+    let ports = body.ports.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+    Ok(CreateService {
+        net: body.net,
+        alias: alias.unwrap_or_else(|| name.clone()),
+        name,
+        ports: ports.map_err(invalid)?,
+        vips: body.vips,
+    })
+}
+
+fn service(view: ServiceView) -> v1::Service {
+    let service = view.service;
+    v1::Service {
+        id: format!("{:016x}", service.id),
+        name: service.name.into(),
+        net: view.net.into(),
+        alias: service.alias.into(),
+        ports: service.ports.iter().map(ToString::to_string).collect(),
+        vips: service.addresses,
+        endpoints: view.endpoints,
+        created_ms: service.created.wall_ms,
+        conflict: view.conflict,
     }
 }
 
@@ -620,6 +649,9 @@ pub fn event(notice: &Notice) -> v1::Event {
                 ..kind("ports")
             }
         }
+        Notice::Service { name, net, what } => {
+            v1::Event { name: some(name), net: some(net), ..kind(&format!("service_{what}")) }
+        }
         Notice::NoOwnAddress { why } => v1::Event { why: some(why), ..kind("no_own_address") },
         Notice::Gone { id, name, net, addresses, grace } => v1::Event {
             endpoint: some(id),
@@ -806,6 +838,10 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
         Reply::Ports(views) => {
             let ports = views.into_iter().map(|view| port(view, gossip));
             serde_json::to_vec(&ports.collect::<Vec<_>>())
+        }
+        Reply::Service(view) => serde_json::to_vec(&service(*view)),
+        Reply::Services(views) => {
+            serde_json::to_vec(&views.into_iter().map(service).collect::<Vec<_>>())
         }
         Reply::Firewall => serde_json::to_vec(&firewall(gossip)),
         Reply::Thawed(views) => {

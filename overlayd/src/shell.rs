@@ -227,6 +227,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         contact_ms: found.contact_ms,
         drained: found.drained,
         kept: found.kept,
+        services: found.services,
         lost,
     };
     info!(

@@ -44,7 +44,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use overlay_engine::{Kept, LocalEndpoint, Place};
-use overlay_model::{EndpointId, Family, Fate, HostId, Name, Network, NetworkId, RingToken};
+use overlay_model::{
+    EndpointId, Family, Fate, HostId, Name, Network, NetworkId, RingToken, Service,
+};
 use redb::backends::FileBackend;
 use redb::{
     Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
@@ -77,6 +79,8 @@ const NETWORKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("networks
 const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
 /// What is kept, by network and name. Missing in files of before there was any.
 const KEPT: TableDefinition<'_, (u64, &str), &[u8]> = TableDefinition::new("kept");
+/// Services by their id. Missing in files of before there were any.
+const SERVICES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("services");
 /// By network, family (4 or 6) and offset in the subnet.
 const RING: TableDefinition<'_, (u64, u8, u128), &[u8]> = TableDefinition::new("ring");
 /// Hosts of the cluster. This table and the next are not in files of the first
@@ -111,6 +115,8 @@ pub struct Restored {
     pub drained: bool,
     /// Addresses that stay with names.
     pub kept: Vec<Kept>,
+    /// Services, tombstones included.
+    pub services: Vec<Service>,
     /// Gossip addresses of the peers of last time.
     pub peers: Vec<std::net::SocketAddr>,
     /// This host has left the cluster and was not told to come back.
@@ -150,6 +156,8 @@ pub enum StateChange {
     Contact(u64),
     /// Remember that this host takes no new endpoint, or does.
     Drained(bool),
+    /// Remember a service, which may be a tombstone.
+    Service(Service),
     /// Remember which addresses stay with a name.
     Kept(Kept),
     /// Forget them.
@@ -176,6 +184,7 @@ impl From<overlay_engine::StateChange> for StateChange {
             Engine::Fate(host, fate) => Self::Fate(host, fate),
             Engine::Contact(at) => Self::Contact(at),
             Engine::Drained(drained) => Self::Drained(drained),
+            Engine::Service(service) => Self::Service(service),
             Engine::Kept(kept) => Self::Kept(kept),
             Engine::DropKept(net, name) => Self::DropKept(net, name),
             Engine::Recovered => Self::Lost(None),
@@ -358,6 +367,7 @@ impl StateFile {
             contact_ms: loaded.contact_ms,
             drained: loaded.drained,
             kept: std::mem::take(&mut loaded.kept),
+            services: std::mem::take(&mut loaded.services),
             peers: std::mem::take(&mut loaded.peers),
             left: loaded.left,
             lost_ms: loaded.lost_ms,
@@ -450,6 +460,7 @@ fn write_changes(txn: &WriteTransaction, changes: &[StateChange]) -> Result<(), 
     let mut members = txn.open_table(MEMBERS)?;
     let mut fates = txn.open_table(FATES)?;
     let mut kept = txn.open_table(KEPT)?;
+    let mut services = txn.open_table(SERVICES)?;
     for change in changes {
         match change {
             StateChange::Network(network) => {
@@ -482,6 +493,9 @@ fn write_changes(txn: &WriteTransaction, changes: &[StateChange]) -> Result<(), 
             StateChange::Fate(host, None) => drop(fates.remove(host.0.as_u128())?),
             StateChange::Contact(at) => drop(meta.insert("contact", &*value(at))?),
             StateChange::Drained(is) => drop(meta.insert("drained", &*value(is))?),
+            StateChange::Service(service) => {
+                services.insert(service.id, &*value(service))?;
+            }
             StateChange::Kept(one) => {
                 kept.insert((one.network.0, one.name.as_str()), &*value(one))?;
             }
@@ -520,6 +534,7 @@ struct Loaded {
     contact_ms: Option<u64>,
     drained: bool,
     kept: Vec<Kept>,
+    services: Vec<Service>,
     peers: Vec<std::net::SocketAddr>,
     left: bool,
     lost_ms: Option<u64>,
@@ -534,7 +549,8 @@ impl Loaded {
         let ring = self.ring.iter().map(|((net, family, offset), token)| {
             StateChange::Ring(*net, *family, *offset, *token)
         });
-        let kept = self.kept.iter().cloned().map(StateChange::Kept);
+        let services = self.services.iter().cloned().map(StateChange::Service);
+        let kept = self.kept.iter().cloned().map(StateChange::Kept).chain(services);
         let members = self.members.iter().map(|host| StateChange::Member(*host, true));
         let fates = self.fates.iter().map(|(host, fate)| StateChange::Fate(*host, Some(*fate)));
         let contact = self.contact_ms.map(StateChange::Contact);
@@ -682,6 +698,11 @@ fn load(db: &Database) -> Result<Loaded, Unread> {
     if let Some(kept) = if_there(txn.open_table(KEPT))? {
         for row in kept.iter()? {
             loaded.kept.push(read(row?.1.value())?);
+        }
+    }
+    if let Some(services) = if_there(txn.open_table(SERVICES))? {
+        for row in services.iter()? {
+            loaded.services.push(read(row?.1.value())?);
         }
     }
     let host = |bits: u128| HostId(Uuid::from_u128(bits));

@@ -328,3 +328,77 @@ fn connections_go_to_no_host_that_is_dead() -> Result<()> {
         })
     })
 }
+
+#[test]
+fn a_service_is_spread_over_all_that_have_its_alias_and_survives_its_host() -> Result<()> {
+    Lab::run(|lab| {
+        let hosts = lab.hosts(["a", "b", "c"])?;
+        let [a, b, c] = &hosts;
+        a.net_create("demo", DEMO)?;
+        a.net_create(
+            "other",
+            NetSpec { vni: 4098, subnets: &["10.8.0.0/24"], ..NetSpec::default() },
+        )?;
+        b.knows_net("demo")?;
+        c.knows_net("demo")?;
+        let [w1, w2] = [
+            a.attach_with("demo", "w1", &["--alias", "web"])?,
+            b.attach_with("demo", "w2", &["--alias", "web"])?,
+        ];
+        let _servers = [spread(&w1, "w1", 8080)?, spread(&w2, "w2", 8080)?];
+        let create = ["service", "create", "shop", "--net", "demo", "--port", "80:8080"];
+        let made: v1::Service = b.ctl_json(&[create.as_slice(), &["--alias", "web"]].concat())?;
+        ensure!(made.vips.len() == 2, "one of each family: {made:?}");
+        refused(
+            b,
+            &[create.as_slice(), &["--alias", "web"]].concat(),
+            &["a service shop already"],
+        )?;
+        let clients = [c.attach("demo", "c1")?, a.attach("demo", "c2")?];
+        let apart = a.attach("other", "apart")?;
+        for client in clients.iter().chain([&w1]) {
+            for vip in &made.vips {
+                let text = format!("{} asks {vip} and is answered by both", client.name());
+                eventually(&text, || {
+                    let mut seen = std::collections::BTreeSet::new();
+                    for _ in 0..40 {
+                        seen.insert(ask_tcp(client.netns(), at(*vip, 80))?.0);
+                    }
+                    ensure!(seen.len() == 2, "{seen:?}");
+                    Ok(())
+                })?;
+            }
+        }
+        // The host itself, too; another network does not.
+        ensure!(ask_tcp(a.netns(), at(made.vips[0], 80)).is_ok(), "from the host");
+        closed(apart.netns(), at(made.vips[0], 80))?;
+        // By its name.
+        let named = clients[0].exec("dig +short shop.demo.overlay.internal @127.0.0.11")?;
+        ensure!(named.trim() == made.vips[0].to_string(), "{named}");
+        // Asking for its address crosses nothing.
+        let capture = lab.capture()?;
+        clients[0].exec("ip neigh flush dev eth0")?;
+        clients[0].ping(made.vips[0])?;
+        let frames = capture.finish()?;
+        frames.expect_none("anything about the address", "vxlan && (arp || icmp)")?;
+        // The host that made it dies: it goes on, and connections find the living.
+        b.power_off()?;
+        eventually("every connection finds the living", || {
+            for _ in 0..20 {
+                ensure!(ask_tcp(clients[0].netns(), at(made.vips[0], 80))?.0 == "w1", "w2");
+            }
+            Ok(())
+        })?;
+        // Nobody gets its address, and an attach by it is refused.
+        let ip = made.vips[0].to_string();
+        let ns = c.container("x")?;
+        refused(c, &["attach", "--net", "demo", "--netns", ns.netns(), "--ip", &ip], &[&ip])?;
+        c.ctl_json::<v1::Service>(&["service", "rm", "shop"])?;
+        eventually("it is gone everywhere", || {
+            closed(clients[1].netns(), at(made.vips[0], 80))?;
+            let left: Vec<v1::Service> = a.ctl_json(&["service", "ls"])?;
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })
+    })
+}

@@ -230,6 +230,30 @@ impl Client {
         self.delete(&with_query(&path, [("net", net), ("ports", ports)])).await
     }
 
+    /// Creates a service.
+    pub async fn create_service(
+        &self,
+        request: &v1::CreateService,
+    ) -> Result<v1::Service, ClientError> {
+        self.ask(Method::POST, "/v1/services", Some(request)).await
+    }
+
+    /// Lists services, of all networks or of `net`.
+    pub async fn services(&self, net: Option<&str>) -> Result<Vec<v1::Service>, ClientError> {
+        self.get(&with_query("/v1/services", [("net", net)])).await
+    }
+
+    /// Removes the service of this name; `net` is needed when two networks have one. The
+    /// reply shows it as it was.
+    pub async fn remove_service(
+        &self,
+        name: &str,
+        net: Option<&str>,
+    ) -> Result<v1::Service, ClientError> {
+        let path = format!("/v1/services/{}", encode(name));
+        self.delete(&with_query(&path, [("net", net)])).await
+    }
+
     /// Lists the ports that the host takes.
     pub async fn ports(&self) -> Result<Vec<v1::Port>, ClientError> {
         self.get("/v1/ports").await

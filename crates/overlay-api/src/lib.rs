@@ -18,6 +18,9 @@
 //! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
 //! | `POST /v1/endpoints/{name, id or MAC}/ports?net=…` | [`v1::Publish`] | [`v1::Endpoint`] |
 //! | `DELETE /v1/endpoints/{name, id or MAC}/ports?net=…&ports=…` | - | [`v1::Endpoint`] |
+//! | `POST /v1/services` | [`v1::CreateService`] | [`v1::Service`] |
+//! | `GET /v1/services?net=…` | - | [`v1::Service`], a list |
+//! | `DELETE /v1/services/{name}?net=…` | - | [`v1::Service`] as it was |
 //! | `GET /v1/ports` | - | [`v1::Port`], a list |
 //! | `GET /v1/firewall` | - | [`v1::Firewall`] |
 //! | `DELETE /v1/frozen/{MAC or address}?net=…` | - | [`v1::Frozen`] as they were, a list |

@@ -42,6 +42,9 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::publish,
         operations::unpublish,
         operations::list_ports,
+        operations::create_service,
+        operations::list_services,
+        operations::remove_service,
         operations::get_firewall,
         operations::thaw,
         operations::get_dns,
@@ -215,6 +218,30 @@ mod operations {
         responses((status = 200, description = "As it is now", body = Endpoint),
             Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
     fn unpublish() {}
+
+    /// Creates a service: an address whose connections are spread over endpoints.
+    #[utoipa::path(post, path = "/v1/services", tag = "endpoints",
+        request_body = CreateService,
+        responses((status = 200, description = "As created", body = Service),
+            Invalid, Forbidden, NotFound, Conflict, Unsupported, Failed, Unavailable))]
+    fn create_service() {}
+
+    /// Lists services.
+    #[utoipa::path(get, path = "/v1/services", tag = "endpoints",
+        params(("net" = Option<String>, Query, description = "Only those of this network, by name or id")),
+        responses((status = 200, description = "By network and name", body = Vec<Service>),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn list_services() {}
+
+    /// Removes a service.
+    #[utoipa::path(delete, path = "/v1/services/{name}", tag = "endpoints",
+        params(
+            ("name" = String, Path, description = "Its name"),
+            ("net" = Option<String>, Query, description = "Its network, by name or id: needed when two networks have one"),
+        ),
+        responses((status = 200, description = "As it was", body = Service),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn remove_service() {}
 
     /// Lists the ports that this host takes, and where they lead.
     #[utoipa::path(get, path = "/v1/ports", tag = "endpoints",

@@ -586,6 +586,52 @@ pub struct Translated {
     pub connections: u64,
 }
 
+/// Creates a service: an address whose connections are spread over all endpoints that
+/// share an alias.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateService {
+    /// DNS label, unique among services and endpoints of the network.
+    pub name: String,
+    /// Name or id of the network.
+    pub net: String,
+    /// The alias; the name when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// Ports, each `PORT[:TARGET][/tcp|udp|sctp]`; at least one.
+    pub ports: Vec<String>,
+    /// At most one a family; chosen when left out, one for each subnet.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<IpAddr>,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Service {
+    /// 16 hex digits.
+    pub id: String,
+    /// DNS label.
+    pub name: String,
+    /// Name of its network.
+    pub net: String,
+    /// Whose holders are behind it.
+    pub alias: String,
+    /// As [`CreateService::ports`] has them.
+    pub ports: Vec<String>,
+    /// Its addresses.
+    #[schema(value_type = Vec<String>)]
+    pub vips: Vec<IpAddr>,
+    /// Endpoints behind it that connections from this host go to.
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<IpAddr>,
+    /// Milliseconds since 1970.
+    pub created_ms: u64,
+    /// Why it does not work, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+}
+
 /// A host of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Host {
@@ -1222,6 +1268,7 @@ pub struct Left {
 /// | `entries` | `host`, `there` (in use), `count` of its endpoints |
 /// | `attached`, `detached` | `endpoint`, `name`; `net` and `ips`, or `why` |
 /// | `ports` | `endpoint`, `name`, `why`: which it publishes now, or no longer |
+/// | `service_created`, `service_removed` | `name`, `net` |
 /// | `no_own_address` | `why` this host passes nothing on to endpoints of others |
 /// | `gone` | `endpoint`, `name`, `net`, `ips` that stay leased, `after_ms`: how long |
 /// | `moved` | `endpoint`, `name`, `net`, the other `host`, `count` of its moves, `there` (true: it has come here, false: it has gone) |

@@ -328,6 +328,7 @@ fn round(n: u32) -> Vec<(&'static str, Duration)> {
             | StateChange::Fate(..)
             | StateChange::Drained(_)
             | StateChange::Recovered
+            | StateChange::Service(_)
             | StateChange::Contact(_) => {}
         }
     }

@@ -566,6 +566,7 @@ impl Engine {
                 }
             }
         }
+        had.extend(self.services.on(net.id).flat_map(|service| service.addresses.clone()));
         had.extend(self.importing.values().flat_map(|draft| draft.leases().copied()));
         for ip in pool.leases().filter(|ip| !had.contains(ip)) {
             let text = format!(

@@ -48,7 +48,7 @@ use std::time::Duration;
 use crate::forget::add_range;
 use overlay_model::{
     Endpoint, EndpointId, Family, Fate, Fnv, Host, HostId, HostIntent, HostKeys, MacAddr, Name,
-    Network, NetworkId, Placed, Record, RecordKey, RingToken, Want,
+    Network, NetworkId, Placed, Record, RecordKey, RingToken, Service, Want,
 };
 
 /// Whether a host is there.
@@ -235,6 +235,8 @@ pub(crate) enum Shift {
     Endpoint { host: HostId, before: Option<Arc<Placed>>, after: Option<Arc<Placed>> },
     /// A definition was heard: merge it.
     Network(Network),
+    /// A service was heard: merge it.
+    Service(Service),
     /// A ring token was heard: merge it.
     Ring(NetworkId, Family, u128, RingToken),
     /// Something is said of hosts that are away.
@@ -690,6 +692,11 @@ impl ClusterView {
             (RecordKey::Drained, record) => life.drained = record.is_some(),
             (RecordKey::Ring(net, family, offset), None) => {
                 life.ring.remove(&(net, family, offset));
+            }
+            (RecordKey::Service(net, id), Some(Record::Service(service)))
+                if (service.network, service.id) == (net, id) =>
+            {
+                shifts.push(Shift::Service(service));
             }
             (RecordKey::Fate(whom), Some(Record::Fate(fate))) => {
                 life.fates.insert(whom, fate);

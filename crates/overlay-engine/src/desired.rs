@@ -73,9 +73,10 @@ impl Engine {
             ObjectKey::Address(dev, address) => {
                 let net = self.used_by_bridge(dev)?;
                 let own = self.own_addresses(net.id).unwrap_or_default();
-                let mut own = own.iter().map(|ip| IpNet::from(*ip));
-                (gateways(net).any(|gateway| gateway == *address) || own.any(|own| own == *address))
-                    .then_some(Object::Address)
+                let mut single = own.iter().copied().chain(self.vips(net.id)).map(IpNet::from);
+                (gateways(net).any(|gateway| gateway == *address)
+                    || (!net.internal && single.any(|own| own == *address)))
+                .then_some(Object::Address)
             }
             ObjectKey::Flood(dev, vtep) => {
                 let (net, family) = self.used_by_vxlan(dev)?;
@@ -222,7 +223,7 @@ impl Engine {
         let local = &self.local.get(self.by_device.get(name)?)?.local;
         let net = self.networks.get(local.endpoint.network)?;
         let Place::Device { index, was_up, .. } = local.place else { return None };
-        let hairpin = self.with_ports.contains(&local.endpoint.id);
+        let hairpin = self.may_ask_itself(&local.endpoint);
         if self.used(net.vni)?.id != net.id {
             return None;
         }
@@ -266,10 +267,7 @@ impl Engine {
             master: Some(net.vni.bridge()),
             // Its one MAC has been said; a frame to a reserved group address
             // would be learned from without having passed any rule.
-            port: Some(PortFlags {
-                hairpin: self.with_ports.contains(&id),
-                ..PortFlags::default()
-            }),
+            port: Some(PortFlags { hairpin: self.may_ask_itself(ep), ..PortFlags::default() }),
             altered: BTreeSet::new(),
             kind: LinkKind::Veth {
                 peer: Some(Box::new(VethPeer {
@@ -311,8 +309,8 @@ impl Engine {
         if !net.internal {
             keys.push(ObjectKey::Nat);
         }
-        let own = self.own_addresses(net.id).unwrap_or_default().iter();
-        let addresses = gateways(net).chain(own.map(|ip| IpNet::from(*ip)));
+        let own = self.own_addresses(net.id).unwrap_or_default().iter().copied();
+        let addresses = gateways(net).chain(own.chain(self.vips(net.id)).map(IpNet::from));
         keys.extend(addresses.map(|address| ObjectKey::Address(bridge.clone(), address)));
         keys.extend(
             self.view

@@ -312,6 +312,12 @@ impl Engine {
                 return Err(self.taken(&mac.to_string(), host, ep));
             }
         }
+        if let Some(name) = station.name
+            && self.services.on(net.id).any(|service| service.name == *name)
+        {
+            let message = format!("the name {name} is that of a service of network {}", net.name);
+            return Err(Refused::new(ErrorKind::Taken, message).hint("choose another name"));
+        }
         if let Some(name) = station.name {
             let mut claims = self.view.name_claims(net.id, name);
             if let Some((host, ep)) = claims.find(|(host, ep)| !going(*host, ep)) {
@@ -582,7 +588,11 @@ impl Engine {
 
     /// A free address that no endpoint elsewhere claims: one of a host that was
     /// forgotten may have one that is ours to give now.
-    fn allocate_unclaimed(&mut self, net: NetworkId, family: Family) -> Result<IpAddr, NoAddress> {
+    pub(crate) fn allocate_unclaimed(
+        &mut self,
+        net: NetworkId,
+        family: Family,
+    ) -> Result<IpAddr, NoAddress> {
         let me = self.config.host;
         let Some(pool) = self.pools.get_mut(&(net, family)) else {
             return Err(NoAddress::NoOwner);
@@ -675,6 +685,9 @@ impl Engine {
     /// has it: one that has moved away and back again was two for a while.
     pub(crate) fn release_lease(&mut self, net: NetworkId, ip: IpAddr) {
         let me = self.config.host;
+        if self.is_vip(net, ip) {
+            return;
+        }
         let moved = self.moved.iter().filter_map(|id| self.local.get(id));
         let mut moved = moved.map(|local| &local.local.endpoint);
         if self.kept.keeper(net, ip).is_some()

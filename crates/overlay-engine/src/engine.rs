@@ -10,8 +10,8 @@ use overlay_model::records::way_between;
 use overlay_model::{
     Access, AddressRange, Announcement, ClusterEvent, EndpointId, Family, Fate, Foreign, Hand,
     Host, HostId, HostIntent, HostKeys, IfName, KernelChange, KernelOp, KernelState, MacAddr, Name,
-    Network, NetworkId, Object, ObjectKey, Outer, Publish, Record, RecordKey, RingToken, Stamp,
-    Subnet, Vni,
+    Network, NetworkId, Object, ObjectKey, Outer, Publish, Record, RecordKey, RingToken, Service,
+    Stamp, Subnet, Vni,
 };
 
 use crate::audit::Crowds;
@@ -37,6 +37,7 @@ use crate::publish::{NOBODY_ASKS, is_own};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
 use crate::recovery::{Lost, Recovery};
 use crate::repairs::Found;
+use crate::services::Services;
 use crate::statics::{Draft, WaitingImport};
 
 /// How long after the start the live hosts are given to be heard, at least.
@@ -150,6 +151,9 @@ pub struct Restored {
     /// What is kept for names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+    /// Services, tombstones included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
     /// The state file of before was lost, with all that this does not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
@@ -183,6 +187,10 @@ pub(crate) enum After {
         token: Token,
         before: Box<LocalEndpoint>,
         after: Box<LocalEndpoint>,
+    },
+    Service {
+        token: Token,
+        service: Box<Service>,
     },
     Imported(Box<Draft>, Token),
     Detached(EndpointId, Token),
@@ -270,6 +278,7 @@ pub struct Engine {
     former_macs: BTreeMap<ObjectKey, (MacAddr, Duration)>,
     /// Endpoints of this host that publish ports.
     pub(crate) with_ports: BTreeSet<EndpointId>,
+    pub(crate) services: Services,
     /// Aliases that ports of the whole cluster lead to.
     pub(crate) nat_aliases: BTreeSet<(NetworkId, Name)>,
     /// Ports of the host that are to be held, as told.
@@ -366,6 +375,7 @@ impl Engine {
             announcements: Vec::new(),
             former_macs: BTreeMap::new(),
             with_ports: BTreeSet::new(),
+            services: Services::default(),
             nat_aliases: BTreeSet::new(),
             held: BTreeSet::new(),
             nat_due: true,
@@ -417,6 +427,7 @@ impl Engine {
                 pool.merge(offset, token);
             }
         }
+        engine.restore_services(restored.services);
         let mut dropped = engine.restore_kept(restored.kept);
         for local in restored.endpoints {
             let id = local.endpoint.id;
@@ -468,6 +479,7 @@ impl Engine {
         // Gossip that begins anew has nothing of what was published before.
         let none = Stamp { wall_ms: 0, counter: 0, host: self.config.host };
         self.published.values_mut().for_each(|stamp| *stamp = none);
+        self.services.publish_anew();
         self.publish_networks();
         let mut records: Vec<(RecordKey, Record)> = Vec::new();
         // Ranges of others too: one that was given away just before a crash may
@@ -713,6 +725,22 @@ impl Engine {
                 }
                 return;
             }
+            Request::CreateService(request) => {
+                if let Err(refused) = self.create_service(token, fresh, request) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::RemoveService { name, net } => {
+                if let Err(refused) = self.remove_service(token, &name, net.as_deref()) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::Services { net } => net
+                .map(|text| self.find_network(&text).map(|net| net.id))
+                .transpose()
+                .map(|net| Reply::Services(self.service_views(net))),
             Request::Ports => Ok(Reply::Ports(self.port_views())),
             Request::Firewall => Ok(Reply::Firewall),
             Request::Attach(request) => return self.attach(token, fresh, request),
@@ -1293,6 +1321,7 @@ impl Engine {
                 }
             }
             Shift::Network(network) => self.merge_network(network),
+            Shift::Service(service) => self.merge_service(service),
             Shift::Ring(net, family, offset, token) => {
                 self.merge_token(net, family, offset, token);
             }
@@ -1529,6 +1558,7 @@ impl Engine {
         if network.deleted {
             return;
         }
+        let followed = self.with_services(network);
         for subnet in &network.subnets {
             let key = (network.id, Family::of(&subnet.gateway));
             let me = self.config.host;
@@ -1540,7 +1570,7 @@ impl Engine {
                 }
                 pool
             });
-            pool.follow(network);
+            pool.follow(&followed);
         }
     }
 
@@ -1574,6 +1604,7 @@ impl Engine {
             self.published.insert(net.id, net.updated);
             self.publish(RecordKey::Network(net.id), Some(Record::Network(net)));
         }
+        self.publish_services(|engine, net| engine.published.contains_key(&net));
     }
 
     pub(crate) fn own_host(&self) -> Host {
@@ -2049,6 +2080,9 @@ impl Engine {
             Some(After::Changed { token, before }) => self.changed(token, *before, result),
             Some(After::Forgotten { token, kept }) => self.forgot_ip(token, kept, result),
             Some(After::Attached(id)) => self.attached(id, result),
+            Some(After::Service { token, service }) => {
+                self.service_saved(token, *service, result);
+            }
             Some(After::Ports { token, before, after }) => {
                 self.ports_changed(token, (&before.endpoint, &after.endpoint), result);
             }
@@ -2138,7 +2172,7 @@ impl Engine {
         Stamp { wall_ms: wall, counter, host: self.config.host }
     }
 
-    fn see_stamp(&mut self, stamp: Stamp) {
+    pub(crate) fn see_stamp(&mut self, stamp: Stamp) {
         if !is_adrift(stamp.wall_ms, self.now.wall_ms) {
             self.stamp = self.stamp.max((stamp.wall_ms, stamp.counter));
         }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use overlay_model::{
     AddressRange, Announcement, ApplyReport, ClusterEvent, Endpoint, EndpointId, Family, Fate,
     Foreign, HostId, HostKeys, IfName, KernelChange, KernelOp, MacAddr, Name, NetnsRef, Network,
-    NetworkId, ObjectKey, Publish, Record, RecordKey, RingToken, Vni,
+    NetworkId, ObjectKey, Publish, Record, RecordKey, RingToken, Service, Vni,
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use crate::names::NameNews;
 use crate::network_changes::{ChangeNetwork, DetachedOn};
 use crate::publish::{ChangePorts, PortView};
 use crate::repairs::{Contest, Repair};
+use crate::services::{CreateService, ServiceView};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
 /// What time it is, said by the caller with every event.
@@ -175,6 +176,20 @@ pub enum Request {
         net: Option<String>,
         /// Which.
         change: ChangePorts,
+    },
+    /// Create a service.
+    CreateService(CreateService),
+    /// Remove one.
+    RemoveService {
+        /// Its name.
+        name: String,
+        /// Name or id of its network, when the name is not unique.
+        net: Option<String>,
+    },
+    /// List services.
+    Services {
+        /// Of this network only.
+        net: Option<String>,
     },
     /// List the ports that this host takes.
     Ports,
@@ -408,6 +423,10 @@ pub enum Reply {
     Networks(Vec<NetworkView>),
     /// One endpoint.
     Endpoint(Box<EndpointView>),
+    /// One service.
+    Service(Box<ServiceView>),
+    /// Services by network and name.
+    Services(Vec<ServiceView>),
     /// Ports that this host takes, by number.
     Ports(Vec<PortView>),
     /// The caller knows the rest.
@@ -688,6 +707,8 @@ pub enum StateChange {
     /// Write when it was last in touch with most of the cluster, milliseconds
     /// since 1970.
     Contact(u64),
+    /// Write a service, tombstones included.
+    Service(Service),
     /// Write what is kept for a name.
     Kept(Kept),
     /// Remove it.
@@ -808,6 +829,15 @@ pub enum Notice {
         published: Vec<Publish>,
         /// Those that have gone.
         withdrawn: Vec<Publish>,
+    },
+    /// A service was created or removed somewhere.
+    Service {
+        /// Its name.
+        name: Name,
+        /// Its network.
+        net: Name,
+        /// `created`, `removed`.
+        what: &'static str,
     },
     /// The host can have no address of its own on a network whose ports it takes.
     NoOwnAddress {
@@ -1028,6 +1058,7 @@ impl Notice {
             | Self::Underlay { .. }
             | Self::Attached { .. }
             | Self::Ports { .. }
+            | Self::Service { .. }
             | Self::Imported { .. }
             | Self::Detached { .. }
             | Self::Moved { .. }
@@ -1104,6 +1135,7 @@ impl fmt::Display for Notice {
                 list(f, ": publishes", published)?;
                 list(f, ": publishes no longer", withdrawn)
             }
+            Self::Service { name, net, what } => write!(f, "service {name} of {net} {what}"),
             Self::NoOwnAddress { why } => write!(
                 f,
                 "this host passes nothing on to endpoints of other hosts, for it has no address \

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_model::{EndpointId, Family, Fate, HostId, Name, Network, NetworkId, RingToken};
+use overlay_model::{
+    EndpointId, Family, Fate, HostId, Name, Network, NetworkId, RingToken, Service,
+};
 
 use crate::engine::Restored;
 use crate::event::{LocalEndpoint, StateChange};
@@ -25,6 +27,7 @@ pub struct FakeDisk {
     contact_ms: Option<u64>,
     drained: bool,
     kept: BTreeMap<(NetworkId, Name), Kept>,
+    services: BTreeMap<u64, Service>,
     /// What was lost with the disk before this one, and has not all been found again.
     pub lost: Option<Lost>,
     /// It takes nothing more.
@@ -67,6 +70,9 @@ impl FakeDisk {
                     self.kept.insert((kept.network, kept.name.clone()), kept);
                 }
                 StateChange::DropKept(net, name) => drop(self.kept.remove(&(net, name))),
+                StateChange::Service(service) => {
+                    self.services.insert(service.id, service);
+                }
                 StateChange::Recovered => self.lost = None,
             }
         }
@@ -86,6 +92,7 @@ impl FakeDisk {
             contact_ms: disk.contact_ms,
             drained: disk.drained,
             kept: disk.kept.into_values().collect(),
+            services: disk.services.into_values().collect(),
             lost: disk.lost,
         }
     }

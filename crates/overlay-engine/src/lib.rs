@@ -56,6 +56,7 @@ mod publish;
 mod reconcile;
 mod recovery;
 mod repairs;
+mod services;
 mod statics;
 mod views;
 mod ways;
@@ -77,6 +78,7 @@ pub use plan::{Completeness, Delta, plan};
 pub use publish::{ChangePorts, PortView};
 pub use recovery::Lost;
 pub use repairs::{Contest, Found, Repair};
+pub use services::{CreateService, ServiceView};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PendingView,
     PlanView, StatusView, Table,

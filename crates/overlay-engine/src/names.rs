@@ -97,6 +97,11 @@ impl Herald {
 }
 
 impl Engine {
+    /// The resolver knows of this network.
+    pub(crate) fn is_named(&self, net: NetworkId) -> bool {
+        self.herald.told.contains_key(&net)
+    }
+
     /// An endpoint came, changed or went.
     pub(crate) fn tell_name(&mut self, before: Option<Arc<Placed>>, after: Option<Arc<Placed>>) {
         let placed = after.as_ref().or(before.as_ref());
@@ -154,7 +159,7 @@ impl Engine {
         let ended: Vec<NetworkId> =
             self.herald.told.keys().filter(|id| !is_used(id)).copied().collect();
         let mut news = Vec::new();
-        let mut changed = Vec::new();
+        let (mut changed, mut fresh) = (Vec::new(), Vec::new());
         for (id, net) in used {
             let told = self.herald.told.get(&id);
             let same = |told: &Network| {
@@ -175,9 +180,20 @@ impl Engine {
                     after: Some(placed.clone()),
                 }));
             }
+            if told.is_none() {
+                fresh.push(id);
+                let services =
+                    self.services.working(id).map(|service| self.placed_service(service));
+                let told = |after| NameNews::Endpoint { before: None, after: Some(after) };
+                news.extend(services.map(told));
+            }
             changed.push(net.clone());
         }
+        for id in fresh {
+            self.services.note_named(id, true);
+        }
         for id in ended {
+            self.services.note_named(id, false);
             self.herald.told.remove(&id);
             news.push(NameNews::NoNetwork(id));
         }

@@ -21,7 +21,7 @@ use overlay_model::{
 use serde::Serialize;
 
 use crate::cluster_view::HostState;
-use crate::endpoints::{Phase, host_text_of, unsaved};
+use crate::endpoints::{Local, Phase, host_text_of, unsaved};
 use crate::engine::{After, Engine};
 use crate::event::{
     Attach, Effect, ErrorKind, Notice, Place, Refused, Reply, StateChange, Token, Where,
@@ -293,6 +293,15 @@ impl Engine {
         let mut held: BTreeSet<Publish> = BTreeSet::new();
         let mut aliases = BTreeSet::new();
         let mut common: BTreeSet<NetworkId> = BTreeSet::new();
+        let used: Vec<NetworkId> = self.used_networks().map(|net| net.id).collect();
+        for net in used {
+            let mut services = self.services.working(net).peekable();
+            let others = |l: &&Local| l.local.endpoint.network == net && !is_own(&l.local.endpoint);
+            if services.peek().is_some() && self.local.values().any(|l| others(&l)) {
+                common.insert(net);
+            }
+            aliases.extend(services.map(|service| (net, service.alias.clone())));
+        }
         for (host, ep) in self.publishing() {
             let programmed = self
                 .networks
@@ -306,7 +315,17 @@ impl Engine {
                 }
             }
         }
+        let other: BTreeSet<(NetworkId, Name)> =
+            self.nat_aliases.symmetric_difference(&aliases).cloned().collect();
         self.nat_aliases = aliases;
+        // Their ports may have to lead back to where frames came from.
+        let concerned = self.local.values().filter(|l| {
+            let ep = &l.local.endpoint;
+            ep.aliases.iter().any(|alias| other.contains(&(ep.network, alias.clone())))
+        });
+        for key in concerned.filter_map(|l| l.local.port_key()).collect::<Vec<_>>() {
+            self.touch(key);
+        }
         if held != self.held {
             self.held.clone_from(&held);
             self.push_effect(Effect::Hold(held.into_iter().collect()));
@@ -435,7 +454,7 @@ impl Engine {
             }
             for publish in &ep.ports {
                 if publish.cluster {
-                    let targets = self.sharing(ep);
+                    let targets = self.sharing(ep.network, &ep.aliases, Some(ep.id));
                     for (host_port, port) in publish.pairs() {
                         let front =
                             Front::Host { protocol: publish.protocol, port: host_port, at: None };
@@ -454,6 +473,9 @@ impl Engine {
                     direct.extend(&ep.addresses);
                 }
             }
+        }
+        for net in self.used_networks().filter(|net| !net.internal) {
+            self.lead_services(net, &mut nat);
         }
         nat.forwards.retain(|_, to| !to.is_empty());
         nat.direct = direct.into_iter().filter(|ip| self.answers_here(*ip)).collect();
@@ -477,23 +499,34 @@ impl Engine {
         local.is_some_and(|l| l.local.moved.is_none() && !self.gone.contains_key(&ep.id))
     }
 
-    /// Addresses of all endpoints that share an alias with `ep`, and its own: of hosts
-    /// that are there, or of those that may be if there is none.
-    fn sharing(&self, ep: &Endpoint) -> BTreeSet<IpAddr> {
+    /// An endpoint whose connections to a published port, or to a service, may lead back to it.
+    pub(crate) fn may_ask_itself(&self, ep: &Endpoint) -> bool {
+        let leads_on = |alias: &Name| self.nat_aliases.contains(&(ep.network, alias.clone()));
+        !ep.ports.is_empty() || ep.aliases.iter().any(leads_on)
+    }
+
+    /// Addresses of all endpoints that have one of `aliases`, and of the one that is
+    /// `also` meant: of hosts that are there, or of those that may be if there is none.
+    pub(crate) fn sharing(
+        &self,
+        net: NetworkId,
+        aliases: &BTreeSet<Name>,
+        also: Option<EndpointId>,
+    ) -> BTreeSet<IpAddr> {
         let me = self.config.host;
-        let reachable = self.own_addresses(ep.network).is_some();
+        let reachable = self.own_addresses(net).is_some();
         let (mut up, mut others) = (BTreeSet::new(), BTreeSet::new());
-        for (host, other) in self.view.active_on(ep.network) {
-            let shares = other.id == ep.id || other.aliases.iter().any(|a| ep.aliases.contains(a));
+        for (host, other) in self.view.active_on(net) {
+            let shares =
+                Some(other.id) == also || other.aliases.iter().any(|a| aliases.contains(a));
             if !shares || (host != me && !reachable) || (host == me && !self.is_here(other)) {
                 continue;
             }
             let alive =
                 host == me || self.view.presence(host).is_some_and(|p| p.state == HostState::Up);
             let list = if alive { &mut up } else { &mut others };
-            let wins = |ip: &&IpAddr| {
-                self.view.ip_winner(ep.network, **ip).is_some_and(|(at, _)| at == host)
-            };
+            let wins =
+                |ip: &&IpAddr| self.view.ip_winner(net, **ip).is_some_and(|(at, _)| at == host);
             list.extend(other.addresses.iter().filter(wins));
         }
         if up.is_empty() { others } else { up }

@@ -5,7 +5,7 @@
 //! once released: [`v1`] has all kinds of the beginning, [`v2`] the one that came
 //! later, [`v3`] networks that say which addresses may be leased, [`v4`] what is said
 //! of hosts that are away, [`v5`] that a host is drained, [`v6`] endpoints to which ports of
-//! hosts lead. A record is
+//! hosts lead, [`v7`] services. A record is
 //! written in the oldest format that has all of it, so that as many hosts as
 //! possible can read it, and in no other. A reader that does not know a format or a
 //! key counts it and passes it on.
@@ -26,6 +26,7 @@ mod v3;
 mod v4;
 mod v5;
 mod v6;
+mod v7;
 
 /// The longest value, bytes of text. Gossip packs values into datagrams, and
 /// one that does not fit blocks every later record of its host.
@@ -89,6 +90,9 @@ pub(crate) fn encode(record: &Record) -> Result<String, TooLong> {
     let standard = bincode::config::standard();
     let (version, body) = match record {
         Record::Drained => (5, bincode::encode_to_vec(v5::Record::Drained, standard)),
+        Record::Service(service) => {
+            (7, bincode::encode_to_vec(v7::Record::from(service), standard))
+        }
         Record::Fate(fate) => (4, bincode::encode_to_vec(v4::Record::from(fate), standard)),
         Record::Keys(keys) => (2, bincode::encode_to_vec(v2::Record::from(keys), standard)),
         Record::Host(host) => (1, bincode::encode_to_vec(v1::Record::Host(host.into()), standard)),
@@ -175,6 +179,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record, DecodeError> {
             .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
         4 => Ok(whole::<v4::Record>(body)?.into()),
         5 => Ok(whole::<v5::Record>(body)?.into()),
+        7 => whole::<v7::Record>(body)?
+            .try_into()
+            .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
         6 => whole::<v6::Record>(body)?
             .try_into()
             .map_err(|v1::OutOfRange(what)| DecodeError::Invalid(what)),
@@ -195,6 +202,9 @@ pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
     match (key, record) {
         (RecordKey::Host, Record::Host(host)) => host.id == owner,
         (RecordKey::Network(id), Record::Network(network)) => network.id == id,
+        (RecordKey::Service(net, id), Record::Service(service)) => {
+            service.network == net && service.id == id
+        }
         (RecordKey::Endpoint(net, id), Record::Endpoint(endpoint)) => {
             endpoint.network == net && endpoint.id == id
         }
@@ -211,6 +221,7 @@ pub(crate) fn fits(owner: HostId, key: RecordKey, record: &Record) -> bool {
             | RecordKey::Want(..)
             | RecordKey::Keys
             | RecordKey::Fate(_)
+            | RecordKey::Service(..)
             | RecordKey::Drained,
             _,
         ) => false,

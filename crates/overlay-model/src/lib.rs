@@ -45,5 +45,5 @@ pub use ports::{InvalidPublish, Protocol, Publish};
 pub use ranges::{AddressRange, InvalidRange};
 pub use records::{
     Endpoint, Family, Fate, Host, HostIntent, HostKeys, Network, Placed, Record, RecordKey,
-    RingToken, Stamp, Subnet, Want, WantWhat,
+    RingToken, Service, ServicePort, Stamp, Subnet, Want, WantWhat,
 };

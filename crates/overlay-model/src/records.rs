@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AddressRange, EndpointId, HostId, InvalidId, KeyId, MacAddr, Name, NetworkId, Publish, Vni,
+    AddressRange, EndpointId, HostId, InvalidId, InvalidPublish, KeyId, MacAddr, Name, NetworkId,
+    Protocol, Publish, Vni,
 };
 
 /// What a host says of its own future.
@@ -245,6 +246,68 @@ pub struct Want {
     pub what: WantWhat,
 }
 
+/// A port of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Which kind.
+    pub protocol: Protocol,
+    /// At the address of the service.
+    pub port: u16,
+    /// At the endpoints behind it.
+    pub target: u16,
+}
+
+impl fmt::Display for ServicePort {
+    /// `80:8080/tcp`, or `80/tcp` if it is the same behind it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.port == self.target {
+            write!(f, "{}/{}", self.port, self.protocol)
+        } else {
+            write!(f, "{}:{}/{}", self.port, self.target, self.protocol)
+        }
+    }
+}
+
+impl FromStr for ServicePort {
+    type Err = InvalidPublish;
+    fn from_str(s: &str) -> Result<Self, InvalidPublish> {
+        let (ports, protocol) = s.split_once('/').unwrap_or((s, "tcp"));
+        let (port, target) = ports.split_once(':').unwrap_or((ports, ports));
+        let number = |text: &str| {
+            text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
+                InvalidPublish(format!(
+                    "`{s}` is no port of a service: write 80, 80:8080 or 53/udp"
+                ))
+            })
+        };
+        Ok(Self { protocol: protocol.parse()?, port: number(port)?, target: number(target)? })
+    }
+}
+
+/// A service: addresses that no station has, whose connections are spread over all
+/// endpoints with an alias.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Identity; random.
+    pub id: u64,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// Its name in DNS.
+    pub name: Name,
+    /// Whose holders are behind it.
+    pub alias: Name,
+    /// At least one.
+    pub ports: Vec<ServicePort>,
+    /// At most one an address family.
+    pub addresses: Vec<IpAddr>,
+    /// When and by whom it was created: the older claim to a name or address wins.
+    pub created: Stamp,
+    /// When and by whom this definition was written: the newer wins.
+    pub updated: Stamp,
+    /// A tombstone: the service is gone.
+    pub deleted: bool,
+}
+
 /// Which cluster keys a host has: never the keys themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HostKeys {
@@ -311,6 +374,8 @@ pub enum Record {
     Keys(HostKeys),
     /// Under [`RecordKey::Fate`].
     Fate(Fate),
+    /// Under [`RecordKey::Service`].
+    Service(Service),
     /// Under [`RecordKey::Drained`]: being there is all there is to say.
     Drained,
 }
@@ -333,6 +398,8 @@ pub enum RecordKey {
     Keys,
     /// `fate/<HostId>`: what the host says of one that is away.
     Fate(HostId),
+    /// `svc/<NetworkId>/<16 hex digits>`.
+    Service(NetworkId, u64),
     /// `drained`: the host takes no new endpoint. Not in its own record, whose format all
     /// versions read: those that do not know of it pass it on.
     Drained,
@@ -356,6 +423,7 @@ impl fmt::Display for RecordKey {
             Self::Want(net, family) => write!(f, "want/{net}/{family}"),
             Self::Keys => f.write_str("keys"),
             Self::Fate(host) => write!(f, "fate/{host}"),
+            Self::Service(net, id) => write!(f, "svc/{net}/{id:016x}"),
             Self::Drained => f.write_str("drained"),
         }
     }
@@ -385,6 +453,10 @@ impl FromStr for RecordKey {
                 family(fam)?,
                 u128::from_str_radix(offset, 16).map_err(|_| invalid())?,
             ),
+            ["svc", net, id] => {
+                let id = u64::from_str_radix(id, 16).map_err(|_| invalid())?;
+                Self::Service(net.parse()?, id)
+            }
             ["fate", host] => Self::Fate(host.parse()?),
             ["want", net, fam] => Self::Want(net.parse()?, family(fam)?),
             _ => return Err(invalid()),

@@ -411,6 +411,12 @@ fn place(front: &Front, v4: bool) -> (String, String, Key) {
     }
 }
 
+/// A virtual address is one of the host's own: what the host itself sends there goes by `lo`.
+fn from_here(front: &Front, text: &str) -> Option<String> {
+    let Front::Virtual { bridge, .. } = front else { return None };
+    Some(text.replacen(&format!("\"{bridge}\""), "\"lo\"", 1))
+}
+
 fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -445,16 +451,16 @@ fn script(nat: &Nat, counted: &Counted, marks: &Marks) -> String {
             let to = |to: &SocketAddr| format!("{} . {}", to.ip(), to.port());
             let all = targets.iter().map(|t| format!("{} . {protocol} . {}", t.ip(), t.port()));
             elements.entry(format!("targets{family}")).or_default().extend(all);
+            let texts = std::iter::once(text.clone()).chain(from_here(front, &text));
             if let [one] = targets.as_slice() {
-                let element = format!("{text} {} : {}", counted.of(&map, &key), to(one));
-                elements.entry(map).or_default().push(element);
+                let count = counted.of(&map, &key);
+                let elements = elements.entry(map).or_default();
+                elements.extend(texts.map(|text| format!("{text} {count} : {}", to(one))));
                 continue;
             }
             let name = many_name(front);
-            elements
-                .entry(format!("{map}_many"))
-                .or_default()
-                .push(format!("{text} : goto {name}"));
+            let elements = elements.entry(format!("{map}_many")).or_default();
+            elements.extend(texts.map(|text| format!("{text} : goto {name}")));
             let each: Vec<String> =
                 targets.iter().enumerate().map(|(n, t)| format!("{n} : {}", to(t))).collect();
             let ip = if v4 { "ip" } else { "ip6" };
@@ -562,14 +568,14 @@ table inet {NAT_TABLE} {{
 {counters}{sets}{chains}  chain prerouting {{
     type nat hook prerouting priority dstnat - 1; policy accept;
     iifname \"ovb*\" th dport 53 fib daddr . iif type local return
+    iifname \"ovb*\" jump virtual_in
     fib daddr type local goto host
-    iifname \"ovb*\" goto virtual_in
   }}
   chain output {{
     type nat hook output priority -101; policy accept;
     ip6 daddr ::1 return
+    oifname \"lo\" jump virtual_out
     fib daddr type local goto host
-    oifname \"ovb*\" goto virtual_out
   }}
   chain host {{
 {host4}{host6}  }}

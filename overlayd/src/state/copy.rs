@@ -138,7 +138,7 @@ pub(super) fn read(dir: &Path, host: Option<HostId>, boot_id: &str) -> Option<Lo
 pub(super) fn replay(changes: Vec<StateChange>) -> Loaded {
     let mut loaded = Loaded::default();
     let (mut networks, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-    let (mut ring, mut kept) = (BTreeMap::new(), BTreeMap::new());
+    let (mut ring, mut kept, mut services) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for change in changes {
         match change {
             StateChange::Network(network) => drop(networks.insert(network.id, network)),
@@ -152,6 +152,7 @@ pub(super) fn replay(changes: Vec<StateChange>) -> Loaded {
             StateChange::DropToken(net, family, offset) => {
                 ring.remove(&(net, family, offset));
             }
+            StateChange::Service(service) => drop(services.insert(service.id, service)),
             StateChange::Kept(one) => drop(kept.insert((one.network, one.name.clone()), one)),
             StateChange::DropKept(net, name) => drop(kept.remove(&(net, name))),
             StateChange::Member(host, true) => drop(loaded.members.insert(host)),
@@ -168,6 +169,7 @@ pub(super) fn replay(changes: Vec<StateChange>) -> Loaded {
     loaded.networks = networks.into_values().collect();
     loaded.endpoints = endpoints.into_values().collect();
     loaded.ring = ring.into_iter().collect();
+    loaded.services = services.into_values().collect();
     loaded.kept = kept.into_values().collect();
     loaded
 }

@@ -18,6 +18,7 @@ pub(crate) fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Want(_) => (OWNER, RecordKey::Want(net, family)),
         Record::Keys(_) => (OWNER, RecordKey::Keys),
         Record::Fate(_) => (OWNER, RecordKey::Fate(OWNER)),
+        Record::Service(service) => (OWNER, RecordKey::Service(service.network, service.id)),
         Record::Drained => (OWNER, RecordKey::Drained),
     }
 }
@@ -32,6 +33,7 @@ fn has_one_form(record: &Record) -> bool {
         | Record::Want(_)
         | Record::Keys(_)
         | Record::Fate(_)
+        | Record::Service(_)
         | Record::Drained => true,
     }
 }
@@ -52,7 +54,7 @@ pub(crate) fn run(data: &[u8]) {
     let version = data.first().copied();
     assert_eq!(
         read == Err("undecodable_unknown_version"),
-        version.is_some_and(|version| !(1..=6).contains(&version))
+        version.is_some_and(|version| !(1..=7).contains(&version))
     );
     let text = value_of(data);
     let Ok(record) = read else {

@@ -64,6 +64,9 @@ fn operations_have_these_ids() {
         GET /v1/openapi.json → get_openapi
         GET /v1/plan → get_plan
         GET /v1/ports → list_ports
+        GET /v1/services → list_services
+        POST /v1/services → create_service
+        DELETE /v1/services/{name} → remove_service
         GET /v1/status → get_status
     "#]]
     .assert_eq(&lines);

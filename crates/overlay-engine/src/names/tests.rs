@@ -77,6 +77,12 @@ impl Told {
                 }
             }
         }
+        for net in networks.keys() {
+            for service in engine.services.working(*net) {
+                let placed = engine.placed_service(service);
+                endpoints.insert((*net, placed.host, placed.endpoint.id), text(&placed));
+            }
+        }
         assert_eq!(self.endpoints, endpoints);
         for (host, state) in &self.hosts {
             assert_eq!(engine.view.presence(*host).map(|p| p.state), Some(*state));

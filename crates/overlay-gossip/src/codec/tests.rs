@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use overlay_model::{
     AddressRange, Endpoint, EndpointId, Family, Fate, Host, HostIntent, HostKeys, KeyId, MacAddr,
-    Name, Network, NetworkId, Protocol, Publish, RingToken, Stamp, Subnet, Vni, Want, WantWhat,
+    Name, Network, NetworkId, Protocol, Publish, RingToken, Service, ServicePort, Stamp, Subnet,
+    Vni, Want, WantWhat,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -126,6 +127,25 @@ fn an_endpoint_with_ports_has_these_bytes_for_ever() {
     frozen(
         (key, Record::Endpoint(Endpoint { ports, ..plain })),
         "060005070103776562010377777702420a00090501000a0009050003fd0268e5cf8b010000030000fb901f500100010100c00002013535020002005a5a0101",
+    );
+}
+
+#[test]
+fn a_service_has_these_bytes_for_ever() {
+    let service = Service {
+        id: 5,
+        network: NetworkId(7),
+        name: Name::new("web").unwrap(),
+        alias: Name::new("www").unwrap(),
+        ports: vec!["80:8080".parse().unwrap(), "53/udp".parse().unwrap()],
+        addresses: vec!["10.0.9.200".parse().unwrap()],
+        created: stamp(1_700_000_000_000),
+        updated: stamp(1_700_000_000_001),
+        deleted: false,
+    };
+    frozen(
+        (RecordKey::Service(NetworkId(7), 5), Record::Service(service)),
+        "070005070377656203777777020050fb901f01353501000a0009c8fd0068e5cf8b0100000111112222333344445555666677778888fd0168e5cf8b010000011111222233334444555566667777888800",
     );
 }
 
@@ -388,6 +408,22 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn a_service()(
+        id: u64, network: u64, name in any_name(), alias in any_name(),
+        ports in proptest::collection::vec((0..3usize, 1..=u16::MAX, 1..=u16::MAX), 0..4),
+        addresses in proptest::collection::vec(any::<IpAddr>(), 0..3), wall: u64, deleted: bool,
+    ) -> Service {
+        let port = |(which, port, target): (usize, u16, u16)| {
+            ServicePort { protocol: Protocol::ALL[which], port, target }
+        };
+        Service {
+            id, network: NetworkId(network), name, alias, ports: ports.into_iter().map(port).collect(),
+            addresses, created: stamp(wall), updated: stamp(wall), deleted,
+        }
+    }
+}
+
 fn any_record() -> impl Strategy<Value = Record> {
     prop_oneof![
         a_host().prop_map(Record::Host),
@@ -400,6 +436,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         prop::collection::vec(any::<[u8; 4]>().prop_map(KeyId), 0..=HostKeys::MAX)
             .prop_map(|ids| Record::Keys(HostKeys { used: ids.first().copied(), ids })),
         a_fate().prop_map(Record::Fate),
+        a_service().prop_map(Record::Service),
         Just(Record::Drained),
     ]
 }
@@ -414,6 +451,7 @@ fn place(record: &Record) -> (HostId, RecordKey) {
         Record::Want(_) => (OWNER, RecordKey::Want(NetworkId(1), Family::V6)),
         Record::Keys(_) => (OWNER, RecordKey::Keys),
         Record::Fate(_) => (OWNER, RecordKey::Fate(OWNER)),
+        Record::Service(service) => (OWNER, RecordKey::Service(service.network, service.id)),
         Record::Drained => (OWNER, RecordKey::Drained),
     }
 }

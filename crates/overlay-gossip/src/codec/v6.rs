@@ -34,6 +34,26 @@ pub(super) struct Publish {
     cluster: bool,
 }
 
+impl From<model::Protocol> for Protocol {
+    fn from(protocol: model::Protocol) -> Self {
+        match protocol {
+            model::Protocol::Tcp => Self::Tcp,
+            model::Protocol::Udp => Self::Udp,
+            model::Protocol::Sctp => Self::Sctp,
+        }
+    }
+}
+
+impl From<Protocol> for model::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
+    }
+}
+
 /// Says whether format 1 could not say all of `endpoint`.
 pub(super) fn is_needed(endpoint: &model::Endpoint) -> bool {
     !endpoint.ports.is_empty()
@@ -42,11 +62,7 @@ pub(super) fn is_needed(endpoint: &model::Endpoint) -> bool {
 impl From<&model::Endpoint> for Record {
     fn from(endpoint: &model::Endpoint) -> Self {
         let port = |publish: &model::Publish| Publish {
-            protocol: match publish.protocol {
-                model::Protocol::Tcp => Protocol::Tcp,
-                model::Protocol::Udp => Protocol::Udp,
-                model::Protocol::Sctp => Protocol::Sctp,
-            },
+            protocol: publish.protocol.into(),
             at: publish.at.map(v1::Ip::from),
             host_port: publish.host_port,
             port: publish.port,
@@ -66,11 +82,7 @@ impl TryFrom<Record> for model::Record {
         let Record::Endpoint(Endpoint { former, ports }) = record;
         let port = |publish: Publish| {
             let publish = model::Publish {
-                protocol: match publish.protocol {
-                    Protocol::Tcp => model::Protocol::Tcp,
-                    Protocol::Udp => model::Protocol::Udp,
-                    Protocol::Sctp => model::Protocol::Sctp,
-                },
+                protocol: publish.protocol.into(),
                 at: publish.at.map(Into::into),
                 host_port: publish.host_port,
                 port: publish.port,

@@ -47,7 +47,7 @@ fn the_table_as_text() {
           map host4_many { type inet_proto . inet_service : verdict; elements = { tcp . 90 : goto many_tcp_90 } }
           map at4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter; elements = { 192.0.2.1 . udp . 53 counter packets 0 bytes 0 : 10.9.0.3 . 53 } }
           map at4_many { type ipv4_addr . inet_proto . inet_service : verdict; }
-          map virtual4 { type ifname . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter; elements = { "ovb4097" . 10.9.0.200 . tcp . 80 counter packets 0 bytes 0 : 10.9.0.2 . 8080 } }
+          map virtual4 { type ifname . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter; elements = { "ovb4097" . 10.9.0.200 . tcp . 80 counter packets 0 bytes 0 : 10.9.0.2 . 8080, "lo" . 10.9.0.200 . tcp . 80 counter packets 0 bytes 0 : 10.9.0.2 . 8080 } }
           map virtual4_many { type ifname . ipv4_addr . inet_proto . inet_service : verdict; }
           set targets4 { type ipv4_addr . inet_proto . inet_service; elements = { 10.9.0.2 . tcp . 90, 10.9.0.3 . tcp . 90, 10.9.0.2 . tcp . 80, 10.9.0.3 . udp . 53, 10.9.0.2 . tcp . 8080 } }
           set direct4 { type ipv4_addr; elements = { 10.9.0.2 } }
@@ -75,14 +75,14 @@ fn the_table_as_text() {
           chain prerouting {
             type nat hook prerouting priority dstnat - 1; policy accept;
             iifname "ovb*" th dport 53 fib daddr . iif type local return
+            iifname "ovb*" jump virtual_in
             fib daddr type local goto host
-            iifname "ovb*" goto virtual_in
           }
           chain output {
             type nat hook output priority -101; policy accept;
             ip6 daddr ::1 return
+            oifname "lo" jump virtual_out
             fib daddr type local goto host
-            oifname "ovb*" goto virtual_out
           }
           chain host {
             meta nfproto ipv4 dnat ip to ip daddr . meta l4proto . th dport map @at4
