@@ -160,7 +160,7 @@ impl Resolver {
                     changes.push(NameChange::NoNetwork(id));
                 }
                 NameNews::Endpoint { before, after } => {
-                    changes.push(NameChange::Endpoint { before, after, services: Vec::new() });
+                    changes.push(NameChange::Endpoint { before, after });
                 }
                 NameNews::Host { host, name, state } => {
                     changes.push(NameChange::Host { host, name, standing: standing(state) });

@@ -63,11 +63,9 @@ fn main() {
     names.apply([NameChange::Network(network)]);
     let all: Vec<Arc<Placed>> = (0..100_000).map(placed).collect();
     let (before, start) = (resident_kib(), Instant::now());
-    names.apply(all.iter().map(|placed| NameChange::Endpoint {
-        before: None,
-        after: Some(placed.clone()),
-        services: Vec::new(),
-    }));
+    names.apply(
+        all.iter().map(|placed| NameChange::Endpoint { before: None, after: Some(placed.clone()) }),
+    );
     println!(
         "100,000 names: {} KiB more, in {:.1} ms",
         resident_kib() - before,

@@ -21,11 +21,11 @@
 use std::net::IpAddr;
 
 use hickory_proto::rr::{DNSClass, Name};
-use overlay_model::{NetworkId, Placed};
+use overlay_model::{NetworkId, Placed, Protocol};
 
 use crate::DOMAIN;
 use crate::wire::{self, Message, Query, RecordType, Reply, ResponseCode};
-use crate::zone::{Book, Service, Standing, Transport, Zone};
+use crate::zone::{Book, Standing, Zone};
 
 /// Addresses that an answer is made of at most: as many as fit a reply by TCP.
 const MOST: usize = 4096;
@@ -62,6 +62,21 @@ pub struct Asker<'a> {
     pub networks: &'a [NetworkId],
     /// Names that are not ours may be looked up for him, as far as his networks allow that.
     pub forwards: bool,
+}
+
+/// A port of endpoints that others may look for by SRV: one that they have published.
+#[derive(Debug, Clone, Copy)]
+struct Service {
+    protocol: Protocol,
+    /// As the container listens at it.
+    port: u16,
+}
+
+impl Service {
+    fn is_of(self, placed: &Placed) -> bool {
+        let published = &mut placed.endpoint.ports.iter();
+        published.any(|ports| ports.protocol == self.protocol && ports.leads_to(self.port))
+    }
 }
 
 /// What there is of a name.
@@ -329,7 +344,7 @@ pub fn explain(book: &Book, network: NetworkId, name: &str) -> Option<Explanatio
             told.answers = names.map(|name| format!("{name}.{net}.{DOMAIN}")).collect();
         }
         Found::Service(zone, label, service) => {
-            let has = |placed: &&Placed| zone.services(placed).contains(&service);
+            let has = |placed: &&Placed| service.is_of(placed);
             told.holders.extend(zone.named(label).filter(has).map(|placed| holder(placed, false)));
         }
         // Only a name whose holders are all out is looked for and not found.
@@ -373,21 +388,18 @@ fn labels_of_zone(name: &Name) -> usize {
 
 /// `_80._tcp.web`: a service of a short name.
 fn is_short_service(name: &Name) -> bool {
-    count(name) == 3 && label(name, 0).starts_with(b"_") && transport(label(name, 1)).is_some()
+    count(name) == 3 && label(name, 0).starts_with(b"_") && protocol(label(name, 1)).is_some()
 }
 
-fn transport(label: &[u8]) -> Option<Transport> {
-    match label {
-        b"_tcp" => Some(Transport::Tcp),
-        b"_udp" => Some(Transport::Udp),
-        _ => None,
-    }
+fn protocol(label: &[u8]) -> Option<Protocol> {
+    let text = std::str::from_utf8(label.strip_prefix(b"_")?).ok()?;
+    text.parse().ok()
 }
 
 fn service(name: &Name) -> Option<Service> {
     let digits = text(name, 0).strip_prefix('_')?;
     let port = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
-    Some(Service { transport: transport(label(name, 1))?, port })
+    Some(Service { protocol: protocol(label(name, 1))?, port })
 }
 
 fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a Name, kind: RecordType) -> Found<'a> {
@@ -400,7 +412,7 @@ fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a Name, kind: Record
         return match last {
             0 => Found::Between,
             1 => Found::Holders(zone, text(name, 0)),
-            2 if transport(label(name, 0)).is_some() && has(zone, 1) => Found::Between,
+            2 if protocol(label(name, 0)).is_some() && has(zone, 1) => Found::Between,
             3 => match service(name) {
                 Some(service) => Found::Service(zone, text(name, 2), service),
                 None => Found::Nothing(2),
@@ -445,7 +457,7 @@ fn service_of(
     reply: &mut Reply<'_, '_>,
 ) -> bool {
     let net = zone.network().name.as_str();
-    let has = |placed: &&Placed| zone.services(placed).contains(&service);
+    let has = |placed: &&Placed| service.is_of(placed);
     let of = |standing| {
         zone.named(name).filter(has).filter(move |placed| book.standing(placed.host) == standing)
     };

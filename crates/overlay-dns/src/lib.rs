@@ -48,7 +48,7 @@ pub mod zone;
 pub use counters::Counters;
 pub use resolv_conf::{HostResolvers, ResolvConf};
 pub use server::{At, DoorId, Server, Settings};
-pub use zone::{NameChange, NamedNetwork, Names, Service, Standing, Transport};
+pub use zone::{NameChange, NamedNetwork, Names, Standing};
 
 /// What every name of ours ends in.
 pub const DOMAIN: &str = "overlay.internal";

@@ -9,7 +9,7 @@ use hickory_proto::rr::RData;
 use overlay_dns::answer::{Answerer, Asker, Outcome};
 use overlay_dns::wire::{self, HEADER, Message, Query, Reply, TCP_LIMIT};
 use overlay_dns::{DOMAIN, resolv_conf};
-use overlay_dns::{HostResolvers, NameChange, NamedNetwork, Names, Service, Standing, Transport};
+use overlay_dns::{HostResolvers, NameChange, NamedNetwork, Names, Standing};
 use overlay_model::{Endpoint, EndpointId, HostId, MacAddr, Name, NetworkId, Placed, Subnet};
 
 use crate::input::Input;
@@ -29,6 +29,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
         })]);
         for n in 0..70u8 {
             let alias = Name::new("many").expect("a label");
+            let published = "8000:80".parse().expect("it is one");
             let placed = Placed {
                 host: HostId(uuid::Uuid::from_u128(u128::from(n % 3))),
                 endpoint: Endpoint {
@@ -39,16 +40,12 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
                     mac: MacAddr([2, 0, 0, 0, 0, n]),
                     addresses: vec![IpAddr::from([10, 16 - id as u8, 0, n + 2])],
                     labels: BTreeMap::new(),
-                    ports: Vec::new(),
+                    ports: vec![published],
                     move_seq: 0,
                     attached_ms: 0,
                 },
             };
-            names.apply([NameChange::Endpoint {
-                before: None,
-                after: Some(Arc::new(placed)),
-                services: vec![Service { transport: Transport::Tcp, port: 80 }],
-            }]);
+            names.apply([NameChange::Endpoint { before: None, after: Some(Arc::new(placed)) }]);
         }
     }
     let host = HostId(uuid::Uuid::from_u128(1));

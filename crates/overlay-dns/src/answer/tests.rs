@@ -1,6 +1,7 @@
 use expect_test::{Expect, expect};
 use hickory_proto::op::Message as Theirs;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::*;
 use crate::wire::{TCP_LIMIT, question};
@@ -16,25 +17,23 @@ fn names() -> Names {
         network(8, "inner", &["10.8.0.0/24"], true),
         network(9, "other", &["10.7.0.0/24"], false),
         comes(placed(7, 1, 1, "web", &["10.9.0.2", "fd00:9::2"])),
-        NameChange::Endpoint {
-            before: None,
-            after: Some(placed(7, 1, 2, "db shop", &["10.9.0.3"])),
-            services: vec![Service { transport: Transport::Tcp, port: 5432 }],
-        },
+        comes(published(placed(7, 1, 2, "db shop", &["10.9.0.3"]), &["15432:5432"])),
         comes(placed(7, 2, 3, "db shop", &["10.9.0.4"])),
-        NameChange::Endpoint {
-            before: None,
-            after: Some(placed(7, 3, 4, "- shop", &["10.9.0.5", "fd00:9::5"])),
-            services: vec![
-                Service { transport: Transport::Tcp, port: 5432 },
-                Service { transport: Transport::Udp, port: 53 },
-            ],
-        },
+        comes(published(
+            placed(7, 3, 4, "- shop", &["10.9.0.5", "fd00:9::5"]),
+            &["5432:5432", "52-54:52-54/udp", "0:90/sctp,mode=cluster"],
+        )),
         comes(placed(8, 1, 5, "web", &["10.8.0.2"])),
         comes(placed(8, 1, 6, "vault", &["10.8.0.3"])),
         comes(placed(9, 1, 7, "secret", &["10.7.0.2"])),
     ]);
     names
+}
+
+fn published(mut placed: Arc<Placed>, ports: &[&str]) -> Arc<Placed> {
+    let all = ports.iter().map(|ports| ports.parse().unwrap()).collect();
+    Arc::get_mut(&mut placed).unwrap().endpoint.ports = all;
+    placed
 }
 
 fn stands(names: &Names, n: u8, standing: Standing) {
@@ -313,6 +312,31 @@ fn services_are_found_by_name_and_by_alias() {
         _53._udp.shop. SRV 0 0 53 shop.demo.overlay.internal.
         more shop.demo.overlay.internal. A 10.9.0.5
         more shop.demo.overlay.internal. AAAA fd00:9::5"#]],
+    );
+    // The ends of a range, and what is beyond them.
+    for (port, there) in [(51, false), (52, true), (54, true), (55, false)] {
+        let name = format!("_{port}._udp.shop.demo.overlay.internal");
+        let told = ask(&names(), &[7], &name, RecordType::SRV);
+        assert_eq!(told.starts_with("NoError"), there, "{told}");
+    }
+    check(
+        &[7],
+        "_90._sctp.shop",
+        RecordType::SRV,
+        expect![[r#"
+        NoError
+        _90._sctp.shop. SRV 0 0 90 shop.demo.overlay.internal.
+        more shop.demo.overlay.internal. A 10.9.0.5
+        more shop.demo.overlay.internal. AAAA fd00:9::5"#]],
+    );
+    // As the host is asked at, not the container.
+    check(
+        &[7],
+        "_15432._tcp.db.demo.overlay.internal",
+        RecordType::SRV,
+        expect![[r#"
+        NXDomain
+        authority overlay.internal. SOA ns.overlay.internal. 5"#]],
     );
     check(
         &[7],
