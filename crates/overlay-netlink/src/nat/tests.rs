@@ -111,6 +111,7 @@ fn the_table_as_text() {
             oifname "ovb*" ct status dnat meta nfproto ipv4 goto inward4
             oifname "ovb*" ct status dnat meta nfproto ipv6 goto inward6
             oifname "ovb*" return
+            oifname "lo" return
             ip saddr @hidden4 counter name masqueraded4 masquerade fully-random
             ip6 saddr @hidden6 counter name masqueraded6 masquerade fully-random
           }
