@@ -7,7 +7,7 @@ case " $* " in
 *" --crate-name overlay"* | *" --crate-name fuzz "* | \
     *" --crate-name redb "* | *" --crate-name chitchat "* | *" --crate-name bincode "* | \
     *" --crate-name serde_json "* | *" --crate-name base64 "* | *" --crate-name ipnet "* | \
-    *" --crate-name uuid "*) ;;
+    *" --crate-name uuid "* | *" --crate-name hickory_proto "*) ;;
 *) exec "$@" ;;
 esac
 # A counter an edge, and what is compared with what. All of it is in stable Rust.

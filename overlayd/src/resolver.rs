@@ -25,7 +25,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use overlay_api::v1;
 use overlay_dns::{
     At, DoorId, HostResolvers, NameChange, NamedNetwork, Names, ResolvConf, Server, Standing,
-    answer, resolv_conf,
+    answer, resolv_conf, wire,
 };
 use overlay_engine::{EndpointView, HostState, NameNews, Place};
 use overlay_model::{EndpointId, HostId, Name, NetnsRef, NetworkId, Placed};
@@ -160,7 +160,7 @@ impl Resolver {
                     changes.push(NameChange::NoNetwork(id));
                 }
                 NameNews::Endpoint { before, after } => {
-                    changes.push(NameChange::Endpoint { before, after, services: Vec::new() });
+                    changes.push(NameChange::Endpoint { before, after });
                 }
                 NameNews::Host { host, name, state } => {
                     changes.push(NameChange::Host { host, name, standing: standing(state) });
@@ -493,7 +493,7 @@ impl Resolver {
             )
             .with_hint("ask on a host that has an endpoint on it: overlayctl endpoints"));
         }
-        if overlay_dns::wire::question(0, name, 1).is_none() {
+        if wire::question(0, name, wire::RecordType::A).is_none() {
             return Err(v1::Error::new(
                 v1::ErrorCode::InvalidRequest,
                 format!(
@@ -506,7 +506,7 @@ impl Resolver {
             let told = answer::explain(&book, *id, name)?;
             Some(v1::DnsAnswer {
                 net: net.to_string(),
-                code: told.code.as_str().to_owned(),
+                code: wire::mnemonic(told.code),
                 forwarded: told.forward,
                 answers: told.answers,
                 holders: told.holders.into_iter().map(holder).collect(),

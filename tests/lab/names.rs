@@ -129,6 +129,48 @@ fn an_alias_is_answered_with_all_its_holders_in_turn() -> Result<()> {
     })
 }
 
+/// By what containers listen at, whatever port of the host leads there, and on every host.
+#[test]
+fn published_ports_are_found_by_srv_from_when_to_when_they_are() -> Result<()> {
+    Lab::run(|lab| {
+        let [a, b] = lab.hosts(["a", "b"])?;
+        a.net_create("demo", DEMO)?;
+        b.knows_net("demo")?;
+        let more = ["--alias", "web", "--publish", "8080:80", "--publish", "5000-5009:53-62/udp"];
+        let c1 = a.attach_with("demo", "c1", &more)?;
+        let c2 = b.attach_with("demo", "c2", &["--alias", "web"])?;
+        is_answered(&c2, "c1", &c1)?;
+        let srv = |name: &str| c2.dig(&format!("{name} SRV"));
+        for name in ["_80._tcp.web.demo.overlay.internal", "_80._tcp.c1", "_80._TCP.Web"] {
+            let told = srv(name)?;
+            let is = told.is("NOERROR")?.data() == ["0 0 80 c1.demo.overlay.internal."];
+            ensure!(is && told.additional.len() == 2, "{}", told.text);
+            let beside: Vec<&str> = told.additional.iter().map(|r| r.data.as_str()).collect();
+            ensure!(beside == [c1.ip().to_string(), c1.ip6().to_string()], "{beside:?}");
+        }
+        for name in ["_53._udp.web", "_62._udp.web"] {
+            ensure!(srv(name)?.is("NOERROR")?.answers.len() == 1, "{name}");
+        }
+        for name in ["_8080._tcp", "_80._udp", "_63._udp"] {
+            srv(&format!("{name}.web.demo.overlay.internal"))?.is("NXDOMAIN")?;
+        }
+        // Published while it runs, by the other of the two, and taken back.
+        let name = "_80._tcp.web.demo.overlay.internal";
+        b.ctl_json::<v1::Endpoint>(&["publish", "c2", "0:80"])?;
+        eventually("both are told", || {
+            let told = srv(name)?;
+            ensure!(told.answers.len() == 2 && told.additional.len() == 4, "{}", told.text);
+            Ok(())
+        })?;
+        a.ctl_json::<v1::Endpoint>(&["unpublish", "c1", "8080"])?;
+        eventually("only c2 is told", || {
+            let told = srv(name)?;
+            ensure!(told.data() == ["0 0 80 c2.demo.overlay.internal."], "{}", told.text);
+            Ok(())
+        })
+    })
+}
+
 #[test]
 fn letters_come_back_as_they_were_asked_with() -> Result<()> {
     Lab::run(|lab| {

@@ -18,13 +18,14 @@
 //! Of several holders the ones on suspect hosts come last, and those on hosts that are down are
 //! left out, as if they were not there. The others take turns to be first.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use overlay_model::{NetworkId, Placed};
+use hickory_proto::rr::{DNSClass, Name};
+use overlay_model::{NetworkId, Placed, Protocol};
 
 use crate::DOMAIN;
-use crate::wire::{Code, QName, Query, Reply, kind};
-use crate::zone::{Book, Service, Standing, Transport, Zone};
+use crate::wire::{self, Message, Query, RecordType, Reply, ResponseCode};
+use crate::zone::{Book, Standing, Zone};
 
 /// Addresses that an answer is made of at most: as many as fit a reply by TCP.
 const MOST: usize = 4096;
@@ -32,17 +33,15 @@ const MOST: usize = 4096;
 /// From how many addresses on a repetition is looked for by sorting.
 const FEW: usize = 64;
 
-/// Types that only zones have, DS and DNSKEY too: of a single label, a top level domain is meant.
-const OF_ZONES: [u16; 4] = [kind::NS, kind::SOA, 43, 48];
-
-/// The Internet, and any.
-const CLASSES: [u16; 2] = [1, 255];
+/// Types that only zones have: of a single label, a top level domain is meant.
+const OF_ZONES: [RecordType; 4] =
+    [RecordType::NS, RecordType::SOA, RecordType::DS, RecordType::DNSKEY];
 
 /// What becomes of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The reply is written.
-    Answered(Code),
+    Answered(ResponseCode),
     /// It is for the host's resolvers. The reply that refuses it is written, for when they are not
     /// to be asked.
     Forward,
@@ -63,6 +62,21 @@ pub struct Asker<'a> {
     pub networks: &'a [NetworkId],
     /// Names that are not ours may be looked up for him, as far as his networks allow that.
     pub forwards: bool,
+}
+
+/// A port of endpoints that others may look for by SRV: one that they have published.
+#[derive(Debug, Clone, Copy)]
+struct Service {
+    protocol: Protocol,
+    /// As the container listens at it.
+    port: u16,
+}
+
+impl Service {
+    fn is_of(self, placed: &Placed) -> bool {
+        let published = &mut placed.endpoint.ports.iter();
+        published.any(|ports| ports.protocol == self.protocol && ports.leads_to(self.port))
+    }
 }
 
 /// What there is of a name.
@@ -94,57 +108,62 @@ impl Answerer {
         out: &mut Vec<u8>,
     ) -> Outcome {
         let mut reply = Reply::new(query, limit, ttl, out);
-        if query.edns.is_some_and(|edns| edns.version != 0) {
-            reply.end(Code::BadVers, false);
-            return Outcome::Answered(Code::BadVers);
+        if query.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+            reply.end(ResponseCode::BADVERS, false);
+            return Outcome::Answered(ResponseCode::BADVERS);
         }
-        let found = find(book, asker.networks, &query.name, query.kind);
+        let kind = query.asked.query_type;
+        let found = find(book, asker.networks, &query.name, kind);
         let is_ours = !matches!(found, Found::Elsewhere);
-        if !CLASSES.contains(&query.class) && is_ours {
-            reply.end(Code::Refused, false);
-            return Outcome::Answered(Code::Refused);
+        if !matches!(query.asked.query_class, DNSClass::IN | DNSClass::ANY) && is_ours {
+            reply.end(ResponseCode::Refused, false);
+            return Outcome::Answered(ResponseCode::Refused);
         }
         let code = match found {
             Found::Elsewhere => {
                 let forwards = asker.forwards && forwards(book, asker.networks);
-                if !forwards && query.name.len() == 1 {
+                if !forwards && count(&query.name) == 1 {
                     reply.nothing(0);
-                    reply.end(Code::NxDomain, true);
-                    return Outcome::Answered(Code::NxDomain);
+                    reply.end(ResponseCode::NXDomain, true);
+                    return Outcome::Answered(ResponseCode::NXDomain);
                 }
-                reply.end(Code::Refused, false);
-                return if forwards { Outcome::Forward } else { Outcome::Answered(Code::Refused) };
+                reply.end(ResponseCode::Refused, false);
+                return if forwards {
+                    Outcome::Forward
+                } else {
+                    Outcome::Answered(ResponseCode::Refused)
+                };
             }
             Found::Nothing(labels) => {
                 reply.nothing(labels);
-                Code::NxDomain
+                ResponseCode::NXDomain
             }
-            Found::Between => Code::NoError,
+            Found::Between => ResponseCode::NoError,
             Found::Apex => {
-                match query.kind {
-                    kind::SOA => reply.start_of_authority(),
-                    kind::NS => reply.name_server(&["ns", DOMAIN]),
+                match kind {
+                    RecordType::SOA => reply.start_of_authority(),
+                    RecordType::NS => reply.name_server(),
                     _ => true,
                 };
-                Code::NoError
+                ResponseCode::NoError
             }
             Found::Holders(zone, name) => {
-                self.addresses(book, zone, name, query.kind);
+                self.addresses(book, zone, name, kind);
                 // What has no room leaves room for nothing behind it.
                 let _ = self.addresses.iter().all(|ip| reply.address(*ip));
                 if self.addresses.is_empty() && !is_there(book, zone, name) {
                     reply.nothing(labels_of_zone(&query.name));
-                    Code::NxDomain
+                    ResponseCode::NXDomain
                 } else {
-                    Code::NoError
+                    ResponseCode::NoError
                 }
             }
             Found::Service(zone, name, service) => {
-                match service_of(book, zone, name, service, query.kind, &mut reply) {
-                    true => Code::NoError,
+                match service_of(book, zone, name, service, kind, &mut reply) {
+                    true => ResponseCode::NoError,
                     false => {
                         reply.nothing(labels_of_zone(&query.name));
-                        Code::NxDomain
+                        ResponseCode::NXDomain
                     }
                 }
             }
@@ -153,19 +172,19 @@ impl Answerer {
                 for placed in zone.at(ip).filter(|placed| is_in(book, placed)) {
                     let Some(name) = own_name(placed) else { continue };
                     there = true;
-                    if [kind::PTR, kind::ANY].contains(&query.kind) {
+                    if [RecordType::PTR, RecordType::ANY].contains(&kind) {
                         reply.pointer(&[name, zone.network().name.as_str(), DOMAIN]);
                     }
                 }
                 if there {
-                    Code::NoError
+                    ResponseCode::NoError
                 } else {
                     reply.nothing(labels_of_zone(&query.name));
-                    Code::NxDomain
+                    ResponseCode::NXDomain
                 }
             }
         };
-        if code == Code::NoError && reply.answers() == 0 && !reply.is_truncated() {
+        if code == ResponseCode::NoError && reply.answers() == 0 && !reply.is_truncated() {
             reply.nothing(labels_of_zone(&query.name));
         }
         reply.end(code, true);
@@ -190,13 +209,13 @@ impl Answerer {
 
     /// Gathers the addresses of all that are called `name`, in the order in which they are
     /// answered.
-    fn addresses(&mut self, book: &Book, zone: &Zone, name: &str, kind: u16) {
+    fn addresses(&mut self, book: &Book, zone: &Zone, name: &str, kind: RecordType) {
         self.addresses.clear();
         self.suspects.clear();
         let wanted = |ip: &IpAddr| match kind {
-            kind::A => ip.is_ipv4(),
-            kind::AAAA => ip.is_ipv6(),
-            kind::ANY => true,
+            RecordType::A => ip.is_ipv4(),
+            RecordType::AAAA => ip.is_ipv6(),
+            RecordType::ANY => true,
             _ => false,
         };
         let holders = zone.named(name);
@@ -256,7 +275,7 @@ pub fn forwards(book: &Book, networks: &[NetworkId]) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// How.
-    pub code: Code,
+    pub code: ResponseCode,
     /// The host's resolvers would be asked.
     pub forward: bool,
     /// The addresses in an order that they may have, or the names of an address.
@@ -286,21 +305,20 @@ pub struct Holder {
 /// whole, or an address. `None` if this is no name, or this host does not use the network.
 pub fn explain(book: &Book, network: NetworkId, name: &str) -> Option<Explanation> {
     book.zone(network)?;
-    let text = name.trim_end_matches('.');
     let asked = match name.parse::<IpAddr>() {
-        Ok(ip) => (reverse(ip), kind::PTR),
-        Err(_) => (text.to_owned(), kind::ANY),
+        Ok(ip) => (Name::from(ip).to_ascii(), RecordType::PTR),
+        Err(_) => (name.to_owned(), RecordType::ANY),
     };
-    let bytes = crate::wire::question(0, &asked.0, asked.1)?;
-    let crate::wire::Message::Query(query) = Query::read(&bytes) else { return None };
+    let bytes = wire::question(0, &asked.0, asked.1)?;
+    let Message::Query(query) = Query::read(&bytes) else { return None };
     let networks = [network];
     let asker = Asker { networks: &networks, forwards: true };
     let (mut answerer, mut out) = (Answerer::default(), Vec::new());
-    let limits = (crate::wire::TCP_LIMIT, 0);
+    let limits = (wire::TCP_LIMIT, 0);
     let outcome = answerer.answer(book, asker, &query, limits, &mut out);
     let (code, forward) = match outcome {
         Outcome::Answered(code) => (code, false),
-        Outcome::Forward => (Code::NoError, true),
+        Outcome::Forward => (ResponseCode::NoError, true),
     };
     let mut told = Explanation { code, forward, answers: Vec::new(), holders: Vec::new() };
     let holder = |placed: &Placed, by_alias| Holder {
@@ -326,33 +344,19 @@ pub fn explain(book: &Book, network: NetworkId, name: &str) -> Option<Explanatio
             told.answers = names.map(|name| format!("{name}.{net}.{DOMAIN}")).collect();
         }
         Found::Service(zone, label, service) => {
-            let has = |placed: &&Placed| zone.services(placed).contains(&service);
+            let has = |placed: &&Placed| service.is_of(placed);
             told.holders.extend(zone.named(label).filter(has).map(|placed| holder(placed, false)));
         }
         // Only a name whose holders are all out is looked for and not found.
         Found::Apex | Found::Between | Found::Nothing(_) | Found::Elsewhere => {
             let zone = book.zone(network)?;
-            if query.name.len() == 1 {
-                let label = std::str::from_utf8(query.name.label(0)).unwrap_or_default();
+            if count(&query.name) == 1 {
+                let label = text(&query.name, 0);
                 told.holders.extend(zone.named(label).map(|placed| holder(placed, false)));
             }
         }
     }
     Some(told)
-}
-
-/// The name that an address has backwards.
-pub fn reverse(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
-        }
-        IpAddr::V6(ip) => {
-            let nibbles = (0..32).map(|n| format!("{:x}.", ip.to_bits() >> (4 * n) & 0xf));
-            nibbles.chain(["ip6.arpa".to_owned()]).collect()
-        }
-    }
 }
 
 /// What an endpoint is called when it is looked for by something else.
@@ -361,44 +365,56 @@ fn own_name(placed: &Placed) -> Option<&str> {
     endpoint.name.iter().chain(&endpoint.aliases).next().map(|name| name.as_str())
 }
 
+/// How many labels a name has.
+fn count(name: &Name) -> usize {
+    // Not `num_labels`, which leaves out an asterisk.
+    name.iter().len()
+}
+
+/// The `n`th label of a name, the leftmost first; empty if there is none.
+fn label(name: &Name, n: usize) -> &[u8] {
+    name.iter().nth(n).unwrap_or_default()
+}
+
+/// The same; empty if it can be no name of ours.
+fn text(name: &Name, n: usize) -> &str {
+    std::str::from_utf8(label(name, n)).unwrap_or_default()
+}
+
 /// How many labels the zone of a name has that is ours.
-fn labels_of_zone(name: &QName) -> usize {
-    if name.len() == 1 || is_short_service(name) { 0 } else { 2 }
+fn labels_of_zone(name: &Name) -> usize {
+    if count(name) == 1 || is_short_service(name) { 0 } else { 2 }
 }
 
 /// `_80._tcp.web`: a service of a short name.
-fn is_short_service(name: &QName) -> bool {
-    name.len() == 3 && name.label(0).starts_with(b"_") && transport(name.label(1)).is_some()
+fn is_short_service(name: &Name) -> bool {
+    count(name) == 3 && label(name, 0).starts_with(b"_") && protocol(label(name, 1)).is_some()
 }
 
-fn transport(label: &[u8]) -> Option<Transport> {
-    match label {
-        b"_tcp" => Some(Transport::Tcp),
-        b"_udp" => Some(Transport::Udp),
-        _ => None,
-    }
+fn protocol(label: &[u8]) -> Option<Protocol> {
+    let text = std::str::from_utf8(label.strip_prefix(b"_")?).ok()?;
+    text.parse().ok()
 }
 
-fn service(name: &QName) -> Option<Service> {
-    let digits = std::str::from_utf8(name.label(0).strip_prefix(b"_")?).ok()?;
+fn service(name: &Name) -> Option<Service> {
+    let digits = text(name, 0).strip_prefix('_')?;
     let port = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
-    Some(Service { transport: transport(name.label(1))?, port })
+    Some(Service { protocol: protocol(label(name, 1))?, port })
 }
 
-fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a QName, kind: u16) -> Found<'a> {
+fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a Name, kind: RecordType) -> Found<'a> {
     let zones = || networks.iter().filter_map(|id| book.zone(*id));
-    let label = |n: usize| std::str::from_utf8(name.label(n)).unwrap_or_default();
-    let has = |zone: &Zone, n: usize| is_there(book, zone, label(n));
-    if name.ends_in(&["overlay", "internal"]) {
-        let Some(last) = name.len().checked_sub(3) else { return Found::Apex };
-        let zone = zones().find(|zone| zone.network().name.as_str() == label(last));
+    let has = |zone: &Zone, n: usize| is_there(book, zone, text(name, n));
+    if wire::DOMAIN.zone_of_case(name) {
+        let Some(last) = count(name).checked_sub(3) else { return Found::Apex };
+        let zone = zones().find(|zone| zone.network().name.as_str() == text(name, last));
         let Some(zone) = zone else { return Found::Nothing(2) };
         return match last {
             0 => Found::Between,
-            1 => Found::Holders(zone, label(0)),
-            2 if transport(name.label(0)).is_some() && has(zone, 1) => Found::Between,
+            1 => Found::Holders(zone, text(name, 0)),
+            2 if protocol(label(name, 0)).is_some() && has(zone, 1) => Found::Between,
             3 => match service(name) {
-                Some(service) => Found::Service(zone, label(2), service),
+                Some(service) => Found::Service(zone, text(name, 2), service),
                 None => Found::Nothing(2),
             },
             _ => Found::Nothing(2),
@@ -410,40 +426,25 @@ fn find<'a>(book: &'a Book, networks: &[NetworkId], name: &'a QName, kind: u16) 
             None => Found::Elsewhere,
         };
     }
-    if name.len() == 1
+    if count(name) == 1
         && !OF_ZONES.contains(&kind)
         && let Some(zone) = zones().find(|zone| has(zone, 0))
     {
-        return Found::Holders(zone, label(0));
+        return Found::Holders(zone, text(name, 0));
     }
     if is_short_service(name)
         && let (Some(service), Some(zone)) = (service(name), zones().find(|zone| has(zone, 2)))
     {
-        return Found::Service(zone, label(2), service);
+        return Found::Service(zone, text(name, 2), service);
     }
     Found::Elsewhere
 }
 
 /// The address of which a name is the reverse.
-fn backwards(name: &QName) -> Option<IpAddr> {
-    let digits = |n: usize| std::str::from_utf8(name.label(n)).ok();
-    if name.len() == 6 && name.ends_in(&["in-addr", "arpa"]) {
-        let mut octets = [0; 4];
-        for (n, octet) in octets.iter_mut().rev().enumerate() {
-            let text = digits(n).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-            *octet = text.parse().ok()?;
-        }
-        return Some(Ipv4Addr::from(octets).into());
-    }
-    if name.len() == 34 && name.ends_in(&["ip6", "arpa"]) {
-        let mut bits = 0u128;
-        for n in (0..32).rev() {
-            let nibble = digits(n).filter(|text| text.len() == 1)?;
-            bits = bits << 4 | u128::from_str_radix(nibble, 16).ok()?;
-        }
-        return Some(Ipv6Addr::from_bits(bits).into());
-    }
-    None
+fn backwards(name: &Name) -> Option<IpAddr> {
+    // Of a whole address: what is shorter is a range of them.
+    let net = name.parse_arpa_name().ok()?;
+    (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
 /// Answers who of those called `name` has `service`; false if nobody.
@@ -452,11 +453,11 @@ fn service_of(
     zone: &Zone,
     name: &str,
     service: Service,
-    asked: u16,
+    asked: RecordType,
     reply: &mut Reply<'_, '_>,
 ) -> bool {
     let net = zone.network().name.as_str();
-    let has = |placed: &&Placed| zone.services(placed).contains(&service);
+    let has = |placed: &&Placed| service.is_of(placed);
     let of = |standing| {
         zone.named(name).filter(has).filter(move |placed| book.standing(placed.host) == standing)
     };
@@ -465,19 +466,20 @@ fn service_of(
         // Who has no name of his own is reached by the one that was asked for.
         targets.push((placed.endpoint.name.as_ref().map_or(name, |own| own.as_str()), placed));
     }
-    if [kind::SRV, kind::ANY].contains(&asked) {
+    if [RecordType::SRV, RecordType::ANY].contains(&asked) {
         let mut told: Vec<&str> = Vec::new();
-        for (target, _) in &targets {
-            if !told.contains(target) {
+        // What has no room leaves room for nothing behind it.
+        let has_room = targets.iter().all(|(target, _)| {
+            told.contains(target) || {
                 told.push(target);
-                reply.service(service.port, &[target, net, DOMAIN]);
+                reply.service(service.port, &[target, net, DOMAIN])
             }
-        }
-        for (target, placed) in &targets {
-            for ip in &placed.endpoint.addresses {
-                reply.additional(&[target, net, DOMAIN], *ip);
-            }
-        }
+        });
+        let addresses = targets.iter().flat_map(|(target, placed)| {
+            placed.endpoint.addresses.iter().map(move |ip| (target, *ip))
+        });
+        let _ = has_room && { addresses }
+            .all(|(target, ip)| reply.additional(&[target, net, DOMAIN], ip));
     }
     !targets.is_empty()
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::wire::ResponseCode;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident)*) => {
         /// Counters, by what each is of.
@@ -51,12 +53,12 @@ impl Counters {
     }
 
     /// Counts a reply by its code.
-    pub(crate) fn answered(&self, code: u8) {
+    pub(crate) fn answered(&self, code: ResponseCode) {
         Self::add(match code {
-            0 => &self.noerror,
-            2 => &self.servfail,
-            3 => &self.nxdomain,
-            5 => &self.refused,
+            ResponseCode::NoError => &self.noerror,
+            ResponseCode::ServFail => &self.servfail,
+            ResponseCode::NXDomain => &self.nxdomain,
+            ResponseCode::Refused => &self.refused,
             _ => &self.formerr,
         });
     }

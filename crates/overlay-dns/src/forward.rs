@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::counters::Counters;
 use crate::resolv_conf::ResolvConf;
-use crate::wire::{Code, Message, Query, code_of};
+use crate::wire::{Message, Query, ResponseCode, header_of};
 use crate::zone::Names;
 
 /// Queries that are under way at once, of all doors.
@@ -116,8 +116,9 @@ impl Forwarder {
             match asked {
                 Ok(Ok(mut reply)) => {
                     query.adopt(&mut reply);
-                    let failed = [Code::ServFail, Code::Refused, Code::NotImp];
-                    if failed.iter().any(|code| code_of(&reply) == Some(*code as u8)) {
+                    let failed =
+                        [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp];
+                    if header_of(&reply).is_some_and(|said| failed.contains(&said.response_code)) {
                         // Another one may know; the same one again does not.
                         second_best = Some(reply);
                         if n + 1 < servers.len() {

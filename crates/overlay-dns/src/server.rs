@@ -29,7 +29,7 @@ use crate::answer::{Answerer, Asker, Outcome};
 use crate::counters::Counters;
 use crate::forward::{Forwarder, MOST_OF_A_DOOR, Missed, write_message};
 use crate::resolv_conf::ResolvConf;
-use crate::wire::{self, Code, Message, Query, TCP_LIMIT, code_of};
+use crate::wire::{Message, PLAIN_LIMIT, Query, Reply, ResponseCode, TCP_LIMIT, header_of};
 use crate::zone::{Book, Names};
 
 /// Queries of one socket that are answered before the next one has its turn.
@@ -316,8 +316,8 @@ impl Shared {
     ) -> Next {
         let query = match Query::read(bytes) {
             Message::Query(query) => query,
-            Message::Refuse(message, code) => {
-                wire::refuse(message, code, reply);
+            Message::Refuse(refusal) => {
+                *reply = refusal;
                 return Next::Reply;
             }
             Message::Ignore => return Next::Ignore,
@@ -337,11 +337,7 @@ impl Shared {
             }
         };
         if asker.networks.is_empty() {
-            wire::refuse(
-                &bytes[..wire::HEADER + query.question_bytes().len()],
-                Code::Refused,
-                reply,
-            );
+            Reply::new(&query, PLAIN_LIMIT, 0, reply).end(ResponseCode::Refused, false);
             return Next::Reply;
         }
         let limit = limit.unwrap_or_else(|| query.udp_limit());
@@ -381,25 +377,21 @@ impl Shared {
 
     async fn forward(&self, bytes: &[u8], by_tcp: bool) -> Option<Vec<u8>> {
         let Message::Query(query) = Query::read(bytes) else { return None };
-        Some(match self.forwarder.ask(bytes, by_tcp).await {
-            Ok(mut reply) => {
-                if !by_tcp && reply.len() > query.udp_limit() {
-                    wire::truncate(&query, &mut reply);
-                }
-                reply
-            }
+        let mut ours = Vec::new();
+        match self.forwarder.ask(bytes, by_tcp).await {
+            Ok(reply) if by_tcp || reply.len() <= query.udp_limit() => return Some(reply),
+            Ok(reply) => Reply::cut_off(&query, header_of(&reply)?.response_code, &mut ours),
             Err(Missed::TimedOut | Missed::Nobody) => {
-                let mut reply = Vec::new();
-                wire::Reply::new(&query, wire::PLAIN_LIMIT, 0, &mut reply)
-                    .end(Code::ServFail, false);
-                reply
+                Reply::new(&query, PLAIN_LIMIT, 0, &mut ours).end(ResponseCode::ServFail, false);
             }
-        })
+        }
+        Some(ours)
     }
 
     fn count(&self, reply: &[u8]) {
-        self.counters.answered(code_of(reply).unwrap_or_default());
-        if wire::is_truncated(reply) {
+        let Some(said) = header_of(reply) else { return };
+        self.counters.answered(said.response_code);
+        if said.truncation {
             Counters::add(&self.counters.truncated);
         }
     }

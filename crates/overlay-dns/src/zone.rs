@@ -13,7 +13,7 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
-use overlay_model::{Endpoint, EndpointId, HostId, Name, NetworkId, Placed, Subnet};
+use overlay_model::{Endpoint, HostId, Name, NetworkId, Placed, Subnet};
 
 /// Changes that are taken in before whoever asks gets a turn.
 const AT_ONCE: usize = 64;
@@ -39,24 +39,6 @@ impl Standing {
             Self::Out => "down",
         }
     }
-}
-
-/// What carries a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transport {
-    /// `_tcp`.
-    Tcp,
-    /// `_udp`.
-    Udp,
-}
-
-/// A port of a container that others may look for by SRV.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Service {
-    /// TCP or UDP.
-    pub transport: Transport,
-    /// As the container listens at it.
-    pub port: u16,
 }
 
 /// A network whose names are answered.
@@ -85,8 +67,6 @@ pub enum NameChange {
         before: Option<Arc<Placed>>,
         /// As it is.
         after: Option<Arc<Placed>>,
-        /// Its services.
-        services: Vec<Service>,
     },
     /// A host is there, or not.
     Host {
@@ -249,14 +229,12 @@ pub struct Zone {
     network: NamedNetwork,
     names: Index<str>,
     addresses: Index<IpAddr>,
-    /// Of those that have any.
-    services: HashMap<(HostId, EndpointId), Vec<Service>>,
 }
 
 impl Zone {
     fn new(network: NamedNetwork) -> Self {
         let (names, addresses) = (Index(HashSet::new()), Index(HashSet::new()));
-        Self { network, names, addresses, services: HashMap::new() }
+        Self { network, names, addresses }
     }
 
     /// Which network it is of.
@@ -289,24 +267,14 @@ impl Zone {
         self.addresses.holders(&ip).iter().map(|held| &*held.placed)
     }
 
-    /// The services of an endpoint.
-    pub fn services(&self, placed: &Placed) -> &[Service] {
-        let of = self.services.get(&(placed.host, placed.endpoint.id));
-        of.map_or(&[], Vec::as_slice)
-    }
-
-    fn add(&mut self, placed: &Arc<Placed>, services: Vec<Service>) {
+    fn add(&mut self, placed: &Arc<Placed>) {
         self.names.add(placed);
         self.addresses.add(placed);
-        if !services.is_empty() {
-            self.services.insert((placed.host, placed.endpoint.id), services);
-        }
     }
 
     fn remove(&mut self, placed: &Placed) {
         self.names.remove(placed);
         self.addresses.remove(placed);
-        self.services.remove(&(placed.host, placed.endpoint.id));
     }
 }
 
@@ -356,13 +324,13 @@ impl Book {
             NameChange::NoNetwork(id) => {
                 self.zones.remove(&id);
             }
-            NameChange::Endpoint { before, after, services } => {
+            NameChange::Endpoint { before, after } => {
                 let network = before.iter().chain(&after).map(|placed| placed.endpoint.network);
                 let zone = { network }.next_back().and_then(|network| self.zones.get_mut(&network));
                 let Some(zone) = zone else { return };
                 // Nobody finds nothing in between: whoever asks waits for the end of it.
                 before.iter().for_each(|placed| zone.remove(placed));
-                after.iter().for_each(|placed| zone.add(placed, services.clone()));
+                after.iter().for_each(|placed| zone.add(placed));
             }
             NameChange::Host { host, name, standing } => {
                 if standing == Standing::Up && name.is_none() {

@@ -125,6 +125,11 @@ impl Publish {
         (0..self.count).map(move |n| (host.wrapping_add(n), own.wrapping_add(n)))
     }
 
+    /// Says whether port `own` of the endpoint is among them.
+    pub fn leads_to(&self, own: u16) -> bool {
+        own.checked_sub(self.port).is_some_and(|n| n < self.count)
+    }
+
     /// Says whether the two claim a port of one host at one address.
     pub fn meets(&self, other: &Self) -> bool {
         let last = |p: &Self| u32::from(p.host_port) + u32::from(p.count);

@@ -7,9 +7,9 @@ use std::sync::{Arc, LazyLock};
 use hickory_proto::op::Message as Theirs;
 use hickory_proto::rr::RData;
 use overlay_dns::answer::{Answerer, Asker, Outcome};
-use overlay_dns::wire::{self, HEADER, Message, Query, TCP_LIMIT};
+use overlay_dns::wire::{self, HEADER, Message, Query, Reply, TCP_LIMIT};
 use overlay_dns::{DOMAIN, resolv_conf};
-use overlay_dns::{HostResolvers, NameChange, NamedNetwork, Names, Service, Standing, Transport};
+use overlay_dns::{HostResolvers, NameChange, NamedNetwork, Names, Standing};
 use overlay_model::{Endpoint, EndpointId, HostId, MacAddr, Name, NetworkId, Placed, Subnet};
 
 use crate::input::Input;
@@ -29,6 +29,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
         })]);
         for n in 0..70u8 {
             let alias = Name::new("many").expect("a label");
+            let published = "8000:80".parse().expect("it is one");
             let placed = Placed {
                 host: HostId(uuid::Uuid::from_u128(u128::from(n % 3))),
                 endpoint: Endpoint {
@@ -39,16 +40,12 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
                     mac: MacAddr([2, 0, 0, 0, 0, n]),
                     addresses: vec![IpAddr::from([10, 16 - id as u8, 0, n + 2])],
                     labels: BTreeMap::new(),
-                    ports: Vec::new(),
+                    ports: vec![published],
                     move_seq: 0,
                     attached_ms: 0,
                 },
             };
-            names.apply([NameChange::Endpoint {
-                before: None,
-                after: Some(Arc::new(placed)),
-                services: vec![Service { transport: Transport::Tcp, port: 80 }],
-            }]);
+            names.apply([NameChange::Endpoint { before: None, after: Some(Arc::new(placed)) }]);
         }
     }
     let host = HostId(uuid::Uuid::from_u128(1));
@@ -59,8 +56,8 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
 /// First who asks and how, then what is asked.
 ///
 /// 1. Replies are not replied to, and nothing that has no header.
-/// 2. What is written has no more than it may have, and hickory-proto reads it: a reply, with the
-///    number and the letters of the question.
+/// 2. What is written has no more than it may have, and can be read: a reply, with the number and
+///    the letters of the question.
 /// 3. Nobody is told an address or a name of a network that he is not on.
 /// 4. What is not ours is sent on for those who may alone.
 pub(crate) fn query(data: &[u8]) {
@@ -74,24 +71,23 @@ pub(crate) fn query(data: &[u8]) {
     };
     let asker = Asker { networks, forwards: how & 4 == 0 };
     let bytes = input.0;
-    let mut out = Vec::new();
     let query = match Query::read(bytes) {
         Message::Ignore => {
             assert!(bytes.len() < HEADER || bytes[2] & 0x80 != 0);
             return;
         }
-        Message::Refuse(message, code) => {
-            assert!(bytes.starts_with(message));
-            wire::refuse(message, code, &mut out);
-            let theirs = Theirs::from_vec(&out).expect("a reply that can be read");
+        Message::Refuse(reply) => {
+            let theirs = Theirs::from_vec(&reply).expect("a reply that can be read");
             assert_eq!(theirs.metadata.id.to_be_bytes(), bytes[..2]);
-            assert!(out.len() <= bytes.len() && out[2] & 0x80 != 0);
+            assert!(reply.len() <= bytes.len() && reply[2] & 0x80 != 0);
+            assert!(bytes[HEADER..].starts_with(&reply[HEADER..]), "other letters");
             return;
         }
         Message::Query(query) => query,
     };
     assert!(bytes[2] & 0x80 == 0, "a reply is replied to");
     let limit = if how & 8 == 0 { query.udp_limit() } else { TCP_LIMIT };
+    let mut out = Vec::new();
     let outcome = Answerer::starting_at(how.into()).answer(
         &NAMES.read(),
         asker,
@@ -132,7 +128,7 @@ fn is_of(name: &str, demo: bool, inner: bool) {
 ///
 /// 1. A reply is taken that has the number and the question, and no other.
 /// 2. What is taken has the number and the letters that we were asked with, and is cut off to
-///    something that hickory-proto reads.
+///    something that can be read, with no more bytes than the question.
 pub(crate) fn reply(data: &[u8]) {
     let mut input = Input(data);
     let asked = input.long_chunk();
@@ -148,9 +144,12 @@ pub(crate) fn reply(data: &[u8]) {
     assert_eq!(reply[..2], asked[..2]);
     if !bare {
         assert!(reply[HEADER..].starts_with(query.question_bytes()));
-        wire::truncate(&query, &mut reply);
-        assert!(wire::is_truncated(&reply) && reply.len() <= asked.len());
-        Theirs::from_vec(&reply).expect("a header and a question");
+        let code = wire::header_of(&reply).expect("it has one").response_code;
+        let mut short = Vec::new();
+        Reply::cut_off(&query, code, &mut short);
+        assert!(short[HEADER..].starts_with(query.question_bytes()));
+        let theirs = Theirs::from_vec(&short).expect("a header and a question");
+        assert!(theirs.metadata.truncation && short.len() <= asked.len());
     }
 }
 

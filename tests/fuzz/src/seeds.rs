@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use overlay_dns::wire::question;
+use overlay_dns::wire::{RecordType, question};
 use overlay_engine::{LocalEndpoint, Place};
 use overlay_gossip::Keyring;
 use overlay_gossip::fuzz::{Pushed, encode_push, encode_record};
@@ -47,6 +47,7 @@ pub fn all() -> Vec<Seed> {
     .into_iter()
     .enumerate()
     {
+        let kind = RecordType::from(kind);
         let asked = question(7, name, kind).expect("a name");
         add("dns_query", &format!("{n}"), [&[who], &asked[..]].concat());
         let mut told = question(9, name, kind).expect("a name");
@@ -55,7 +56,7 @@ pub fn all() -> Vec<Seed> {
         let id = 9u16.to_le_bytes();
         add("dns_reply", &format!("{n}"), [&length[..], &asked, &id, &told].concat());
     }
-    let mut edns = [&[0], &question(7, "many", 1).expect("a name")[..]].concat();
+    let mut edns = [&[0], &question(7, "many", RecordType::A).expect("a name")[..]].concat();
     edns[12] = 1;
     edns.extend([0, 0, 41, 4, 208, 0, 0, 128, 0, 0, 0]);
     add("dns_query", "edns", edns);

@@ -1,7 +1,7 @@
 use std::net::UdpSocket as StdSocket;
 
 use super::*;
-use crate::wire::{Reply, question};
+use crate::wire::{RecordType, Reply, question};
 use crate::zone::tests::network;
 
 fn forwarder(conf: &str) -> (Forwarder, tempfile::TempDir) {
@@ -20,7 +20,7 @@ async fn asks(reply: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> io::Result<Vec<u8>> {
     let at = server.local_addr().unwrap();
     server.set_nonblocking(true).unwrap();
     let server = UdpSocket::from_std(server).unwrap();
-    let bytes = question(7, "wWw.example.com", 1).unwrap();
+    let bytes = question(7, "wWw.example.com", RecordType::A).unwrap();
     let Message::Query(query) = Query::read(&bytes) else { panic!("it is one") };
     let serve = async {
         let mut buffer = [0; 512];
@@ -41,7 +41,7 @@ fn answered(query: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut reply = Reply::new(&query, 512, 5, &mut out);
     reply.address("198.51.100.1".parse().unwrap());
-    reply.end(Code::NoError, false);
+    reply.end(ResponseCode::NoError, false);
     out
 }
 
@@ -51,7 +51,7 @@ async fn a_reply_is_taken_from_among_forged_ones() {
         let sound = answered(query);
         let mut number = sound.clone();
         number[0] ^= 1;
-        let mut other = question(0, "www.example.org", 1).unwrap();
+        let mut other = question(0, "www.example.org", RecordType::A).unwrap();
         other[..2].copy_from_slice(&query[..2]);
         vec![vec![], vec![0; 5], query.to_vec(), number, answered(&other), sound]
     });
@@ -80,6 +80,6 @@ async fn our_own_gateways_are_not_asked() {
     assert_eq!(forwarder.servers(), ["192.0.2.1:53".parse().unwrap()]);
     let (forwarder, _dir) = self::forwarder("nameserver 10.9.0.1\n");
     assert_eq!(forwarder.servers(), []);
-    let query = question(7, "www.example.com", 1).unwrap();
+    let query = question(7, "www.example.com", RecordType::A).unwrap();
     assert_eq!(forwarder.ask(&query, false).await, Err(Missed::Nobody));
 }

@@ -2,10 +2,14 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Stream;
 
 use super::*;
-use crate::wire::question;
+use crate::wire::{RecordType, question};
 use crate::zone::tests::{comes, goes, network, placed};
 
 const NET: NetworkId = NetworkId(7);
+
+fn code_of(reply: &[u8]) -> Option<ResponseCode> {
+    header_of(reply).map(|said| said.response_code)
+}
 
 struct Served {
     server: Server,
@@ -41,7 +45,7 @@ impl Served {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         socket.connect(self.udp)?;
-        socket.send(&question(7, name, 1).unwrap())?;
+        socket.send(&question(7, name, RecordType::A).unwrap())?;
         let mut reply = vec![0; 1500];
         let length = socket.recv(&mut reply)?;
         reply.truncate(length);
@@ -57,8 +61,11 @@ fn changes_are_answered_at_once_and_other_names_fail_where_nobody_can_be_asked()
     served.names.apply([comes(db.clone())]);
     assert!(served.ask("db").unwrap().ends_with(&[10, 9, 0, 3]));
     served.names.apply([goes(db)]);
-    assert_eq!(code_of(&served.ask("db.demo.overlay.internal").unwrap()), Some(3));
-    assert_eq!(code_of(&served.ask("example.com").unwrap()), Some(2));
+    assert_eq!(
+        code_of(&served.ask("db.demo.overlay.internal").unwrap()),
+        Some(ResponseCode::NXDomain)
+    );
+    assert_eq!(code_of(&served.ask("example.com").unwrap()), Some(ResponseCode::ServFail));
     let counters = served.server.counters().all();
     assert_eq!((counters["queries"], counters["noerror"], counters["nxdomain"]), (4, 2, 1));
     assert_eq!((counters["forwarded"], counters["servfail"]), (1, 1));
@@ -69,18 +76,24 @@ fn who_is_moved_to_another_network_sees_that() {
     let served = serve(At::Namespace);
     served.names.apply([network(8, "other", &["10.8.0.0/24"], true)]);
     served.names.apply([comes(placed(8, 1, 3, "vault", &["10.8.0.9"]))]);
-    assert_eq!(code_of(&served.ask("vault.other.overlay.internal").unwrap()), Some(3));
+    assert_eq!(
+        code_of(&served.ask("vault.other.overlay.internal").unwrap()),
+        Some(ResponseCode::NXDomain)
+    );
     served.server.set_networks(served.door, vec![NetworkId(8)]);
     assert!(served.ask("vault.other.overlay.internal").unwrap().ends_with(&[10, 8, 0, 9]));
-    assert_eq!(code_of(&served.ask("web.demo.overlay.internal").unwrap()), Some(3));
-    assert_eq!(code_of(&served.ask("example.com").unwrap()), Some(5));
+    assert_eq!(
+        code_of(&served.ask("web.demo.overlay.internal").unwrap()),
+        Some(ResponseCode::NXDomain)
+    );
+    assert_eq!(code_of(&served.ask("example.com").unwrap()), Some(ResponseCode::Refused));
 }
 
 /// Loopback is in no subnet of the network.
 #[test]
 fn at_a_gateway_strangers_are_refused() {
     let served = serve(At::Gateway("10.9.0.1".parse().unwrap()));
-    assert_eq!(code_of(&served.ask("web").unwrap()), Some(5));
+    assert_eq!(code_of(&served.ask("web").unwrap()), Some(ResponseCode::Refused));
 }
 
 #[test]
@@ -89,11 +102,11 @@ fn several_questions_of_one_connection_are_answered_in_order() {
     let mut stream = Stream::connect(served.tcp).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let framed = |name: &str| {
-        let query = question(7, name, 1).unwrap();
+        let query = question(7, name, RecordType::A).unwrap();
         [&(query.len() as u16).to_be_bytes()[..], &query].concat()
     };
     stream.write_all(&[framed("web"), framed("nobody.demo.overlay.internal")].concat()).unwrap();
-    for code in [0, 3] {
+    for code in [ResponseCode::NoError, ResponseCode::NXDomain] {
         let mut length = [0; 2];
         stream.read_exact(&mut length).unwrap();
         let mut reply = vec![0; u16::from_be_bytes(length).into()];

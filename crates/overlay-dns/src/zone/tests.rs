@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_model::MacAddr;
+use overlay_model::{EndpointId, MacAddr};
 use proptest::prelude::*;
 
 use super::*;
@@ -46,11 +46,11 @@ pub(crate) fn placed(net: u64, on: u8, id: u64, names: &str, ips: &[&str]) -> Ar
 }
 
 pub(crate) fn comes(after: Arc<Placed>) -> NameChange {
-    NameChange::Endpoint { before: None, after: Some(after), services: Vec::new() }
+    NameChange::Endpoint { before: None, after: Some(after) }
 }
 
 pub(crate) fn goes(before: Arc<Placed>) -> NameChange {
-    NameChange::Endpoint { before: Some(before), after: None, services: Vec::new() }
+    NameChange::Endpoint { before: Some(before), after: None }
 }
 
 fn ids<'a>(found: impl Iterator<Item = &'a Placed>) -> BTreeSet<u64> {
@@ -114,7 +114,7 @@ proptest! {
                 placed(7, on, id, &called.join(" "), &[&format!("10.9.0.{}", 2 + ip)])
             });
             there.extend(after.clone().map(|placed| ((on, id), placed)));
-            names.apply([NameChange::Endpoint { before, after, services: Vec::new() }]);
+            names.apply([NameChange::Endpoint { before, after }]);
         }
         let book = names.read();
         let zone = book.zone(NET).unwrap();

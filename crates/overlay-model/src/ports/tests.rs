@@ -60,3 +60,11 @@ fn two_meet_where_they_claim_one_port_at_one_address() {
     assert!(meets("192.0.2.1:80:1", "80:2"));
     assert!(!meets("192.0.2.1:80:1", "192.0.2.2:80:1"));
 }
+
+#[test]
+fn a_range_leads_to_its_first_and_last_port_and_none_beyond() {
+    let range: Publish = "8000-8009:65526-65535".parse().unwrap();
+    let leads = [1, 8000, 65525, 65526, 65535].map(|own| range.leads_to(own));
+    assert_eq!(leads, [false, false, false, true, true]);
+    assert!(range.pairs().all(|(_, own)| range.leads_to(own)));
+}
