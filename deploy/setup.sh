@@ -33,7 +33,7 @@ wanted=(
 # Programs that would take this machine's network over if they were installed: they are
 # unpacked here, where only labs look, and only if they are not there anyhow.
 fetched=/var/cache/overlayd-labs
-strangers=(NetworkManager:network-manager firewalld:firewalld)
+strangers=(NetworkManager:network-manager firewalld:firewalld ufw:ufw)
 
 # Debian keeps administrators' programs where a user's PATH may not look.
 PATH=$PATH:/usr/sbin:/sbin
@@ -62,6 +62,8 @@ fetch() {
             "${as_root[@]}" dpkg-deb -x "$deb" "$fetched"
         fi
     done
+    # Where programs look for it: what is in /lib is in /usr/lib of this Debian.
+    [ ! -d "$fetched/lib" ] || "${as_root[@]}" cp -a "$fetched/lib" "$fetched/usr/"
     "${as_root[@]}" rm -rf "$debs"
 }
 

@@ -8,10 +8,11 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use overlay_api::v1;
-use overlay_tests::shell::script_in;
+use overlay_tests::shell::{command_in, script_in};
 use overlay_tests::talk::{Outside, Server, UdpClient, ask_tcp, ask_udp, expect};
 use overlay_tests::{Container, Host, Lab, NetSpec, eventually};
 
@@ -234,6 +235,67 @@ fn a_flow_of_udp_follows_when_the_endpoint_behind_its_port_is_replaced() -> Resu
         let _new = Server::udp(second.netns(), "new", 53)?;
         eventually("the flow follows", || expect(&client.ask()?, "new", outside.ip()))
     })
+}
+
+/// The same with somebody who sends without a pause and hears no answer: iperf3, whose end
+/// of the connection that it began with is dead by then.
+#[test]
+fn a_stream_of_udp_goes_on_to_the_endpoint_that_replaces_another() -> Result<()> {
+    Lab::run(|lab| {
+        let [a] = lab.hosts(["a"])?;
+        let outside = Outside::new(lab)?;
+        a.net_create("demo", DEMO)?;
+        let args = ["-p", "5201:5201", "-p", "5201:5201/udp"];
+        let first = a.attach_with("demo", "first", &args)?;
+        let mut server = command_in(first.netns(), "iperf3");
+        let mut server = Process(server.args(["-s", "-1"]).stdout(Stdio::null()).spawn()?);
+        // Told that nobody is there for a moment, it would end.
+        script_in(
+            outside.netns(),
+            "nft 'add table ip t; add chain ip t in { type filter hook input priority 0; }; \
+             add rule ip t in icmp type destination-unreachable drop'",
+        )?;
+        eventually("iperf3 listens", || {
+            script_in(first.netns(), "ss -Hltn 'sport = 5201' | grep -q .").map(drop)
+        })?;
+        let mut client = command_in(outside.netns(), "iperf3");
+        client.args(["-u", "-c", &a.address().to_string(), "-b", "2M", "-l", "500", "-t", "600"]);
+        let mut client = Process(client.stdout(Stdio::null()).spawn()?);
+        let packets = || -> Result<u64> {
+            let text = first.exec("cat /sys/class/net/eth0/statistics/rx_packets");
+            Ok(text?.trim().parse()?)
+        };
+        eventually("the stream comes to the first", || {
+            let packets = packets()?;
+            ensure!(packets > 500, "{packets} packets");
+            Ok(())
+        })?;
+        a.detach("first")?;
+        server.end();
+        let second = a.attach_with("demo", "second", &args)?;
+        let sink = Server::udp(second.netns(), "second", 5201)?;
+        eventually("the stream comes to the second", || {
+            ensure!(client.0.try_wait()?.is_none(), "iperf3 has ended");
+            ensure!(sink.asked() > 500, "{} datagrams", sink.asked());
+            Ok(())
+        })
+    })
+}
+
+/// Ends with the test.
+struct Process(Child);
+
+impl Process {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 #[test]

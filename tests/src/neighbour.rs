@@ -71,6 +71,46 @@ pub struct Neighbour {
     log: PathBuf,
 }
 
+/// What a warning of `overlayctl status` tells one to type, a command each.
+///
+/// # Errors
+/// If it tells nothing.
+pub fn advice(warning: &str) -> Result<Vec<&str>> {
+    let commands =
+        warning.split('`').nth(1).with_context(|| format!("no command in: {warning}"))?;
+    Ok(commands.split(" && ").collect())
+}
+
+/// What dockerd does at its start, by `iptables`, in its order.
+///
+/// # Errors
+/// If `iptables`, which of both, is not there.
+pub fn dockers_rules(host: &Host, iptables: &str) -> Result<()> {
+    for line in [
+        "-N DOCKER",
+        "-N DOCKER-ISOLATION-STAGE-1",
+        "-N DOCKER-ISOLATION-STAGE-2",
+        "-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2",
+        "-A DOCKER-ISOLATION-STAGE-1 -j RETURN",
+        "-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP",
+        "-A DOCKER-ISOLATION-STAGE-2 -j RETURN",
+        "-P FORWARD DROP",
+        "-A FORWARD -j DOCKER-ISOLATION-STAGE-1",
+        "-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-A FORWARD -o docker0 -j DOCKER",
+        "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
+        "-A FORWARD -i docker0 -o docker0 -j ACCEPT",
+        "-N DOCKER-USER",
+        "-A DOCKER-USER -j RETURN",
+        "-I FORWARD -j DOCKER-USER",
+    ] {
+        host.exec(&format!("{iptables} -w {line}")).with_context(|| {
+            format!("{iptables} must be there for this lab: `make setup` installs it")
+        })?;
+    }
+    Ok(())
+}
+
 impl Quarters {
     /// Makes the place, with a bus in it.
     ///

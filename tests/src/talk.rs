@@ -1,10 +1,10 @@
 //! Programs that talk: servers that say who they are and whom they see, clients
 //! that ask them, and a station outside of all hosts.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::lab::Lab;
 use crate::shell::{inside, run};
-use crate::wait::patience;
+use crate::wait::{eventually, patience};
 
 /// How often a server looks whether it is to end.
 const TURN: Duration = Duration::from_millis(20);
@@ -152,6 +152,114 @@ impl UdpClient {
 fn words(text: &str) -> Result<(String, IpAddr)> {
     let Some((name, seen)) = text.split_once(' ') else { bail!("`{text}` is no answer") };
     Ok((name.to_owned(), seen.parse()?))
+}
+
+/// One connection of TCP over which bytes come all the time, each of them checked, until it
+/// is dropped.
+#[derive(Debug)]
+pub struct Transfer {
+    stop: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
+    broken: Arc<Mutex<Option<String>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What is sent at a time, ten megabytes a second in all.
+const CHUNK: usize = 50_000;
+
+/// What the byte at this place of the stream is: its period meets no size of a packet.
+fn byte_at(place: u64) -> u8 {
+    (place % 251) as u8
+}
+
+impl Transfer {
+    /// To one in `client`, who connects to `at`, from one in `server`, who listens at `port`.
+    ///
+    /// # Errors
+    /// If they do not come together.
+    pub fn start(server: &str, port: u16, client: &str, at: SocketAddr) -> Result<Self> {
+        let listener = inside(server, move || {
+            let at: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
+            TcpListener::bind(at).with_context(|| format!("cannot listen on {port}"))
+        })?;
+        let mut reader = inside(client, move || {
+            TcpStream::connect_timeout(&at, patience(Duration::from_secs(2)))
+                .with_context(|| format!("cannot connect to {at}"))
+        })?;
+        let (mut writer, _) = listener.accept()?;
+        reader.set_read_timeout(Some(TURN))?;
+        writer.set_write_timeout(Some(TURN))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let broken: Arc<Mutex<Option<String>>> = Arc::default();
+        let received = Arc::new(AtomicU64::new(0));
+        let run = |mut turn: Box<dyn FnMut() -> Result<()> + Send>| {
+            let (stop, broken) = (Arc::clone(&stop), Arc::clone(&broken));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    if let Err(err) = turn() {
+                        let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+                        broken.get_or_insert(format!("{err:#}"));
+                        return;
+                    }
+                }
+            })
+        };
+        let waits = |err: &std::io::Error| {
+            [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&err.kind())
+        };
+        let mut sent = 0u64;
+        let sender = run(Box::new(move || {
+            let chunk: Vec<u8> = (sent..sent + CHUNK as u64).map(byte_at).collect();
+            match writer.write(&chunk) {
+                Ok(n) => sent += n as u64,
+                Err(err) if waits(&err) => {}
+                Err(err) => return Err(err).context("cannot send"),
+            }
+            std::thread::sleep(TURN / 4);
+            Ok(())
+        }));
+        let count = Arc::clone(&received);
+        let mut buffer = vec![0; 1 << 16];
+        let receiver = run(Box::new(move || {
+            match reader.read(&mut buffer) {
+                Ok(0) => bail!("the connection was closed"),
+                Ok(n) => {
+                    let from = count.load(Ordering::Acquire);
+                    let mut bytes = (from..).zip(&buffer[..n]);
+                    ensure!(bytes.all(|(place, byte)| byte_at(place) == *byte), "other bytes");
+                    count.fetch_add(n as u64, Ordering::AcqRel);
+                }
+                Err(err) if waits(&err) => {}
+                Err(err) => return Err(err).context("cannot receive"),
+            }
+            Ok(())
+        }));
+        Ok(Self { stop, received, broken, threads: vec![sender, receiver] })
+    }
+
+    /// Waits until another megabyte has come.
+    ///
+    /// # Errors
+    /// If it does not come, or the connection is broken.
+    pub fn goes_on(&self) -> Result<()> {
+        let now = || self.received.load(Ordering::Acquire);
+        let before = now();
+        eventually("the transfer goes on", || {
+            let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+            ensure!(broken.is_none(), "{broken:?}");
+            ensure!(now() > before + (1 << 20), "{} bytes since", now() - before);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// A station on the underlay that is no host of the cluster: `192.0.2.200` and
