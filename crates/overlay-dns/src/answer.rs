@@ -21,13 +21,13 @@
 use std::net::IpAddr;
 
 use hickory_proto::rr::{DNSClass, Name};
-use overlay_model::{NetworkId, Placed, Protocol};
+use overlay_model::{NetworkId, Placed, Protocol, Publish};
 
 use crate::DOMAIN;
 use crate::wire::{self, Message, Query, RecordType, Reply, ResponseCode};
 use crate::zone::{Book, Standing, Zone};
 
-/// Addresses that an answer is made of at most: as many as fit a reply by TCP.
+/// Addresses that an answer is made of at most: no more fit a reply by TCP.
 const MOST: usize = 4096;
 
 /// From how many addresses on a repetition is looked for by sorting.
@@ -74,8 +74,8 @@ struct Service {
 
 impl Service {
     fn is_of(self, placed: &Placed) -> bool {
-        let published = &mut placed.endpoint.ports.iter();
-        published.any(|ports| ports.protocol == self.protocol && ports.leads_to(self.port))
+        let is_it = |ports: &Publish| ports.protocol == self.protocol && ports.leads_to(self.port);
+        placed.endpoint.ports.iter().any(is_it)
     }
 }
 
@@ -475,11 +475,11 @@ fn service_of(
                 reply.service(service.port, &[target, net, DOMAIN])
             }
         });
-        let addresses = targets.iter().flat_map(|(target, placed)| {
+        let mut addresses = targets.iter().flat_map(|(target, placed)| {
             placed.endpoint.addresses.iter().map(move |ip| (target, *ip))
         });
-        let _ = has_room && { addresses }
-            .all(|(target, ip)| reply.additional(&[target, net, DOMAIN], ip));
+        let _ =
+            has_room && addresses.all(|(target, ip)| reply.additional(&[target, net, DOMAIN], ip));
     }
     !targets.is_empty()
 }
