@@ -944,8 +944,8 @@ fn the_firewall_isolates_bridges_and_knows_when_it_was_altered() {
 
 /// Ports of the host, each with where it leads to.
 fn nat(ports: &[(&str, u16, &[&str])]) -> (ObjectKey, Object) {
-    let mut nat = Nat::default();
-    nat.subnets = ["10.9.0.0/24", "fd00:9::/64"].map(|subnet| subnet.parse().unwrap()).into();
+    let subnets = ["10.9.0.0/24", "fd00:9::/64"].map(|subnet| subnet.parse().unwrap()).into();
+    let mut nat = Nat { subnets, ..Nat::default() };
     for (at, port, targets) in ports {
         let at = at.parse().ok();
         let front = Front::Host { protocol: Protocol::Tcp, port: *port, at };
