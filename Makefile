@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
-        bench bench-first bench-gossip bench-kernel bench-dns bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
+        bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -88,7 +88,7 @@ lab-clean:
 	@tests/lab-clean.sh
 
 ## bench: all measurements that docs/performance.md shows; quiet machine, root
-bench: bench-first bench-gossip bench-kernel bench-dns
+bench: bench-first bench-gossip bench-kernel bench-dns bench-ports
 
 ## bench-first: attach latency, reach of an attach, memory; release binaries
 bench-first: release
@@ -108,6 +108,11 @@ bench-kernel: release
 bench-dns: release
 	OVERLAY_BIN_DIR=target/release $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
 	    cargo bench --locked -p overlay-tests --bench dns
+
+## bench-ports: published ports against one DNAT rule by hand, a change among 1,000 ports; ONLY="path change" ROUNDS=15; two minutes
+bench-ports: release
+	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
+	    cargo bench --locked -p overlay-tests --bench ports
 
 ## bench-thousand: a thousand simulated hosts, or HOSTS=n; long
 bench-thousand:

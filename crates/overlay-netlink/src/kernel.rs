@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::entries::BATCH;
 use crate::error::{Failure, KernelError, NlError};
 use crate::firewall::Dropped;
-use crate::nat::{Marks, Translated};
+use crate::nat::{Memory, Translated};
 use crate::nft::Nft;
 use crate::offload::Offload;
 use crate::watch::{self, Command, OwnNft, Touched};
@@ -68,7 +68,7 @@ pub(crate) struct Writer {
     indices: Indices,
     own_nft: Arc<OwnNft>,
     nft: Nft,
-    nat_marks: Marks,
+    nat: Memory,
     next_index: u32,
 }
 
@@ -120,7 +120,7 @@ impl Kernel {
             coming: BTreeMap::new(),
             own_nft,
             nft,
-            nat_marks: Marks::default(),
+            nat: Memory::default(),
             own_netns: Arc::clone(&own_netns),
             indices,
             next_index: first_index(),
@@ -274,13 +274,13 @@ impl Writer {
             }
             KernelOp::Put(ObjectKey::Nat, Object::Nat(Translation { nat: Some(nat), .. })) => {
                 self.own_nft.busy.store(true, Ordering::Release);
-                nat::put(nat, &mut self.nat_marks, &mut self.nft, &self.own_nft.pid).await?;
+                nat::put(nat, &mut self.nat, &mut self.nft, &self.own_nft.pid).await?;
                 nat::bridges().for_each(|bridge| nat::route_localnet(&bridge));
                 Ok(())
             }
             KernelOp::Del(ObjectKey::Nat, _) => {
                 self.own_nft.busy.store(true, Ordering::Release);
-                nat::del(&mut self.nat_marks, &mut self.nft, &self.own_nft.pid).await
+                nat::del(&mut self.nat, &mut self.nft, &self.own_nft.pid).await
             }
             KernelOp::Put(ObjectKey::PortRules, _) => {
                 self.own_nft.busy.store(true, Ordering::Release);

@@ -35,6 +35,8 @@ const NESTED: u16 = 0x8000;
 /// `linux/netfilter/nfnetlink.h`.
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
+/// Of the beginning of a batch: the generation of rules that it is meant for.
+const BATCH_GENERATION: u16 = 1;
 const SUBSYS: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 
 /// `linux/netfilter/nf_tables.h`: messages.
@@ -48,6 +50,7 @@ pub(crate) const GET_SET: u16 = 10;
 pub(crate) const NEW_ELEMENT: u16 = 12;
 pub(crate) const GET_ELEMENT: u16 = 13;
 pub(crate) const DEL_ELEMENT: u16 = 14;
+const GET_GENERATION: u16 = 16;
 pub(crate) const GET_OBJECT: u16 = 19;
 /// Of a message about elements, and of one of them: the list, and what it counts with.
 const LIST_ELEMENTS: u16 = 3;
@@ -70,6 +73,16 @@ pub(crate) type Destination = (u8, Ipv4Addr, u16);
 
 /// An element of a set: its key in the kernel's bytes.
 pub(crate) type Key = Vec<u8>;
+
+/// An element that comes or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) add: bool,
+    pub(crate) set: String,
+    pub(crate) key: Key,
+    /// What a map leads the key to; nothing in a set.
+    pub(crate) data: Option<Vec<u8>>,
+}
 
 /// Packets and bytes.
 pub(crate) type Count = (u64, u64);
@@ -122,6 +135,21 @@ impl Nft {
         table: Table,
         changes: &[(bool, &str, Key)],
     ) -> Result<(), NlError> {
+        let changes = changes.iter().map(|(add, set, key)| {
+            let (set, key) = ((*set).to_owned(), key.clone());
+            Change { add: *add, set, key, data: None }
+        });
+        self.change(table, &changes.collect::<Vec<_>>(), None)
+    }
+
+    /// The same, of maps too. With the number of a `generation`, only while the kernel's
+    /// rules are still of it: `ERESTART` otherwise.
+    pub(crate) fn change(
+        &mut self,
+        table: Table,
+        changes: &[Change],
+        generation: Option<u32>,
+    ) -> Result<(), NlError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -130,14 +158,17 @@ impl Nft {
         let first = self.sequence.wrapping_add(1);
         let end = |batch: &mut Vec<u8>, kind: u16, sequence: u32| {
             let at = begin(batch, kind, F_REQUEST, sequence, libc::AF_UNSPEC, SUBSYS);
+            if let Some(generation) = generation.filter(|_| kind == BATCH_BEGIN) {
+                attribute(batch, BATCH_GENERATION, &generation.to_be_bytes());
+            }
             finish(batch, at);
         };
         end(&mut batch, BATCH_BEGIN, first);
         let mut sequence = first;
         // As many of one set as fit an attribute go into one message.
         let mut rest = changes;
-        while let Some((add, set, _)) = rest.first() {
-            let same = rest.iter().take(512).take_while(|(a, s, _)| a == add && s == set).count();
+        while let Some(Change { add, set, .. }) = rest.first() {
+            let same = rest.iter().take(512).take_while(|c| c.add == *add && c.set == *set).count();
             let (now, later) = rest.split_at(same);
             rest = later;
             sequence = sequence.wrapping_add(1);
@@ -147,8 +178,13 @@ impl Nft {
             text(&mut batch, 1, table.name);
             text(&mut batch, 2, set);
             nest(&mut batch, 3, |batch| {
-                for (_, _, key) in now {
-                    nest(batch, 1, |batch| nest(batch, 1, |batch| attribute(batch, 1, key)));
+                for Change { key, data, .. } in now {
+                    nest(batch, 1, |batch| {
+                        nest(batch, 1, |batch| attribute(batch, 1, key));
+                        if let Some(data) = data {
+                            nest(batch, 2, |batch| attribute(batch, 1, data));
+                        }
+                    });
                 }
             });
             finish(&mut batch, at);
@@ -157,6 +193,16 @@ impl Nft {
         end(&mut batch, BATCH_END, sequence);
         self.sequence = sequence;
         self.commit(&batch)
+    }
+
+    /// The number of the kernel's rules, which grows with each change of any table.
+    pub(crate) fn generation(&mut self) -> Result<Option<u32>, NlError> {
+        let mut number = None;
+        self.ask(SUBSYS << 8 | GET_GENERATION, F_ACK, libc::AF_UNSPEC, &[], |message| {
+            let id = attributes(body(message)).find(|(kind, _)| *kind == 1);
+            number = id.and_then(|(_, id)| Some(u32::from_be_bytes(id.try_into().ok()?)));
+        })?;
+        Ok(number)
     }
 
     /// Replaces a table by one that leads what this host sends elsewhere, all at once.

@@ -7,7 +7,7 @@
 mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ use lab::{
 use overlay_model::kernel::alias_of;
 use overlay_model::outer::{Df, Dscp, SourcePorts, Ttl};
 use overlay_model::{
-    Access, EndpointId, Firewall, Guard, HostId, IfName, KernelChange, KernelOp, LinkChange,
-    LinkKind, MacAddr, NetworkId, Object, ObjectKey, Outer, Port, PortFlags, Refusal, VethPeer,
-    Vni,
+    Access, EndpointId, Firewall, Front, Guard, HostId, IfName, KernelChange, KernelOp, LinkChange,
+    LinkKind, MacAddr, Nat, NetworkId, Object, ObjectKey, Outer, Port, PortFlags, Protocol,
+    Refusal, VethPeer, Vni,
 };
 use overlay_netlink::{Kernel, NetnsError, Wanted, netns_of, peer_ifnames, underlay_for};
 use proptest::prelude::*;
@@ -938,6 +938,92 @@ fn the_firewall_isolates_bridges_and_knows_when_it_was_altered() {
         assert_eq!(read(&host).await, None);
         host.apply(vec![put(firewall(&["ovb7"])), del(firewall(&["ovb7"]))]).await;
         assert_eq!(read(&host).await, None);
+        host.mirror_equals_dump().await;
+    });
+}
+
+/// Ports of the host, each with where it leads to.
+fn nat(ports: &[(&str, u16, &[&str])]) -> (ObjectKey, Object) {
+    let subnets = ["10.9.0.0/24", "fd00:9::/64"].map(|subnet| subnet.parse().unwrap()).into();
+    let mut nat = Nat { subnets, ..Nat::default() };
+    for (at, port, targets) in ports {
+        let at = at.parse().ok();
+        let front = Front::Host { protocol: Protocol::Tcp, port: *port, at };
+        let targets: BTreeSet<SocketAddr> = targets.iter().map(|to| to.parse().unwrap()).collect();
+        nat.direct.extend(targets.iter().map(SocketAddr::ip));
+        nat.forwards.insert(front, targets);
+    }
+    (ObjectKey::Nat, Object::Nat(nat.into()))
+}
+
+#[test]
+fn a_port_more_or_less_is_written_alone_and_the_table_is_as_if_written_whole() {
+    lab(async {
+        let mut host = Host::open().await;
+        let text = || {
+            let text = run("nft list table inet overlayd_nat");
+            let words = text.split([' ', ',', '\n', '\t']).filter(|word| !word.is_empty());
+            let mut words: Vec<String> = words.map(str::to_owned).collect();
+            words.sort_unstable();
+            words
+        };
+        let handle = || {
+            let listing = run("nft -a list table inet overlayd_nat");
+            listing.lines().next().unwrap().to_owned()
+        };
+        let web: &[&str] = &["10.9.0.2:80", "[fd00:9::2]:80"];
+        let two: &[&str] = &["10.9.0.2:81", "10.9.0.3:81"];
+        let first = ("", 8080, web);
+        // What is wanted one after the other, and whether elements do.
+        let steps = [
+            (vec![first], false),
+            (vec![first, ("", 8081, &["10.9.0.3:80"][..])], true),
+            (
+                vec![first, ("192.0.2.1", 8081, web), ("2001:db8::1", 8081, &["[fd00:9::2]:80"])],
+                true,
+            ),
+            (vec![("2001:db8::1", 8081, &["[fd00:9::2]:80"])], true),
+            (vec![], true),
+            (vec![first, ("", 9000, two)], false),
+            (vec![("", 9000, two), ("", 9001, &["10.9.0.2:90"])], true),
+            // It leads elsewhere, and has counted.
+            (vec![("", 9000, two), ("", 9001, &["10.9.0.2:91"])], false),
+            (vec![("", 9001, &["10.9.0.2:91"])], false),
+        ];
+        let mut before = String::new();
+        for (n, (ports, by_elements)) in steps.iter().enumerate() {
+            let wanted = nat(ports);
+            host.apply(vec![put(wanted.clone())]).await;
+            assert_eq!(handle() == before, *by_elements, "step {n}: {before}");
+            host.tells(&ObjectKey::Nat, |now| now == Some(&wanted.1)).await;
+            host.mirror_equals_dump().await;
+            let alone = text();
+            run("nft delete table inet overlayd_nat");
+            host.apply(vec![put(wanted.clone())]).await;
+            assert_eq!(alone, text(), "step {n}");
+            before = handle();
+        }
+
+        // What another hand has done to the table goes with the next change.
+        let wanted = nat(&[first]);
+        host.apply(vec![put(wanted.clone())]).await;
+        let sound = text();
+        for hand in [
+            "nft add element inet overlayd_nat host4 '{ tcp . 9999 : 10.9.0.9 . 9 }'",
+            "nft flush set inet overlayd_nat targets4",
+            "nft insert rule inet overlayd_nat prerouting accept",
+        ] {
+            host.apply(vec![put(nat(&[first, ("", 7, web)]))]).await;
+            run(hand);
+            host.apply(vec![put(wanted.clone())]).await;
+            assert_eq!(text(), sound, "after `{hand}`");
+        }
+        // And before us, so that we remember nothing of it.
+        let mut host = Host::open().await;
+        host.apply(vec![put(nat(&[first, ("", 7, web)]))]).await;
+        host.apply(vec![put(wanted.clone())]).await;
+        assert_eq!(text(), sound);
+        host.apply(vec![del(wanted)]).await;
         host.mirror_equals_dump().await;
     });
 }

@@ -160,3 +160,45 @@ fn a_front_is_read_back_from_the_key_it_stands_under() {
     assert_eq!(many_text("masqueraded4"), None);
     assert_eq!(front_text("at4", &[1, 2, 3]), None);
 }
+
+#[test]
+fn a_port_more_or_less_is_its_elements_and_the_rest_is_written_whole() {
+    let all = some();
+    let mut less = all.clone();
+    less.forwards.remove(&front("192.0.2.1:53:53/udp"));
+    let texts = |changes: Option<Vec<Change>>| {
+        let texts = changes?.into_iter().map(|c| {
+            let sign = if c.add { '+' } else { '-' };
+            let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            let data = c.data.map(|data| format!(" : {}", hex(&data))).unwrap_or_default();
+            format!("{sign}{} {}{data}", c.set, hex(&c.key))
+        });
+        Some(texts.collect::<Vec<_>>())
+    };
+    let elements = ["at4 c000020111000000", "targets4 0a09000311000000"];
+    assert_eq!(
+        texts(difference(&less, &all)).unwrap(),
+        [
+            format!("+{}00350000 : 0a09000300350000", elements[0]),
+            format!("+{}00350000", elements[1]),
+        ]
+    );
+    assert_eq!(
+        texts(difference(&all, &less)).unwrap(),
+        [
+            format!("-{}00350000 : 0a09000300350000", elements[0]),
+            format!("-{}00350000", elements[1]),
+        ]
+    );
+    assert_eq!(difference(&all, &all), Some(Vec::new()));
+    // What has counted goes on counting, and chains are none of this.
+    let mut led = all.clone();
+    led.forwards.insert(front("8080:80"), ["10.9.0.9:80".parse().unwrap()].into());
+    assert_eq!(difference(&all, &led), None);
+    let mut chain = all.clone();
+    chain.forwards.remove(&front("90:90"));
+    assert_eq!(difference(&all, &chain), None);
+    let mut subnets = all.clone();
+    subnets.subnets.pop_first();
+    assert_eq!(difference(&all, &subnets), None);
+}
