@@ -199,6 +199,12 @@ impl Register {
         (all - 1) * 2 > all
     }
 
+    /// True if somebody says that `host` was forgotten, or an operator that it is dead.
+    pub(crate) fn is_no_more(&self, host: HostId) -> bool {
+        let said = self.heard.values().chain([&self.own]).filter_map(|said| said.get(&host));
+        said.into_iter().any(|fate| fate.done || (fate.vouched && fate.heir.is_some()))
+    }
+
     /// Hosts of which anybody says anything.
     pub(crate) fn named(&self) -> impl Iterator<Item = HostId> {
         let said = self.heard.values().chain([&self.own]).flat_map(BTreeMap::keys);
@@ -274,6 +280,14 @@ impl Register {
         }
         self.tell_of_the_silent(scene, &mut steps);
         self.refresh(scene, &mut steps);
+        steps
+    }
+
+    /// As far as it goes for who does not know whom it has voted for: it takes note of having
+    /// been forgotten.
+    pub fn advance_unvoiced(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.note_own_fate(&mut steps);
         steps
     }
 
@@ -382,7 +396,7 @@ impl Register {
             Some(fate) if fate.heir == Some(self.me) => {
                 if let Some(other) = claim.filter(|(who, _)| *who < self.me) {
                     steps.push(self.say(host, vote(other)));
-                } else if fate.generation <= scene.newest.max(self.newest_of_the_silent(scene)) {
+                } else if fate.generation <= self.newest_taken_over(scene) {
                     // Ranges were taken over meanwhile, or may have been.
                     let generation = self.next_generation(scene.newest);
                     steps.push(self.say(host, Fate { generation, ..fate }));
@@ -431,8 +445,11 @@ impl Register {
                         steps.push(self.say(host, vote(claim)));
                     }
                 } else if (scene.forget_after.is_some_and(gone) || silent == Duration::MAX)
-                    && (self.members.contains(&host) || (host == HostId::NOBODY && scene.gaps))
-                    && self.is_first(scene)
+                    && match host {
+                        // It may be that only some see the gap.
+                        HostId::NOBODY => scene.gaps,
+                        _ => self.members.contains(&host) && self.is_first(scene.seen),
+                    }
                 {
                     let generation = self.next_generation(scene.newest);
                     steps.push(self.say(host, Fate::claim(self.me, generation)));
@@ -476,6 +493,14 @@ impl Register {
         heard.map(|fate| fate.generation).max().unwrap_or(0).max(newest) + 1
     }
 
+    /// The highest generation at which anything was taken over, or may have been. That it was may
+    /// be heard before the ranges that were.
+    fn newest_taken_over(&self, scene: &Scene<'_>) -> u32 {
+        let said = self.heard.values().flat_map(BTreeMap::values).chain(self.own.values());
+        let floor = said.map(|fate| fate.floor).max().unwrap_or(0);
+        scene.newest.max(self.newest_of_the_silent(scene)).max(floor)
+    }
+
     /// The highest generation at which a host that does not vote may have taken something over,
     /// and given some of it away, which nobody has heard of.
     fn newest_of_the_silent(&self, scene: &Scene<'_>) -> u32 {
@@ -486,9 +511,8 @@ impl Register {
     }
 
     /// The first of those who are up claims by itself: so that rarely two do.
-    fn is_first(&self, scene: &Scene<'_>) -> bool {
-        let mut up =
-            self.members.iter().filter(|h| **h == self.me || (scene.seen)(**h) == Seen::Up);
+    pub(crate) fn is_first(&self, seen: &dyn Fn(HostId) -> Seen) -> bool {
+        let mut up = self.members.iter().filter(|h| **h == self.me || seen(**h) == Seen::Up);
         up.next() == Some(&self.me)
     }
 
@@ -526,9 +550,14 @@ impl Register {
         hash.get()
     }
 
-    /// Who votes tells of all who are silent: a newcomer may not know them.
+    /// Who votes tells of all who are silent: a newcomer may not know them. So does whoever
+    /// hears one that says something of itself: it has been forgotten, or has lost its memory.
     fn tell_of_the_silent(&mut self, scene: &Scene<'_>, steps: &mut Vec<Step>) {
-        if !self.own.values().any(|fate| fate.heir.is_some() && !fate.done) {
+        let open = self.own.values().any(|fate| fate.heir.is_some() && !fate.done);
+        let asks = |(who, said): (&HostId, &BTreeMap<HostId, Fate>)| {
+            said.contains_key(who) && (scene.seen)(*who) == Seen::Up
+        };
+        if !open && !self.heard.iter().any(asks) {
             return;
         }
         let untold = self.members.iter().filter(|host| {
