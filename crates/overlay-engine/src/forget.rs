@@ -199,6 +199,13 @@ impl Register {
         (all - 1) * 2 > all
     }
 
+    /// An operator has said that `host` is dead, to whomever, and it has not been back since.
+    fn is_dead_by_word(&self, host: HostId) -> bool {
+        let noted = self.noted_by(host);
+        let said = self.heard.values().chain([&self.own]).filter_map(|said| said.get(&host));
+        said.into_iter().any(|f| f.vouched && f.heir.is_some() && f.generation > noted)
+    }
+
     /// True if somebody says that `host` was forgotten, or an operator that it is dead.
     pub(crate) fn is_no_more(&self, host: HostId) -> bool {
         let said = self.heard.values().chain([&self.own]).filter_map(|said| said.get(&host));
@@ -215,11 +222,23 @@ impl Register {
     /// that it is dead, or not.
     ///
     /// # Errors
-    /// Whom this host has already voted for.
-    pub fn claim(&mut self, host: HostId, vouched: bool, newest: u32) -> Result<Step, HostId> {
-        match self.own.get(&host) {
-            Some(Fate { heir: Some(heir), .. }) if *heir != self.me => Err(*heir),
-            Some(fate) if fate.done => Ok(Step::Say(host, Some(*fate))),
+    /// Whom this host has already voted for; and that `host` is dead is to be said beside the
+    /// vote, if an operator vouches for it.
+    pub fn claim(
+        &mut self,
+        host: HostId,
+        vouched: bool,
+        newest: u32,
+    ) -> Result<Step, (HostId, Option<Step>)> {
+        match self.own.get(&host).copied() {
+            Some(fate @ Fate { heir: Some(heir), .. })
+                if heir != self.me && (fate.done || !vouched || !self.is_dead_by_word(heir)) =>
+            {
+                let also = (vouched && !fate.done && !fate.vouched)
+                    .then(|| self.say(host, Fate { vouched, ..fate }));
+                Err((heir, also))
+            }
+            Some(fate) if fate.done => Ok(Step::Say(host, Some(fate))),
             _ => {
                 let generation = self.next_generation(newest);
                 let fate = Fate { vouched, ..Fate::claim(self.me, generation) };
@@ -458,10 +477,12 @@ impl Register {
         }
     }
 
-    /// A vote stands until whom it is for gives up, or is forgotten.
+    /// A vote stands until whom it is for gives up, or is forgotten, or is dead by the word of an
+    /// operator: what it may have taken over before, and told nobody of, is its own then, and
+    /// goes to whoever is its heir.
     fn is_bound(&self, host: HostId, vote: Fate) -> bool {
         let Some(heir) = vote.heir else { return false };
-        if self.is_forgotten(heir) {
+        if self.is_forgotten(heir) || self.is_dead_by_word(heir) {
             return false;
         }
         match self.heard.get(&heir).and_then(|said| said.get(&host)) {

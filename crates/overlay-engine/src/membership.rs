@@ -526,13 +526,19 @@ impl Engine {
         } else {
             match self.with_scene(|fates, scene| fates.claim(host, *dead, scene.newest)) {
                 Ok(step) => self.carry_out(step, &before),
-                Err(heir) => {
+                Err((heir, also)) => {
+                    if let Some(also) = also {
+                        self.carry_out(also, &before);
+                    }
                     let heir = self.host_name(heir);
                     return Err(Refused::new(
                         ErrorKind::Unavailable,
                         format!("host {heir} is about to take the addresses of {name} over"),
                     )
-                    .hint("if it does not, because it is gone itself, forget that one first"));
+                    .hint(format!(
+                        "if it does not, because it is gone itself: overlayctl host forget {heir} \
+                         --dead, then this again"
+                    )));
                 }
             }
         }
