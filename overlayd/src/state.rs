@@ -34,8 +34,8 @@ mod copy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -221,6 +221,23 @@ pub enum StateError {
         /// Its process, if it says.
         pid: Option<u32>,
     },
+    /// Somebody else could change what is remembered.
+    #[error(
+        "{} belongs to uid {owner}, who could change what this host remembers; if it is the right \
+         one: chown -R {us} {}; else choose another directory with --state-dir",
+        path.display(),
+        dir.display()
+    )]
+    Foreign {
+        /// Which directory or file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        us: u32,
+        /// The state directory.
+        dir: PathBuf,
+    },
     /// A later version wrote the file.
     #[error(
         "{} was written by a newer overlayd (format {found}, this one reads up to {FORMAT}); \
@@ -305,6 +322,7 @@ impl StateFile {
     /// As there.
     pub fn open_as(dir: &Path, former: Option<HostId>) -> Result<(Self, Restored), StateError> {
         make_dir(dir)?;
+        guard(dir)?;
         let lock = lock(dir)?;
         let path = dir.join(FILE);
         let side = read_host_id(dir)?;
@@ -395,8 +413,12 @@ impl StateFile {
                     .map_err(|err| StateError::Value { what: "an endpoint", err })?;
             }
         }
-        self.write("write to", |txn| write_changes(txn, changes))?;
+        let written = self.write("write to", |txn| write_changes(txn, changes));
         let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_err() {
+            copy.rest();
+        }
+        written?;
         if copy.append(changes)
             && let Some(Ok(all)) = self.db().as_ref().map(load)
         {
@@ -825,22 +847,51 @@ fn make_dir(dir: &Path) -> Result<(), StateError> {
     }
 }
 
+/// The directory and what is in it are ours, and nobody else writes there.
+fn guard(dir: &Path) -> Result<(), StateError> {
+    let us = nix::unistd::geteuid().as_raw();
+    for path in [dir.to_owned(), dir.join(FILE), dir.join(HOST_ID_FILE), dir.join(LOCK_FILE)] {
+        match fs::metadata(&path) {
+            Ok(meta) if meta.uid() != us => {
+                return Err(StateError::Foreign {
+                    path,
+                    owner: meta.uid(),
+                    us,
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("look at", &path)(err));
+            }
+            _ => {}
+        }
+    }
+    let mode = fs::metadata(dir).map_err(io_error("look at", dir))?.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        tracing::warn!(
+            path = %dir.display(), was = format!("{mode:o}"),
+            "others could write to the state directory; it is the daemon's alone now",
+        );
+        fs::set_permissions(dir, Permissions::from_mode(0o700))
+            .map_err(io_error("protect", dir))?;
+    }
+    Ok(())
+}
+
+/// The file is written to and then held open for reading: so a file system whose state file
+/// cannot be written, and is closed for that, is not kept from being mounted otherwise.
 fn lock(dir: &Path) -> Result<Flock<File>, StateError> {
     let path = dir.join(LOCK_FILE);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io_error("open", &path))?;
+    let open =
+        || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    open().map_err(io_error("open", &path))?;
+    let file = File::open(&path).map_err(io_error("open", &path))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            let written = lock
-                .set_len(0)
-                .and_then(|()| lock.rewind())
-                .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        Ok(lock) => {
+            let written = open().and_then(|mut file| {
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())
+            });
             written.map_err(io_error("write to", &path))?;
             Ok(lock)
         }

@@ -137,6 +137,10 @@ fn is_found_again(kill: bool, loss: impl FnOnce(&Path) -> Result<()>) -> Result<
         ensure!(log.contains("there is no copy of it"), "{log}");
 
         // It is in hand, and no address is given twice.
+        eventually("all are heard", || {
+            ensure!(a.status()?.warnings.is_empty(), "{:?}", a.status()?.warnings);
+            Ok(())
+        })?;
         let c4 = a.attach("demo", "c4")?;
         let used: BTreeSet<String> = before.iter().flat_map(|e| e.ips.clone()).collect();
         ensure!(used.iter().all(|ip| !ip.starts_with(&format!("{}/", c4.ip()))), "{}", c4.ip());

@@ -743,6 +743,15 @@ impl ClusterView {
             .map(|((_, family, offset), token)| (*family, *offset, *token))
     }
 
+    /// What the life that speaks for `host` says of a range.
+    pub(crate) fn range_of(
+        &self,
+        host: HostId,
+        key: (NetworkId, Family, u128),
+    ) -> Option<RingToken> {
+        self.hosts.get(&host)?.voice()?.1.ring.get(&key).copied()
+    }
+
     /// What each host says of those that are away.
     pub(crate) fn fates(&self) -> BTreeMap<HostId, BTreeMap<HostId, Fate>> {
         let voices = self.hosts.iter().filter_map(|(id, entry)| Some((*id, entry.voice()?.1)));

@@ -1239,6 +1239,7 @@ impl Engine {
                     RecordKey::Host => {
                         self.look_for_namesakes(host);
                         self.look_for_a_way(host);
+                        self.tell_what_it_owns(host);
                     }
                     _ => {}
                 }
@@ -1253,6 +1254,25 @@ impl Engine {
         }
         if waited_for {
             self.serve_waiting();
+        }
+    }
+
+    /// `host` has said all it has. What it owns and does not say, it does not know: it has
+    /// lost its state file, and who remembered what it said may be gone.
+    fn tell_what_it_owns(&mut self, host: HostId) {
+        let mut untold = Vec::new();
+        for ((net, family), pool) in &self.pools {
+            for (offset, token) in pool.tokens_of(host) {
+                let said = self.view.range_of(host, (*net, *family, offset));
+                if said.is_none_or(|said| said.version < token.version) {
+                    untold.push((RecordKey::Ring(*net, *family, offset), token));
+                }
+            }
+        }
+        for (key, token) in untold {
+            if !self.membership.has_published(key, token) {
+                self.publish(key, Some(Record::Ring(token)));
+            }
         }
     }
 

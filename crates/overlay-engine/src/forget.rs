@@ -199,6 +199,19 @@ impl Register {
         (all - 1) * 2 > all
     }
 
+    /// An operator has said that `host` is dead, to whomever, and it has not been back since.
+    fn is_dead_by_word(&self, host: HostId) -> bool {
+        let noted = self.noted_by(host);
+        let said = self.heard.values().chain([&self.own]).filter_map(|said| said.get(&host));
+        said.into_iter().any(|f| f.vouched && f.heir.is_some() && f.generation > noted)
+    }
+
+    /// True if somebody says that `host` was forgotten, or an operator that it is dead.
+    pub(crate) fn is_no_more(&self, host: HostId) -> bool {
+        let said = self.heard.values().chain([&self.own]).filter_map(|said| said.get(&host));
+        said.into_iter().any(|fate| fate.done || (fate.vouched && fate.heir.is_some()))
+    }
+
     /// Hosts of which anybody says anything.
     pub(crate) fn named(&self) -> impl Iterator<Item = HostId> {
         let said = self.heard.values().chain([&self.own]).flat_map(BTreeMap::keys);
@@ -209,11 +222,23 @@ impl Register {
     /// that it is dead, or not.
     ///
     /// # Errors
-    /// Whom this host has already voted for.
-    pub fn claim(&mut self, host: HostId, vouched: bool, newest: u32) -> Result<Step, HostId> {
-        match self.own.get(&host) {
-            Some(Fate { heir: Some(heir), .. }) if *heir != self.me => Err(*heir),
-            Some(fate) if fate.done => Ok(Step::Say(host, Some(*fate))),
+    /// Whom this host has already voted for; and that `host` is dead is to be said beside the
+    /// vote, if an operator vouches for it.
+    pub fn claim(
+        &mut self,
+        host: HostId,
+        vouched: bool,
+        newest: u32,
+    ) -> Result<Step, (HostId, Option<Step>)> {
+        match self.own.get(&host).copied() {
+            Some(fate @ Fate { heir: Some(heir), .. })
+                if heir != self.me && (fate.done || !vouched || !self.is_dead_by_word(heir)) =>
+            {
+                let also = (vouched && !fate.done && !fate.vouched)
+                    .then(|| self.say(host, Fate { vouched, ..fate }));
+                Err((heir, also))
+            }
+            Some(fate) if fate.done => Ok(Step::Say(host, Some(fate))),
             _ => {
                 let generation = self.next_generation(newest);
                 let fate = Fate { vouched, ..Fate::claim(self.me, generation) };
@@ -274,6 +299,14 @@ impl Register {
         }
         self.tell_of_the_silent(scene, &mut steps);
         self.refresh(scene, &mut steps);
+        steps
+    }
+
+    /// As far as it goes for who does not know whom it has voted for: it takes note of having
+    /// been forgotten.
+    pub fn advance_unvoiced(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.note_own_fate(&mut steps);
         steps
     }
 
@@ -382,7 +415,7 @@ impl Register {
             Some(fate) if fate.heir == Some(self.me) => {
                 if let Some(other) = claim.filter(|(who, _)| *who < self.me) {
                     steps.push(self.say(host, vote(other)));
-                } else if fate.generation <= scene.newest.max(self.newest_of_the_silent(scene)) {
+                } else if fate.generation <= self.newest_taken_over(scene) {
                     // Ranges were taken over meanwhile, or may have been.
                     let generation = self.next_generation(scene.newest);
                     steps.push(self.say(host, Fate { generation, ..fate }));
@@ -431,8 +464,11 @@ impl Register {
                         steps.push(self.say(host, vote(claim)));
                     }
                 } else if (scene.forget_after.is_some_and(gone) || silent == Duration::MAX)
-                    && (self.members.contains(&host) || (host == HostId::NOBODY && scene.gaps))
-                    && self.is_first(scene)
+                    && match host {
+                        // It may be that only some see the gap.
+                        HostId::NOBODY => scene.gaps,
+                        _ => self.members.contains(&host) && self.is_first(scene.seen),
+                    }
                 {
                     let generation = self.next_generation(scene.newest);
                     steps.push(self.say(host, Fate::claim(self.me, generation)));
@@ -441,10 +477,12 @@ impl Register {
         }
     }
 
-    /// A vote stands until whom it is for gives up, or is forgotten.
+    /// A vote stands until whom it is for gives up, or is forgotten, or is dead by the word of an
+    /// operator: what it may have taken over before, and told nobody of, is its own then, and
+    /// goes to whoever is its heir.
     fn is_bound(&self, host: HostId, vote: Fate) -> bool {
         let Some(heir) = vote.heir else { return false };
-        if self.is_forgotten(heir) {
+        if self.is_forgotten(heir) || self.is_dead_by_word(heir) {
             return false;
         }
         match self.heard.get(&heir).and_then(|said| said.get(&host)) {
@@ -476,6 +514,14 @@ impl Register {
         heard.map(|fate| fate.generation).max().unwrap_or(0).max(newest) + 1
     }
 
+    /// The highest generation at which anything was taken over, or may have been. That it was may
+    /// be heard before the ranges that were.
+    fn newest_taken_over(&self, scene: &Scene<'_>) -> u32 {
+        let said = self.heard.values().flat_map(BTreeMap::values).chain(self.own.values());
+        let floor = said.map(|fate| fate.floor).max().unwrap_or(0);
+        scene.newest.max(self.newest_of_the_silent(scene)).max(floor)
+    }
+
     /// The highest generation at which a host that does not vote may have taken something over,
     /// and given some of it away, which nobody has heard of.
     fn newest_of_the_silent(&self, scene: &Scene<'_>) -> u32 {
@@ -486,9 +532,8 @@ impl Register {
     }
 
     /// The first of those who are up claims by itself: so that rarely two do.
-    fn is_first(&self, scene: &Scene<'_>) -> bool {
-        let mut up =
-            self.members.iter().filter(|h| **h == self.me || (scene.seen)(**h) == Seen::Up);
+    pub(crate) fn is_first(&self, seen: &dyn Fn(HostId) -> Seen) -> bool {
+        let mut up = self.members.iter().filter(|h| **h == self.me || seen(**h) == Seen::Up);
         up.next() == Some(&self.me)
     }
 
@@ -526,9 +571,14 @@ impl Register {
         hash.get()
     }
 
-    /// Who votes tells of all who are silent: a newcomer may not know them.
+    /// Who votes tells of all who are silent: a newcomer may not know them. So does whoever
+    /// hears one that says something of itself: it has been forgotten, or has lost its memory.
     fn tell_of_the_silent(&mut self, scene: &Scene<'_>, steps: &mut Vec<Step>) {
-        if !self.own.values().any(|fate| fate.heir.is_some() && !fate.done) {
+        let open = self.own.values().any(|fate| fate.heir.is_some() && !fate.done);
+        let asks = |(who, said): (&HostId, &BTreeMap<HostId, Fate>)| {
+            said.contains_key(who) && (scene.seen)(*who) == Seen::Up
+        };
+        if !open && !self.heard.iter().any(asks) {
             return;
         }
         let untold = self.members.iter().filter(|host| {

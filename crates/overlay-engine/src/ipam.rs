@@ -180,6 +180,7 @@ impl Pool {
         if at < token.until {
             pieces.push((at, token.until));
         }
+        let before = self.tokens.get(&offset).copied();
         let mut pieces = pieces.into_iter();
         // The first tells whether it is news: an older one must not come back in pieces.
         let Some((from, until)) = pieces.next() else { return false };
@@ -190,7 +191,23 @@ impl Pool {
             self.merge_piece(from, RingToken { until, ..token });
         }
         self.void_below(offset, token);
+        if let Some(before) = before {
+            self.keep_rest(before, token);
+        }
         true
+    }
+
+    /// Of a range that was split, the first piece has come and shrinks what was `before`.
+    /// What is behind it is not forgotten until its own piece comes: a range of a lower
+    /// generation, late from somebody who never heard of this one, would be taken for it.
+    fn keep_rest(&mut self, before: RingToken, first: RingToken) {
+        if first.until >= before.until || generation(before) != generation(first) {
+            return;
+        }
+        let rest = self.tokens.entry(first.until).or_insert(before);
+        if rest.version < before.version {
+            *rest = before;
+        }
     }
 
     /// [`Pool::merge`], and what that has changed, to be written down: the new range
@@ -291,6 +308,27 @@ impl Pool {
             self.tokens.remove(at);
         }
         dropped
+    }
+
+    /// Cuts what others own out of the ranges of `me`. Those are exact otherwise, because
+    /// `me` alone splits them; but who has lost its memory of a split has the piece that it
+    /// gave away by the word of who got it, inside of what it was a part of.
+    ///
+    /// Returns what that has changed.
+    pub fn cut_own(&mut self, me: HostId) -> Vec<(u128, RingToken)> {
+        let mut changed = Vec::new();
+        for segment in self.segments() {
+            let Some(token) = segment.token.filter(|token| token.owner == me) else { continue };
+            let there = self.tokens.get(&segment.from).copied();
+            if there.is_some_and(|there| there.owner == me && there.until == segment.until) {
+                continue;
+            }
+            let newest = there.map_or(0, |there| there.version).max(token.version);
+            let cut = RingToken { owner: me, version: newest + 1, until: segment.until };
+            changed.push((segment.from, cut));
+        }
+        self.tokens.extend(changed.iter().copied());
+        changed
     }
 
     /// The highest generation of any range.

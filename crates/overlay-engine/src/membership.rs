@@ -63,6 +63,12 @@ impl Membership {
         self.published.clear();
     }
 
+    /// True if this host has published just that of a range.
+    pub(crate) fn has_published(&self, key: RecordKey, token: RingToken) -> bool {
+        let RecordKey::Ring(net, family, offset) = key else { return false };
+        self.published.get(&(net, family, offset)) == Some(&token)
+    }
+
     /// A range is published, or withdrawn.
     pub(crate) fn note_published(&mut self, key: RecordKey, record: Option<&Record>) {
         let RecordKey::Ring(net, family, offset) = key else { return };
@@ -210,7 +216,7 @@ impl Engine {
         if open || !self.membership.requests.is_empty() {
             SOON
         } else if away
-            || self.may_have_given()
+            || self.lacks_memory()
             || self.membership.fenced
             || self.membership.gaps_since.is_some()
         {
@@ -229,12 +235,16 @@ impl Engine {
         }
         self.meet_hosts();
         self.note_contact();
+        self.fates.listen(self.view.fates());
         self.end_recovery();
         // What is being taken over is published first.
-        if !self.is_taking_over(None) && !self.may_have_voted() {
-            self.fates.listen(self.view.fates());
+        if !self.is_taking_over(None) {
             let before = self.fates.own().clone();
-            let steps = self.with_scene(|fates, scene| fates.advance(scene));
+            let lacks_memory = self.lacks_memory();
+            let steps = self.with_scene(|fates, scene| match lacks_memory {
+                true => fates.advance_unvoiced(),
+                false => fates.advance(scene),
+            });
             for step in steps {
                 self.carry_out(step, &before);
             }
@@ -269,6 +279,9 @@ impl Engine {
         let holes = self.pools.values().any(|pool| pool.has_gaps(&floor_of));
         let since = holes.then(|| self.membership.gaps_since.unwrap_or(now));
         self.membership.gaps_since = since;
+        // The first sooner than the others: so that rarely two claim what all see.
+        let first = self.fates.is_first(&|host| self.seen(host));
+        let gaps_after = if first { GAPS_AFTER } else { GAPS_AFTER * 2 };
         let mut fates = std::mem::replace(
             &mut self.fates,
             crate::forget::Register::new(self.config.host, BTreeSet::new(), BTreeMap::new()),
@@ -278,8 +291,7 @@ impl Engine {
                 seen: &|host| self.seen(host),
                 heard_ranges: &|host| self.view.ranges_of(host),
                 ranges: &|| ranges_hash(self.membership.published.iter()),
-                gaps: since.is_some_and(|since| now >= since + GAPS_AFTER)
-                    && !self.may_have_given(),
+                gaps: since.is_some_and(|since| now >= since + gaps_after) && !self.lacks_memory(),
                 newest: self.pools.values().map(|pool| pool.newest_generation()).max().unwrap_or(0),
                 newest_of: &|host| {
                     self.pools.values().filter_map(|pool| pool.newest_generation_of(host)).max()
@@ -496,6 +508,17 @@ impl Engine {
             )
             .hint("if its machine is off for good, say --dead"));
         }
+        if self.lacks_memory() && !*force {
+            // To claim is to vote.
+            let unheard = self.unheard();
+            if self.is_unsaid() || unheard.iter().any(|other| *other != host || !*dead) {
+                return Err(Refused::new(
+                    ErrorKind::Unavailable,
+                    "this host has lost its state file, and does not know yet whom it has voted for",
+                )
+                .hint("say that on another host, or when all others have been heard"));
+            }
+        }
         let before = self.fates.own().clone();
         if *force {
             let step = self.with_scene(|fates, scene| fates.force(host, scene.newest));
@@ -503,13 +526,19 @@ impl Engine {
         } else {
             match self.with_scene(|fates, scene| fates.claim(host, *dead, scene.newest)) {
                 Ok(step) => self.carry_out(step, &before),
-                Err(heir) => {
+                Err((heir, also)) => {
+                    if let Some(also) = also {
+                        self.carry_out(also, &before);
+                    }
                     let heir = self.host_name(heir);
                     return Err(Refused::new(
                         ErrorKind::Unavailable,
                         format!("host {heir} is about to take the addresses of {name} over"),
                     )
-                    .hint("if it does not, because it is gone itself, forget that one first"));
+                    .hint(format!(
+                        "if it does not, because it is gone itself: overlayctl host forget {heir} \
+                         --dead, then this again"
+                    )));
                 }
             }
         }
@@ -586,7 +615,7 @@ impl Engine {
             .collect();
         let mut given: Ranges = Vec::new();
         // What it does not know that it gave away it must not give once more.
-        let knows_all = self.may_give_out().is_ok() && !self.may_have_given();
+        let knows_all = self.may_give_out().is_ok() && !self.lacks_memory();
         if knows_all && !heirs.is_empty() && !self.doubled.contains_key(&me) {
             for (n, (key, pool)) in self.pools.iter_mut().enumerate() {
                 // Not all to one, where there are several networks.

@@ -23,10 +23,12 @@
 //! its former life may be known to the one host only that it was given to, and
 //! a vote of it to the one host that it was for. So it leases nothing of the
 //! networks of before, gives nothing away and does not vote, before every host
-//! that anybody has named, that has not left and was not forgotten, has been
-//! heard; votes may go on sooner where the former life's are known. Then what
-//! stands in its memory is what it would have been: ranges are merged by their
-//! versions, in whatever order they come.
+//! that anybody has named has been heard, has left, was forgotten, or is dead by
+//! the word of an operator. Then what stands in its memory is what it would have
+//! been: ranges are merged by their versions, in whatever order they come. (Two
+//! that lose their state at once, one of which had just given something to the
+//! other, may both take it for theirs: the claims of endpoints that run keep
+//! them apart then, see [`Engine::allocate_unclaimed`].)
 //!
 //! **That nothing that runs is torn down.** Until endpoints are found and
 //! written down the view is partial, and the host record unsaid. A network
@@ -91,6 +93,8 @@ pub(crate) struct Recovery {
     unknown: BTreeSet<NetworkId>,
     /// When it is looked whether there is something still that nobody can tell of.
     alone_look: Option<Duration>,
+    /// When what was found was said, and the others were asked whom they know.
+    said_at: Duration,
 }
 
 /// What one life of this host had published, as others remember it.
@@ -117,6 +121,7 @@ impl Recovery {
             retry_at: None,
             unknown: BTreeSet::new(),
             alone_look: None,
+            said_at: Duration::ZERO,
         }
     }
 
@@ -153,14 +158,9 @@ impl Engine {
         self.recovery.as_ref().is_some_and(Recovery::is_unsaid)
     }
 
-    /// True while this host may have said more of others than it knows.
-    pub(crate) fn may_have_voted(&self) -> bool {
-        let recovery = self.recovery.as_ref();
-        recovery.is_some_and(|r| r.is_unsaid() || !r.is_remembered())
-    }
-
-    /// True while this host may have given away more than it knows.
-    pub(crate) fn may_have_given(&self) -> bool {
+    /// True while this host may have given away more than it knows, or have voted
+    /// otherwise.
+    pub(crate) fn lacks_memory(&self) -> bool {
         self.recovery.is_some()
     }
 
@@ -355,7 +355,7 @@ impl Engine {
             (recovery.stage, recovery.retry_at) = (Stage::Hearing, Some(now + AGAIN));
             return;
         }
-        recovery.stage = Stage::Found;
+        (recovery.stage, recovery.said_at) = (Stage::Found, now);
         let mut own = Vec::new();
         for local in self.local.values() {
             if local.phase == Phase::Ready && local.local.moved.is_none() {
@@ -366,7 +366,10 @@ impl Engine {
             let key = RecordKey::Endpoint(ep.network, ep.id);
             self.publish(key, Some(Record::Endpoint(ep.clone())));
         }
-        let fates: Vec<(HostId, Fate)> = self.fates.own().iter().map(|(w, f)| (*w, *f)).collect();
+        // Who says something of itself is told of all who are silent.
+        let of_itself = [(self.config.host, Fate::default())];
+        let own_fates = self.fates.own().iter().map(|(whom, fate)| (*whom, *fate));
+        let fates: BTreeMap<HostId, Fate> = of_itself.into_iter().chain(own_fates).collect();
         for (whom, fate) in fates {
             self.publish(RecordKey::Fate(whom), Some(Record::Fate(fate)));
         }
@@ -581,7 +584,7 @@ impl Engine {
     // ----- what it may do meanwhile ----------------------------------------
 
     /// Hosts that may have been given something by the former life, and have not been heard.
-    fn unheard(&self) -> BTreeSet<HostId> {
+    pub(crate) fn unheard(&self) -> BTreeSet<HostId> {
         let me = self.config.host;
         let owners = self.pools.values().flat_map(|pool| pool.tokens().values().map(|t| t.owner));
         let all: BTreeSet<HostId> = owners
@@ -593,7 +596,7 @@ impl Engine {
         let is_unheard = |host: &HostId| {
             let spoken = self.view.host(*host).is_some();
             let up = self.view.presence(*host).is_some_and(|p| p.state == HostState::Up);
-            let gone = self.seen(*host) == Seen::Left || self.fates.is_forgotten(*host);
+            let gone = self.seen(*host) == Seen::Left || self.fates.is_no_more(*host);
             !(gone || (up && spoken))
         };
         all.into_iter().filter(is_unheard).collect()
@@ -603,7 +606,9 @@ impl Engine {
     pub(crate) fn end_recovery(&mut self) {
         let Some(recovery) = &self.recovery else { return };
         let nobody = self.view.hosts().next().is_none();
+        // The others are given some time to say whom they know.
         if recovery.is_unsaid()
+            || self.now.mono < recovery.said_at + SETTLE
             || !recovery.unknown.is_empty()
             || nobody
             || !self.unheard().is_empty()
@@ -611,11 +616,26 @@ impl Engine {
             return;
         }
         self.recovery = None;
-        self.persist(vec![StateChange::Recovered], After::Nothing);
+        let me = self.config.host;
+        let mut changes = vec![StateChange::Recovered];
+        let mut cut = Vec::new();
+        for ((net, family), pool) in &mut self.pools {
+            for (offset, token) in pool.cut_own(me) {
+                changes.push(StateChange::Ring(*net, *family, offset, token));
+                cut.push((RecordKey::Ring(*net, *family, offset), token));
+            }
+        }
+        self.ring_changes += 1;
+        self.persist(changes, After::Nothing);
+        for (key, token) in cut {
+            self.publish(key, Some(Record::Ring(token)));
+        }
+        if !self.fates.own().contains_key(&me) {
+            self.publish(RecordKey::Fate(me), None);
+        }
         let text = "every host has been heard: addresses are given out again".to_owned();
         self.notice(Notice::Recovery { stage: "over", text });
         // What has moved away meanwhile takes its address along.
-        let me = self.config.host;
         let own: Vec<_> = self
             .pools
             .iter()
@@ -646,15 +666,16 @@ impl Engine {
             return Ok(());
         };
         let refused = |message: String| Refused::new(ErrorKind::Unavailable, message);
-        if recovery.is_unsaid() {
+        let unheard = self.unheard();
+        let somebody = self.view.hosts().next().is_some();
+        if recovery.is_unsaid() || (somebody && unheard.is_empty()) {
             return Err(refused(
                 "this host has lost its state file, and is hearing the others about what it had"
                     .to_owned(),
             )
             .hint("try again in a moment; if it stays so, see: overlayctl status"));
         }
-        let unheard: Vec<String> =
-            self.unheard().iter().map(|host| self.host_name(*host)).collect();
+        let unheard: Vec<String> = unheard.iter().map(|host| self.host_name(*host)).collect();
         if unheard.is_empty() {
             return Err(refused(
                 "this host has lost its state file, and nobody is there who could tell which \
@@ -663,16 +684,15 @@ impl Engine {
             )
             .hint("start another host of the cluster"));
         }
-        let force = if recovery.is_remembered() { "" } else { " --force" };
         Err(refused(format!(
             "this host has lost its state file, and may have given addresses to hosts that are \
              away since: {}",
             unheard.join(", ")
         ))
-        .hint(format!(
+        .hint(
             "when they are back it goes on; if they are gone for good: overlayctl host forget \
-             HOST --dead{force}"
-        )))
+             HOST --dead",
+        ))
     }
 
     /// What an operator should know of it.

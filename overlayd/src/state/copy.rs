@@ -44,8 +44,10 @@ struct Head {
 #[derive(Debug)]
 pub(super) struct Copy {
     path: PathBuf,
-    /// `None` after an error.
+    /// `None` after an error, and while it rests.
     file: Option<File>,
+    /// It is whole, and opened again when there is more.
+    rests: bool,
     head: Head,
     size: u64,
     /// What it had when it was last written anew.
@@ -58,7 +60,8 @@ impl Copy {
     /// Begins one that holds `changes`, in the place of any that is there.
     pub(super) fn begin(dir: &Path, host: HostId, boot_id: String, all: &Loaded) -> Self {
         let head = Head { host, boot_id };
-        let mut copy = Self { path: dir.join(FILE), file: None, head, size: 0, base: 0, wait: 0 };
+        let path = dir.join(FILE);
+        let mut copy = Self { path, file: None, rests: false, head, size: 0, base: 0, wait: 0 };
         copy.rewrite(all);
         copy
     }
@@ -66,6 +69,12 @@ impl Copy {
     /// Notes what the state file has taken. Says whether it should be rewritten.
     pub(super) fn append(&mut self, changes: &[StateChange]) -> bool {
         let mut text = Vec::new();
+        if std::mem::take(&mut self.rests) {
+            match OpenOptions::new().append(true).open(&self.path) {
+                Ok(file) => self.file = Some(file),
+                Err(err) => self.give_up(&err),
+            }
+        }
         let written =
             changes.iter().try_for_each(|change| line(&mut text, change)).and_then(|()| {
                 let Some(file) = self.file.as_mut() else { return Ok(()) };
@@ -81,6 +90,12 @@ impl Copy {
             return self.wait == 0;
         }
         self.size > LEAST.max(self.base.saturating_mul(SLACK))
+    }
+
+    /// The state file cannot be written: until it can, nothing keeps its file system from
+    /// being mounted otherwise.
+    pub(super) fn rest(&mut self) {
+        self.rests |= self.file.take().is_some();
     }
 
     /// Writes it anew, whole or not at all.
@@ -101,7 +116,10 @@ impl Copy {
             Ok((file, text.len() as u64))
         };
         match write() {
-            Ok((file, size)) => (self.file, self.size, self.base) = (Some(file), size, size),
+            Ok((file, size)) => {
+                (self.file, self.size, self.base) = (Some(file), size, size);
+                self.rests = false;
+            }
             Err(err) => {
                 let _ = fs::remove_file(&new);
                 self.give_up(&err);

@@ -513,6 +513,37 @@ fn a_directory_that_cannot_be_had_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_directory_or_file_of_somebody_else_is_refused_with_what_to_do() {
+    if !nix::unistd::geteuid().is_root() {
+        // Who is not root can give nothing away; what it says is the same.
+        let path = Path::new("/x/state.redb").to_owned();
+        let foreign = StateError::Foreign { path, owner: 7, us: 8, dir: "/x".into() };
+        assert!(foreign.to_string().contains("/x/state.redb belongs to uid 7"), "{foreign}");
+        return;
+    }
+    let dir = dir();
+    drop(open(&dir));
+    for path in [dir.path().to_owned(), dir.path().join(FILE), dir.path().join(HOST_ID_FILE)] {
+        let before = fs::read(dir.path().join(FILE)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        let text = refused(dir.path()).to_string();
+        assert!(text.contains(&format!("{} belongs to uid 65534", path.display())), "{text}");
+        assert!(text.contains(&format!("chown -R 0 {}", dir.path().display())), "{text}");
+        assert_eq!(fs::read(dir.path().join(FILE)).unwrap(), before, "it was touched");
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    }
+    open(&dir);
+}
+
+#[test]
+fn a_directory_that_others_could_write_to_is_closed_to_them() {
+    let dir = dir();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+    let (_file, _) = open(&dir);
+    assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
+#[test]
 fn a_disk_error_is_told_with_what_to_do_about_it() {
     let full = io::Error::from(io::ErrorKind::StorageFull);
     let text = database_error("write to", Path::new("/x/state.redb"), redb::Error::Io(full));

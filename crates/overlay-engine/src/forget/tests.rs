@@ -102,6 +102,11 @@ struct Daemon {
     /// When each other was heard last.
     heard: BTreeMap<HostId, u64>,
     synced: bool,
+    /// It has lost its state file, and says nothing of itself yet: others remember what
+    /// the former life said.
+    unsaid: bool,
+    /// Which life of others it has told what it knows.
+    answered: BTreeMap<HostId, u64>,
 }
 
 impl Daemon {
@@ -128,6 +133,8 @@ struct Host {
     /// Endpoints that run, whether the daemon does or not.
     leases: BTreeSet<std::net::IpAddr>,
     life: u64,
+    /// Its state file was lost, and it does not know all again.
+    lost: bool,
 }
 
 /// What a mutation of the rules leaves out: each must be found.
@@ -142,6 +149,8 @@ enum Mutation {
     NoDrop,
     /// A gift is published before it is written down.
     PublishFirst,
+    /// Who has lost its state file goes on when it has heard those that are there.
+    NoWait,
 }
 
 struct World {
@@ -150,6 +159,9 @@ struct World {
     now: u64,
     seq: u64,
     hosts: Vec<Host>,
+    /// State files are lost, too: one at a time.
+    lossy: bool,
+    losses: u64,
     /// In which part of a partition each host is.
     part: Vec<usize>,
     /// Who has each address: what must not happen is seen when it does.
@@ -164,6 +176,8 @@ impl World {
         let mut world = Self {
             random: Random(seed),
             mutation,
+            lossy: false,
+            losses: 0,
             now: 0,
             seq: 0,
             hosts: (0..HOSTS).map(|_| Host::default()).collect(),
@@ -206,7 +220,10 @@ impl World {
         let said = BTreeMap::from([(id(n), own)]);
         let (tokens, fates) = (pool.tokens().clone(), host.disk.fates.clone());
         let (started, heard) = (self.now, BTreeMap::new());
-        host.daemon = Some(Daemon { pool, register, said, started, heard, synced: false });
+        let (synced, unsaid) = (false, host.lost);
+        let answered = BTreeMap::new();
+        host.daemon =
+            Some(Daemon { pool, register, said, started, heard, synced, unsaid, answered });
         for (at, token) in tokens {
             self.publish(n, Key::Ring(at), Value::Ring(token));
         }
@@ -246,9 +263,18 @@ impl World {
 
     /// Some of what `from` knows comes to `to`: any part, in any order.
     fn gossip(&mut self, from: usize, to: usize, all: bool) {
-        let told = self.hosts[from].daemon.as_ref().unwrap().said.clone();
+        let daemon = self.hosts[from].daemon.as_ref().unwrap();
+        let unsaid = daemon.unsaid.then_some(id(from));
+        let told = daemon.said.clone();
         let mut coming = Vec::new();
-        for (who, said) in told {
+        for (who, said) in told.into_iter().filter(|(who, _)| Some(*who) != unsaid) {
+            if all && who != id(to) {
+                // Of a life that says nothing it is heard that it is there.
+                let known = self.hosts[to].daemon.as_mut().unwrap().said.entry(who).or_default();
+                if known.life < said.life {
+                    *known = Said { life: said.life, records: BTreeMap::new() };
+                }
+            }
             for (key, record) in &said.records {
                 if who != id(to) && (all || !self.random.one_in(3)) {
                     coming.push((who, said.life, *key, *record));
@@ -365,6 +391,7 @@ impl World {
         let fresh = self.now - host.disk.contact < FORGET_AFTER / 2;
         let register = &daemon.register;
         register.accuser(look).is_none()
+            && !host.lost
             && daemon.synced
             && (fresh || !register.could_be_forgotten(look))
     }
@@ -462,6 +489,22 @@ impl World {
         if most {
             host.disk.contact = now;
         }
+        if host.lost {
+            // To go on is to vote.
+            for step in daemon.register.advance_unvoiced() {
+                if !self.perform(n, step) {
+                    return;
+                }
+            }
+            return self.recover(n);
+        }
+        let heard_whole = self.heard_whole(n);
+        let untold = self.untold(n);
+        for (at, token) in untold {
+            self.publish(n, Key::Ring(at), Value::Ring(token));
+        }
+        let host = &mut self.hosts[n];
+        let daemon = host.daemon.as_mut().unwrap();
         let heard = |of: HostId| daemon.said.get(&of).map_or(0, |said| said.ranges());
         let scene = Scene {
             seen: &look,
@@ -487,9 +530,152 @@ impl World {
                 return;
             }
         }
+        self.hosts[n].daemon.as_mut().unwrap().answered.extend(heard_whole);
         let members = self.hosts[n].daemon.as_ref().unwrap().register.members().clone();
         self.hosts[n].disk.members = members;
         self.sync(n);
+    }
+
+    /// The daemon is gone, and all that it had written; what runs is not.
+    fn lose_state(&mut self, n: usize) {
+        self.listen();
+        self.trace(|| format!("h{n} loses its state"));
+        self.losses += 1;
+        let host = &mut self.hosts[n];
+        host.daemon = None;
+        host.disk = Disk { contact: self.now, ..Disk::default() };
+        host.lost = true;
+    }
+
+    /// What `recovery.rs` does of it.
+    fn recover(&mut self, n: usize) {
+        self.sync(n);
+        let there: Vec<usize> = (0..HOSTS).filter(|m| self.hears(n, *m) && *m != n).collect();
+        if there.is_empty() || !self.has_heard_all(n) {
+            return;
+        }
+        let daemon = self.hosts[n].daemon.as_mut().unwrap();
+        for m in &there {
+            daemon.register.meet(id(*m));
+        }
+        if daemon.unsaid {
+            let lives = there.iter().filter_map(|m| {
+                let said = self.hosts[*m].daemon.as_ref()?.said.get(&id(n))?;
+                Some((said.life, said.records.clone()))
+            });
+            let mut lives: Vec<_> = lives.collect();
+            lives.sort_by_key(|(life, _)| *life);
+            let mut fates = BTreeMap::new();
+            for (key, (seq, value)) in lives.into_iter().flat_map(|(_, records)| records) {
+                match (key, value) {
+                    (Key::Ring(at), Value::Ring(token)) => self.merge(n, at, token),
+                    (Key::Fate(whom), Value::Fate(Some(fate))) => {
+                        let newest = fates.entry(whom).or_insert((seq, fate));
+                        if newest.0 < seq {
+                            *newest = (seq, fate);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            for (whom, (_, fate)) in fates {
+                let host = &mut self.hosts[n];
+                let daemon = host.daemon.as_mut().unwrap();
+                if host.disk.fates.contains_key(&whom) {
+                    continue;
+                }
+                if whom == id(n) {
+                    daemon.pool.drop_owned(whom, fate.noted);
+                }
+                daemon.register.unsay(whom, Some(fate));
+                host.disk.fates.insert(whom, fate);
+                self.publish(n, Key::Fate(whom), Value::Fate(Some(fate)));
+            }
+            if self.stops_here(n) {
+                return;
+            }
+            if !self.hosts[n].disk.fates.contains_key(&id(n)) {
+                self.publish(n, Key::Fate(id(n)), Value::Fate(Some(Fate::default())));
+            }
+            self.hosts[n].daemon.as_mut().unwrap().unsaid = false;
+        }
+        let life = self.hosts[n].life;
+        let has_answered = |m: &usize| {
+            let daemon = self.hosts[*m].daemon.as_ref();
+            daemon.is_some_and(|daemon| daemon.answered.get(&id(n)) == Some(&life))
+        };
+        if !there.iter().all(has_answered) || !self.has_heard_all(n) {
+            return;
+        }
+        if self.unheard(n).is_empty() || self.mutation == Mutation::NoWait {
+            self.trace(|| format!("h{n} knows all again"));
+            let host = &mut self.hosts[n];
+            let daemon = host.daemon.as_mut().unwrap();
+            let cut = daemon.pool.cut_own(id(n));
+            host.disk.members = daemon.register.members().clone();
+            host.disk.tokens.extend(cut.iter().copied());
+            host.lost = false;
+            for (at, token) in cut {
+                if self.stops_here(n) {
+                    return;
+                }
+                self.publish(n, Key::Ring(at), Value::Ring(token));
+            }
+        }
+    }
+
+    /// Who may know of something that it does not.
+    fn unheard(&self, n: usize) -> BTreeSet<HostId> {
+        let daemon = self.hosts[n].daemon.as_ref().unwrap();
+        let owners = daemon.pool.tokens().values().map(|token| token.owner);
+        let named = daemon.register.named().chain(daemon.register.members().iter().copied());
+        let mut unheard: BTreeSet<HostId> =
+            owners.chain(named).chain(daemon.said.keys().copied()).collect();
+        unheard.retain(|host| {
+            let is_there = |host: HostId| host == id(n) || self.hears(n, number(host));
+            *host != HostId::NOBODY && !is_there(*host) && !daemon.register.is_no_more(*host)
+        });
+        unheard
+    }
+
+    /// Who has said all it has, in which life.
+    fn heard_whole(&self, n: usize) -> Vec<(HostId, u64)> {
+        let whole = |m: &usize| {
+            let theirs = self.hosts[*m].daemon.as_ref().unwrap();
+            let ours = self.hosts[n].daemon.as_ref().unwrap().said.get(&id(*m));
+            let theirs_now = &theirs.said[&id(*m)];
+            !theirs.unsaid
+                && ours.is_some_and(|ours| {
+                    ours.records == theirs_now.records && ours.life == theirs_now.life
+                })
+        };
+        let there = (0..HOSTS).filter(|m| *m != n && self.hears(n, *m)).filter(whole);
+        there.map(|m| (id(m), self.hosts[m].life)).collect()
+    }
+
+    /// What others that have said all they have own, and do not say.
+    fn untold(&self, n: usize) -> Vec<(u128, RingToken)> {
+        let daemon = self.hosts[n].daemon.as_ref().unwrap();
+        let mut untold = Vec::new();
+        for m in (0..HOSTS).filter(|m| *m != n && self.hears(n, *m)) {
+            let theirs = self.hosts[m].daemon.as_ref().unwrap();
+            let Some(ours) = daemon.said.get(&id(m)) else { continue };
+            if theirs.unsaid || ours.life != theirs.said[&id(m)].life {
+                continue;
+            }
+            for (at, token) in daemon.pool.tokens_of(id(m)) {
+                let version = |said: &Said| match said.records.get(&Key::Ring(at)) {
+                    Some((_, Value::Ring(said))) => Some((said.version, said.owner)),
+                    _ => None,
+                };
+                let known = version(ours).is_some_and(|(version, _)| version >= token.version);
+                let own = version(&daemon.said[&id(n)]) == Some((token.version, token.owner));
+                if !known && !own {
+                    untold.push((at, token));
+                }
+            }
+        }
+        untold
     }
 
     fn knows_what_is_said_of_it(&self, n: usize, m: usize) -> bool {
@@ -503,15 +689,21 @@ impl World {
 
     /// Whom it hears has told it everything; alone, it is on its own.
     fn sync(&mut self, n: usize) {
-        let all = (0..HOSTS).filter(|m| *m != n && self.hears(n, *m)).all(|m| {
-            let theirs = &self.hosts[m].daemon.as_ref().unwrap().said[&id(m)];
-            let ours = &self.hosts[n].daemon.as_ref().unwrap().said;
-            ours.get(&id(m))
-                .is_some_and(|said| said.life == theirs.life && said.records == theirs.records)
-        });
-        if all {
+        if self.has_heard_all(n) {
             self.hosts[n].daemon.as_mut().unwrap().synced = true;
         }
+    }
+
+    fn has_heard_all(&self, n: usize) -> bool {
+        (0..HOSTS).filter(|m| *m != n && self.hears(n, *m)).all(|m| {
+            let theirs = self.hosts[m].daemon.as_ref().unwrap();
+            let ours = &self.hosts[n].daemon.as_ref().unwrap().said;
+            let theirs_now = &theirs.said[&id(m)];
+            theirs.unsaid
+                || ours.get(&id(m)).is_some_and(|said| {
+                    said.life == theirs_now.life && said.records == theirs_now.records
+                })
+        })
     }
 
     /// False if the daemon stops.
@@ -614,6 +806,13 @@ impl World {
                 self.hosts[n].daemon = None;
                 self.hosts[n].leases.clear();
             }
+            97 if self.lossy
+                && self.random.one_in(8)
+                && !self.hosts[n].dead
+                && !self.hosts.iter().any(|host| host.lost) =>
+            {
+                self.lose_state(n);
+            }
             98 if !runs && !self.hosts[n].dead => self.start(n),
             99 if self.random.one_in(60) => self.die_or_vouch(n, m),
             _ => {}
@@ -646,6 +845,7 @@ impl World {
         if self.hosts[m].dead {
             let newest = self.hosts[n].daemon.as_ref().map(|d| d.pool.newest_generation());
             if let Some(newest) = newest
+                && !self.hosts[n].lost
                 && let Some(daemon) = &mut self.hosts[n].daemon
                 && let Ok(step) = daemon.register.claim(id(m), true, newest)
             {
@@ -670,6 +870,13 @@ impl World {
         let living: Vec<usize> = (0..HOSTS).filter(|n| !self.hosts[*n].dead).collect();
         for round in 0..400 {
             self.now += 1;
+            if round >= 60
+                && round % 20 == 0
+                && self.hosts.iter().any(|host| host.lost && !host.dead)
+            {
+                // It waits for those that are off for good, until somebody says so.
+                self.vouch_all(&living);
+            }
             for n in &living {
                 for m in &living {
                     if n != m && self.hears(*n, *m) {
@@ -687,30 +894,50 @@ impl World {
             if round > 60 && self.is_whole(&living) {
                 return;
             }
-            if round == 200 {
+            if round >= 200 && round % 20 == 0 {
                 // Two that died while each was to be the other's heir: their claims bind all.
-                self.forced += 1;
-                self.force_all(living[0]);
+                self.forced += u64::from(round == 200);
+                self.vouch_all(&living);
             }
         }
         panic!("not whole: {}", self.describe(&living));
     }
 
-    /// The operator's last resort, when all that live are up: what he says is true.
-    fn force_all(&mut self, n: usize) {
-        for m in (0..HOSTS).filter(|m| *m != n) {
-            let dead = self.hosts[m].dead;
-            let Some(daemon) = self.hosts[n].daemon.as_mut() else { return };
-            if dead && !daemon.register.is_forgotten(id(m)) {
+    /// An operator says of those that are off for good that they are, to whoever may hear it.
+    fn vouch_all(&mut self, living: &[usize]) {
+        let dead: Vec<usize> = (0..HOSTS).filter(|m| self.hosts[*m].dead).collect();
+        for m in dead {
+            for n in living {
+                let Some(daemon) = &self.hosts[*n].daemon else { continue };
+                let own = daemon.register.own().get(&id(m));
+                let said = own.is_some_and(|f| f.done || (f.vouched && f.heir == Some(id(*n))));
+                let knows = !self.hosts[*n].lost
+                    || (!daemon.unsaid && self.unheard(*n).iter().all(|host| *host == id(m)));
+                if said {
+                    break;
+                }
+                let daemon = self.hosts[*n].daemon.as_mut().unwrap();
                 let newest = daemon.pool.newest_generation();
-                let step = daemon.register.force(id(m), newest);
-                self.perform(n, step);
+                if !knows {
+                    continue;
+                }
+                match daemon.register.claim(id(m), true, newest) {
+                    Ok(step) => {
+                        self.perform(*n, step);
+                        break;
+                    }
+                    // Who has voted says for whom: that one is asked, too.
+                    Err((_, Some(step))) => {
+                        self.perform(*n, step);
+                    }
+                    Err((_, None)) => {}
+                }
             }
         }
     }
 
     fn is_whole(&self, living: &[usize]) -> bool {
-        if living.iter().any(|n| self.hosts[*n].daemon.is_none()) {
+        if living.iter().any(|n| self.hosts[*n].daemon.is_none() || self.hosts[*n].lost) {
             return false;
         }
         let views: Vec<Vec<Option<HostId>>> = living
@@ -753,10 +980,14 @@ impl World {
 
 /// Operations altogether, and what came of them.
 fn run(operations: usize, first_seed: u64, mutation: Mutation) -> [u64; 4] {
+    run_with(operations, first_seed, mutation, false)
+}
+
+fn run_with(operations: usize, first_seed: u64, mutation: Mutation, lossy: bool) -> [u64; 4] {
     const EACH: usize = 10_000;
     let mut sums = [0; 4];
     for seed in first_seed..first_seed + (operations / EACH).max(1) as u64 {
-        let mut world = World::new(seed, mutation);
+        let mut world = World { lossy, ..World::new(seed, mutation) };
         world.trace(|| format!("seed {seed}"));
         for _ in 0..EACH {
             world.op();
@@ -766,7 +997,7 @@ fn run(operations: usize, first_seed: u64, mutation: Mutation) -> [u64; 4] {
         }
         sums[0] += world.leases;
         sums[1] += world.taken_over;
-        sums[2] += world.returned;
+        sums[2] += if lossy { world.losses } else { world.returned };
         sums[3] += world.forced;
     }
     sums
@@ -792,9 +1023,26 @@ fn whatever_goes_wrong_no_address_is_given_twice_and_none_is_lost() {
     assert!(forced <= operations / 100_000, "{forced}");
 }
 
+/// The same, where state files are lost with their copies while endpoints go on.
+#[test]
+fn whoever_loses_its_state_gives_no_address_twice_and_loses_none() {
+    let from_env = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let operations = from_env("IPAM_OPERATIONS", 500_000);
+    let seed = from_env("IPAM_SEED", 1);
+    let [leases, taken_over, losses, forced] =
+        run_with(operations as usize, seed, Mutation::None, true);
+    println!("{leases} leases, {taken_over} taken over, {losses} lost, forced {forced} times");
+    assert!(leases > operations / 100, "{leases}");
+    assert!(losses > operations / 10_000, "{losses}");
+}
+
 fn is_found(mutation: Mutation) {
-    let seeds =
-        (1..200).find(|seed| std::panic::catch_unwind(|| run(10_000, *seed, mutation)).is_err());
+    let lossy = mutation == Mutation::NoWait;
+    let fails =
+        |seed: &u64| std::panic::catch_unwind(|| run_with(10_000, *seed, mutation, lossy)).is_err();
+    let seeds = (1..200).find(fails);
     println!("{mutation:?}: found by seed {seeds:?}");
     assert!(seeds.is_some(), "{mutation:?} was not found");
 }
@@ -817,4 +1065,9 @@ fn when_the_forgotten_take_no_note_an_address_is_given_twice() {
 #[test]
 fn when_a_gift_is_told_before_it_is_written_an_address_is_given_twice() {
     is_found(Mutation::PublishFirst);
+}
+
+#[test]
+fn when_who_has_lost_its_state_does_not_wait_an_address_is_given_twice() {
+    is_found(Mutation::NoWait);
 }

@@ -302,3 +302,24 @@ fn a_large_exclusion_costs_nothing() {
     let mut pool = ruled("fd00::/16", "fd00::2-fd00:ffff::", "");
     assert_eq!(pool.allocate(host(1)), Ok(ip("fd00:ffff::1")));
 }
+
+#[test]
+fn what_is_behind_the_first_piece_of_a_split_is_not_taken_for_an_older_range() {
+    let [a, b] = [1u128, 2].map(|n| HostId(uuid::Uuid::from_u128(n)));
+    let version = |generation: u64, splits: u64| generation << GENERATION_BITS | splits;
+    let token = |owner, version, until| RingToken { owner, version, until };
+    let cidr: ipnet::IpNet = "10.9.0.0/26".parse().unwrap();
+    let mut pool = Pool::new(Subnet { cidr, gateway: first_address(cidr) });
+    // All is a's, but for what it gave to b, which was forgotten once.
+    assert!(pool.merge(0, token(a, version(2, 0), 64)));
+    assert!(pool.merge(20, token(b, version(6, 0), 24)));
+    // b splits that, and the first piece comes alone; then what somebody thinks who heard of
+    // no other piece.
+    assert!(pool.merge(20, token(a, version(6, 1), 21)));
+    pool.merge(21, token(a, version(2, 0), 64));
+    assert_eq!(pool.owner_at(20), Some(a));
+    assert_eq!(pool.owner_at(21), Some(b), "as before: b alone may give it away");
+    assert_eq!(pool.owner_at(24), Some(a));
+    assert!(pool.merge(21, token(b, version(6, 1), 24)));
+    assert_eq!(pool.owner_at(21), Some(b));
+}
