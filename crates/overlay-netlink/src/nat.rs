@@ -573,9 +573,9 @@ fn script(nat: &Nat, counted: &Counted, marks: &Marks) -> String {
             let all = targets.iter().map(|t| format!("{} . {protocol} . {}", t.ip(), t.port()));
             elements.entry(format!("targets{family}")).or_default().extend(all);
             if let [one] = targets.as_slice() {
-                let texts = keys.iter().map(|(text, key)| {
-                    format!("{text} {} : {}", counted.of(&map, key), to(one))
-                });
+                let texts = keys
+                    .iter()
+                    .map(|(text, key)| format!("{text} {} : {}", counted.of(&map, key), to(one)));
                 elements.entry(map.clone()).or_default().extend(texts);
                 continue;
             }
