@@ -7,6 +7,7 @@
 //!                   underlay 192.0.2.0/24, 2001:db8::/64
 //! ```
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Stdio};
 
@@ -18,6 +19,8 @@ use overlay_tests::{Container, Host, Lab, NetSpec, eventually};
 
 const DEMO: NetSpec<'_> =
     NetSpec { vni: 4097, subnets: &["10.9.0.0/24", "fd00:9::/64"], mtu: 0, extra: &[] };
+
+const SCTP: &str = include_str!("sctp.py");
 
 fn refused(host: &Host, args: &[&str], texts: &[&str]) -> Result<()> {
     let out = host.ctl(args)?;
@@ -279,6 +282,33 @@ fn a_stream_of_udp_goes_on_to_the_endpoint_that_replaces_another() -> Result<()>
             ensure!(sink.asked() > 500, "{} datagrams", sink.asked());
             Ok(())
         })
+    })
+}
+
+/// A handshake by `sctp.py`: this kernel translates SCTP, but has no sockets of it.
+#[test]
+fn a_port_of_sctp_leads_to_its_container_and_back() -> Result<()> {
+    Lab::run(|lab| {
+        let [a] = lab.hosts(["a"])?;
+        let outside = Outside::new(lab)?;
+        a.net_create("demo", DEMO)?;
+        let web = a.attach_with("demo", "web", &["-p", "3868:3868/sctp"])?;
+        let mut server = command_in(web.netns(), "python3");
+        server.args(["-c", SCTP, "serve", "3868"]).stdout(Stdio::piped());
+        let mut server = Process(server.spawn()?);
+        let text = format!("ask {} 3868", a.address());
+        let mut client = command_in(outside.netns(), "python3");
+        let answer = client.args(["-c", SCTP]).args(text.split(' ')).output()?;
+        let answer = String::from_utf8(answer.stdout)?;
+        ensure!(answer.trim() == format!("{} 3868", a.address()), "answer: {answer:?}");
+        let mut asked = String::new();
+        BufReader::new(server.0.stdout.take().context("a pipe")?).read_line(&mut asked)?;
+        ensure!(asked.trim() == outside.ip().to_string(), "asked by {asked:?}");
+        ensure!(
+            a.ctl_json::<serde_json::Value>(&["fw"])?.to_string().contains("3868/sctp"),
+            "not counted"
+        );
+        Ok(())
     })
 }
 

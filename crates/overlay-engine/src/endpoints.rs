@@ -35,6 +35,7 @@ use crate::event::{
 use crate::ipam::{NoAddress, is_host_address};
 use crate::publish::is_own;
 use crate::reconcile::Cause;
+use crate::services::CreateService;
 
 /// How long an owner has to answer a request for addresses.
 const WANT_PATIENCE: Duration = Duration::from_millis(700);
@@ -67,17 +68,44 @@ pub(crate) struct Local {
     pub(crate) phase: Phase,
 }
 
-/// An attach that waits for addresses of another host.
+/// An attach, or a service, that waits for addresses of another host.
 #[derive(Debug)]
-pub(crate) struct WaitingAttach {
+pub(crate) struct Waiting {
     token: Token,
-    id: EndpointId,
     network: NetworkId,
-    request: Attach,
+    wanted: Wanted,
     /// What it waits for, if it is its turn to ask.
     asking: Option<Asking>,
     /// Owners that did not answer, by family.
     tried: BTreeSet<(Family, HostId)>,
+}
+
+/// What addresses are waited for.
+#[derive(Debug)]
+enum Wanted {
+    Endpoint(EndpointId, Box<Attach>),
+    /// A random number for its id, and what is asked.
+    Service(u64, CreateService),
+}
+
+impl Wanted {
+    /// The addresses that are asked for, and whether no others will do: of a station that others
+    /// have set up, and of a service, what is said is all there is.
+    fn ips(&self) -> (&[IpAddr], bool) {
+        match self {
+            Self::Endpoint(_, attach) => {
+                (&attach.ips, attach.place == Where::Static && !attach.ips.is_empty())
+            }
+            Self::Service(_, service) => (&service.vips, !service.vips.is_empty()),
+        }
+    }
+
+    fn attach(&self) -> Option<&Attach> {
+        match self {
+            Self::Endpoint(_, attach) => Some(attach),
+            Self::Service(..) => None,
+        }
+    }
 }
 
 /// A request for addresses that is under way.
@@ -97,7 +125,7 @@ pub(crate) struct Station<'a> {
     pub(crate) labels: &'a BTreeMap<String, String>,
 }
 
-impl WaitingAttach {
+impl Waiting {
     /// It is on `network`, and `token` asked for it.
     pub(crate) fn is_on(&self, network: NetworkId, token: Token) -> bool {
         self.network == network && self.token == token
@@ -158,18 +186,29 @@ impl Engine {
                 while self.local.contains_key(&id) {
                     id = EndpointId::from_bits(id.bits().wrapping_add(1));
                 }
-                let waiting = WaitingAttach {
-                    token,
-                    id,
-                    network,
-                    request,
-                    asking: None,
-                    tried: BTreeSet::new(),
-                };
-                self.waiting.push(waiting);
-                self.serve_waiting();
+                self.wait(token, network, Wanted::Endpoint(id, Box::new(request)));
             }
         }
+    }
+
+    fn wait(&mut self, token: Token, network: NetworkId, wanted: Wanted) {
+        self.waiting.push(Waiting { token, network, wanted, asking: None, tried: BTreeSet::new() });
+        self.serve_waiting();
+    }
+
+    /// A service is to be created.
+    ///
+    /// # Errors
+    /// What is wrong with it. Whether there are addresses for it is answered later.
+    pub(crate) fn create_service(
+        &mut self,
+        token: Token,
+        fresh: u64,
+        request: CreateService,
+    ) -> Result<(), Refused> {
+        let network = self.check_service(&request)?;
+        self.wait(token, network, Wanted::Service(fresh, request));
+        Ok(())
     }
 
     /// Refuses to move what moves too often.
@@ -443,12 +482,8 @@ impl Engine {
 
     /// Goes on with attaches that wait for addresses.
     pub(crate) fn serve_waiting(&mut self) {
-        let mut asking: BTreeSet<(NetworkId, Family)> = self
-            .waiting
-            .iter()
-            .filter_map(WaitingAttach::asks)
-            .chain(self.imports_asking())
-            .collect();
+        let mut asking: BTreeSet<(NetworkId, Family)> =
+            self.waiting.iter().filter_map(Waiting::asks).chain(self.imports_asking()).collect();
         for mut waiting in std::mem::take(&mut self.waiting) {
             if let Some(at) = waiting.asking.take_if(|a| a.until <= self.now.mono) {
                 waiting.tried.insert((at.family, at.target));
@@ -461,7 +496,14 @@ impl Engine {
                         asking.remove(&(waiting.network, asked.family));
                         self.withdraw_want(waiting.network, asked.family);
                     }
-                    self.make(waiting, addresses);
+                    match waiting.wanted {
+                        Wanted::Endpoint(id, request) => {
+                            self.make(waiting.token, id, waiting.network, *request, addresses);
+                        }
+                        Wanted::Service(fresh, request) => {
+                            self.make_service(waiting.token, fresh, request, addresses);
+                        }
+                    }
                 }
                 Err(Missing::Unowned(_)) if waiting.asking.is_some() => self.waiting.push(waiting),
                 Err(Missing::Never(refused) | Missing::Unowned(refused)) => {
@@ -526,33 +568,35 @@ impl Engine {
     }
 
     /// Leases what the attach needs, all of it or nothing.
-    fn addresses_for(&mut self, waiting: &WaitingAttach) -> Result<Vec<IpAddr>, Missing> {
+    fn addresses_for(&mut self, waiting: &Waiting) -> Result<Vec<IpAddr>, Missing> {
         let Some(net) = self.networks.get(waiting.network).cloned() else {
-            let message = format!("network {} has been removed meanwhile", waiting.request.net);
+            let message = format!("network {} has been removed meanwhile", waiting.network);
             return Err(Missing::Never(Refused::new(ErrorKind::NotFound, message)));
         };
         let me = self.config.host;
-        // Of a station that others have set up, what is said is all there is.
-        let said_all = waiting.request.place == Where::Static && !waiting.request.ips.is_empty();
+        let (ips, said_all) = waiting.wanted.ips();
+        let attach = waiting.wanted.attach();
+        let take_over = attach.is_some_and(|attach| attach.take_over);
         let mut got: Vec<IpAddr> = Vec::new();
         let mut missing = None;
         // What is carried along was given out elsewhere.
-        if !waiting.request.take_over {
+        if !take_over {
             self.may_give_out_on(waiting.network).map_err(Missing::Never)?;
         }
         for subnet in &net.subnets {
             let family = Family::of(&subnet.gateway);
-            let asked = waiting.request.ips.iter().copied().find(|ip| Family::of(ip) == family);
+            let asked = ips.iter().copied().find(|ip| Family::of(ip) == family);
             // Whoever asks for a second address of a taken name has lost a race.
             if said_all && asked.is_none() {
                 continue;
             }
             let carried = asked.filter(|ip| {
-                (waiting.request.take_over && self.is_carried(&net, *ip))
-                    || self.inherits(&net, &waiting.request, *ip)
+                (take_over && self.is_carried(&net, *ip))
+                    || attach.is_some_and(|attach| self.inherits(&net, attach, *ip))
             });
+            let name = attach.and_then(|attach| attach.name.as_ref());
             let kept =
-                asked.is_some_and(|ip| self.is_kept_for(net.id, ip, waiting.request.name.as_ref()));
+                asked.is_some_and(|ip| attach.is_some() && self.is_kept_for(net.id, ip, name));
             let Some(pool) = self.pools.get_mut(&(net.id, family)) else { continue };
             if let Some(ip) = asked.filter(|ip| kept && pool.owner(*ip) != Some(me)) {
                 // It came along with a move, and its owner may have it back.
@@ -702,8 +746,14 @@ impl Engine {
     }
 
     /// Everything is known: into the kernel with it.
-    fn make(&mut self, waiting: WaitingAttach, addresses: Vec<IpAddr>) {
-        let WaitingAttach { token, id, network, mut request, .. } = waiting;
+    fn make(
+        &mut self,
+        token: Token,
+        id: EndpointId,
+        network: NetworkId,
+        mut request: Attach,
+        addresses: Vec<IpAddr>,
+    ) {
         let derived = MacAddr::for_addresses(&addresses, &id.bits().to_be_bytes());
         let mac = *request.mac.get_or_insert(derived);
         // The name, address or MAC may have been taken while this one waited.

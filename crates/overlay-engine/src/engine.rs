@@ -17,7 +17,7 @@ use overlay_model::{
 use crate::audit::Crowds;
 use crate::cluster_view::{ClusterView, HostState, Patience, Shift, subjects};
 use crate::desired::{endpoint_of, vni_of};
-use crate::endpoints::{Local, Phase, WaitingAttach, gone_text, unsaved};
+use crate::endpoints::{Local, Phase, Waiting, gone_text, unsaved};
 use crate::event::{
     Attach, CreateNetwork, Effect, ErrorKind, Event, Import, LocalEndpoint, Notice, Now, Place,
     Refused, Reply, Request, StateChange, Token, Where,
@@ -293,7 +293,7 @@ pub struct Engine {
     pub(crate) own_waiting: BTreeSet<NetworkId>,
     pub(crate) own_retry: Duration,
     pub(crate) own_failure: Option<String>,
-    pub(crate) waiting: Vec<WaitingAttach>,
+    pub(crate) waiting: Vec<Waiting>,
     pub(crate) waiting_imports: Vec<WaitingImport>,
     /// Imports whose network is on its way into the kernel.
     pub(crate) importing: BTreeMap<Token, Draft>,

@@ -7,8 +7,8 @@
 //! network (created on both sides of a partition) the older works, the other does not
 //! and says so.
 //!
-//! Its address is taken from the ranges of the host that creates it, which keeps it
-//! leased; everywhere it is excluded from being leased, so that nobody gets it who
+//! Its address is taken from the ranges of the host that creates it, to which others give if
+//! it has none ([`crate::endpoints`]), and which keeps it leased; everywhere it is excluded from being leased, so that nobody gets it who
 //! comes by that range later. On every host that uses the network it is an address of
 //! the bridge: so ARP and ND for it are answered there and never cross the underlay,
 //! and a packet to it comes to the host, where the rules of `publish.rs` lead it on.
@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use overlay_model::{
-    AddressRange, Endpoint, EndpointId, Family, Front, MacAddr, Name, Nat, Network, NetworkId,
-    ObjectKey, Placed, Record, RecordKey, Service, ServicePort, Stamp,
+    AddressRange, Endpoint, EndpointId, Family, Front, HostId, MacAddr, Name, Nat, Network,
+    NetworkId, ObjectKey, Placed, Record, RecordKey, Service, ServicePort, Stamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -147,15 +147,11 @@ impl Engine {
 
     // ----- what is asked ---------------------------------------------------
 
-    pub(crate) fn create_service(
-        &mut self,
-        token: Token,
-        fresh: u64,
-        request: CreateService,
-    ) -> Result<(), Refused> {
+    /// The network of a service that can be created.
+    pub(crate) fn check_service(&self, request: &CreateService) -> Result<NetworkId, Refused> {
         let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
-        let net = self.find_network(&request.net)?.clone();
-        let CreateService { name, alias, ports, vips, .. } = request;
+        let net = self.find_network(&request.net)?;
+        let CreateService { name, ports, vips, .. } = request;
         if net.internal {
             return Err(invalid(format!(
                 "network {} is internal: its hosts lead nothing on there",
@@ -183,20 +179,50 @@ impl Engine {
                 return Err(invalid(format!("port {}/{} is said twice", port.port, port.protocol)));
             }
         }
-        if self.services.on(net.id).any(|service| service.name == name) {
+        if self.services.on(net.id).any(|service| service.name == *name) {
             let message = format!("network {} has a service {name} already", net.name);
             return Err(Refused::new(ErrorKind::Taken, message)
                 .hint("list them with: overlayctl service ls"));
         }
-        if let Some((host, ep)) = self.view.name_claims(net.id, &name).next() {
-            let text = format!(
-                "the name {name} is taken by endpoint {} on host {}",
-                host_text_of(ep),
-                self.host_name(host)
-            );
-            return Err(Refused::new(ErrorKind::Taken, text).hint("choose another name"));
+        let taken = |what: String, host: HostId, ep: &Endpoint| {
+            let (endpoint, host) = (host_text_of(ep), self.host_name(host));
+            let text = format!("{what} is taken by endpoint {endpoint} on host {host}");
+            Err(Refused::new(ErrorKind::Taken, text).hint("choose another"))
+        };
+        if let Some((host, ep)) = self.view.name_claims(net.id, name).next() {
+            return taken(format!("the name {name}"), host, ep);
         }
-        let addresses = self.take_vips(&net, &vips)?;
+        let stray = |ip: &&IpAddr| !net.subnets.iter().any(|s| s.cidr.contains(*ip));
+        if let Some(stray) = vips.iter().find(stray) {
+            return Err(invalid(format!("{stray} is outside network {}", net.name)));
+        }
+        for ip in vips {
+            if let Some((host, ep)) = self.view.ip_claims(net.id, *ip).next() {
+                return taken(ip.to_string(), host, ep);
+            }
+        }
+        Ok(net.id)
+    }
+
+    /// There are addresses for it, leased from now on.
+    pub(crate) fn make_service(
+        &mut self,
+        token: Token,
+        fresh: u64,
+        request: CreateService,
+        addresses: Vec<IpAddr>,
+    ) {
+        // Its name or address may have been taken while it waited.
+        let network = match self.check_service(&request) {
+            Ok(network) => network,
+            Err(refused) => {
+                if let Ok(id) = self.find_network(&request.net).map(|net| net.id) {
+                    addresses.into_iter().for_each(|ip| self.release_lease(id, ip));
+                }
+                return self.reply(token, Err(refused));
+            }
+        };
+        let CreateService { name, alias, ports, .. } = request;
         let created = self.new_stamp(None);
         let mut id = fresh;
         while self.services.known.contains_key(&id) {
@@ -204,7 +230,7 @@ impl Engine {
         }
         let service = Service {
             id,
-            network: net.id,
+            network,
             name,
             alias,
             ports,
@@ -215,48 +241,6 @@ impl Engine {
         };
         let change = StateChange::Service(service.clone());
         self.persist(vec![change], After::Service { token, service: Box::new(service) });
-        Ok(())
-    }
-
-    /// Addresses of this host's ranges for a service; leased from now on.
-    fn take_vips(&mut self, net: &Network, vips: &[IpAddr]) -> Result<Vec<IpAddr>, Refused> {
-        let me = self.config.host;
-        if let Some(stray) =
-            vips.iter().find(|ip| !net.subnets.iter().any(|s| s.cidr.contains(*ip)))
-        {
-            let message = format!("{stray} is outside network {}", net.name);
-            return Err(Refused::new(ErrorKind::Invalid, message));
-        }
-        let mut got: Vec<IpAddr> = Vec::new();
-        for subnet in &net.subnets {
-            let family = Family::of(&subnet.gateway);
-            let asked = vips.iter().copied().find(|ip| Family::of(ip) == family);
-            if asked.is_none() && !vips.is_empty() {
-                continue;
-            }
-            let claimed = asked.is_some_and(|ip| self.view.ip_claims(net.id, ip).next().is_some());
-            let taken = match (asked, self.pools.get_mut(&(net.id, family))) {
-                (Some(ip), Some(pool)) if !claimed => pool.allocate_exact(me, ip).ok().map(|()| ip),
-                (None, Some(_)) => self.allocate_unclaimed(net.id, family).ok(),
-                _ => None,
-            };
-            let Some(ip) = taken else {
-                for ip in got {
-                    self.release_lease(net.id, ip);
-                }
-                let what = asked.map_or_else(|| subnet.cidr.to_string(), |ip| ip.to_string());
-                return Err(Refused::new(
-                    ErrorKind::Exhausted,
-                    format!("this host has no free address of {what} to give to a service"),
-                )
-                .hint(format!(
-                    "create it on a host that owns some: overlayctl ipam show {}",
-                    net.name
-                )));
-            };
-            got.push(ip);
-        }
-        Ok(got)
     }
 
     pub(crate) fn remove_service(

@@ -130,7 +130,7 @@ fn what_makes_no_sense_is_refused_and_keeps_no_address() {
     let beyond = CreateService { vips: vec!["10.8.0.1".parse().unwrap()], ..ask("80") };
     assert!(refused(&mut w, beyond).contains("outside network demo"));
     let taken = CreateService { vips: vec!["10.9.0.2".parse().unwrap()], ..ask("80") };
-    assert!(refused(&mut w, taken).contains("no free address of 10.9.0.2"));
+    assert!(refused(&mut w, taken).contains("10.9.0.2 is taken by endpoint w1"));
     w.disk_full(0, true);
     assert!(refused(&mut w, ask("80")).starts_with("cannot write the state file"));
     w.disk_full(0, false);
@@ -141,4 +141,32 @@ fn what_makes_no_sense_is_refused_and_keeps_no_address() {
     let mut by_ip = attach("demo", "x");
     by_ip.ips = vec![vip];
     assert!(w.attach(0, by_ip).is_err());
+}
+
+#[test]
+fn a_host_without_addresses_is_given_one_for_its_service_and_when_there_is_none_that_is_said() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/28")).unwrap();
+    w.pass(Duration::from_secs(20));
+    // Host 1 owns nothing yet: half of what host 0 has goes there.
+    let given = made(&mut w, 1, shop("80")).unwrap().addresses[0];
+    let other = |name: &str| CreateService { name: Name::new(name).unwrap(), ..shop("80") };
+    let given_to = w.engine(1).config.host;
+    // One that host 0 owns, asked for as such.
+    let owned = (1..15).map(|n| IpAddr::from([10, 9, 0, n]));
+    let net = w.net(0, "demo");
+    let pool = &w.engine(1).pools[&(net, Family::V4)];
+    let of_another = |ip: &IpAddr| pool.owner(*ip).is_some_and(|owner| owner != given_to);
+    let asked = owned.rev().find(of_another).unwrap();
+    let exact = CreateService { vips: vec![asked], ..other("exact") };
+    assert_eq!(made(&mut w, 1, exact.clone()).unwrap().addresses, [asked]);
+    assert_ne!(given, asked);
+    let again = CreateService { name: Name::new("again").unwrap(), ..exact };
+    assert_eq!(made(&mut w, 0, again).unwrap_err().kind, ErrorKind::Taken);
+    let full = (0..14).any(|n| w.attach(1, attach("demo", &format!("c{n}"))).is_err());
+    assert!(full);
+    let refused = made(&mut w, 0, other("late")).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Exhausted, "{refused:?}");
+    assert!(refused.message.contains("leased"), "{refused:?}");
+    w.assert_no_address_is_given_twice();
 }
