@@ -109,7 +109,7 @@ bench-dns: release
 	OVERLAY_BIN_DIR=target/release $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
 	    cargo bench --locked -p overlay-tests --bench dns
 
-## bench-ports: published ports against one DNAT rule by hand, a change among 1,000 ports; ONLY="path change" ROUNDS=15; two minutes
+## bench-ports: published ports against one DNAT rule by hand, a change among 1,000 ports; ONLY="path service change" ROUNDS=15; three minutes
 bench-ports: release
 	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
 	    cargo bench --locked -p overlay-tests --bench ports

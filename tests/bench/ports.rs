@@ -8,12 +8,14 @@
 //!                         └── x  bridge, veth and one DNAT rule by hand   ── web
 //!
 //!   path    throughput (iperf3), and connections that open, ask and close
+//!   service the same from a container to one of another host: its own address, and that
+//!           of a service with one and with two behind it
 //!   change  publish and withdraw one port beside 1,000: the answer, and the first
 //!           connection that gets through, or is refused
 //! ```
 //!
-//! `make bench-ports [ONLY="path change"] [ROUNDS=15]`: root, release binaries, a quiet
-//! machine; two minutes (`path` alone may be asked for more rounds).
+//! `make bench-ports [ONLY="path service change"] [ROUNDS=15]`: root, release binaries, a quiet
+//! machine; three minutes (`path` alone may be asked for more rounds).
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,7 +34,7 @@ use overlay_tests::shell::{command_in, feed_in, inside, run_in};
 use overlay_tests::talk::{Outside, Server, ask_tcp};
 use overlay_tests::{Host, Lab, NetSpec, eventually};
 
-const SECTIONS: [(&str, Section); 2] = [("path", path), ("change", change)];
+const SECTIONS: [(&str, Section); 3] = [("path", path), ("service", service), ("change", change)];
 
 const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
 
@@ -143,13 +145,42 @@ impl Drop for Served {
     }
 }
 
+/// A way from a client to the servers behind it.
+struct Way {
+    what: &'static str,
+    client: String,
+    /// None where connections are spread: iperf3 needs two to the same server.
+    iperf: Option<SocketAddr>,
+    echo: SocketAddr,
+}
+
+impl Way {
+    fn published(what: &'static str, outside: &Outside, host: &Host) -> Self {
+        let at = |port: u16| (host.address(), port).into();
+        Self {
+            what,
+            client: outside.netns().to_owned(),
+            iperf: Some(at(IPERF.0)),
+            echo: at(ECHO.0),
+        }
+    }
+
+    fn works(&self) -> Result<()> {
+        eventually(&format!("{}: its servers answer", self.what), || {
+            connections(self)?;
+            throughput(self).map(drop)
+        })
+    }
+}
+
 /// Gbit/s of one stream.
-fn throughput(outside: &str, host: &Host) -> Result<f64> {
-    let line = format!("iperf3 -c {} -p {} -t 1 -J", host.address(), IPERF.0);
-    let text = run_in(outside, &line)?;
+fn throughput(way: &Way) -> Result<Option<f64>> {
+    let Some(to) = way.iperf else { return Ok(None) };
+    let line = format!("iperf3 -c {} -p {} -t 1 -J", to.ip(), to.port());
+    let text = run_in(&way.client, &line)?;
     let report: serde_json::Value = serde_json::from_str(&text)?;
     let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(bits.with_context(|| format!("no figure in {text}"))? / 1e9)
+    Ok(Some(bits.with_context(|| format!("no figure in {text}"))? / 1e9))
 }
 
 /// How long connections are counted.
@@ -159,13 +190,13 @@ const SLICE: Duration = Duration::from_millis(500);
 const CLIENTS: usize = 4;
 
 /// Connections a second, each with a question and an answer of a byte.
-fn connections(outside: &str, host: &Host) -> Result<f64> {
-    let to = SocketAddr::from((host.address(), ECHO.0));
+fn connections(way: &Way) -> Result<Option<f64>> {
+    let to = way.echo;
     let count = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let (count, netns) = (Arc::clone(&count), outside.to_owned());
+        let (count, netns) = (Arc::clone(&count), way.client.clone());
         clients.push(std::thread::spawn(move || {
             inside(&netns, move || {
                 while began.elapsed() < SLICE {
@@ -179,14 +210,14 @@ fn connections(outside: &str, host: &Host) -> Result<f64> {
     for client in clients {
         client.join().expect("no client panics")?;
     }
-    Ok(count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64())
+    Ok(Some(count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()))
 }
 
 /// Microseconds that a connection takes, its median when one follows the other: what else
 /// runs on the machine interrupts few of them.
-fn connection(outside: &str, host: &Host) -> Result<f64> {
-    let to = SocketAddr::from((host.address(), ECHO.0));
-    let mut took = inside(outside, move || {
+fn connection(way: &Way) -> Result<Option<f64>> {
+    let to = way.echo;
+    let mut took = inside(&way.client, move || {
         let (mut took, began) = (Vec::new(), Instant::now());
         while began.elapsed() < SLICE {
             let start = Instant::now();
@@ -196,7 +227,7 @@ fn connection(outside: &str, host: &Host) -> Result<f64> {
         Ok(took)
     })?;
     took.sort_by(f64::total_cmp);
-    Ok(rank(&took, 50))
+    Ok(Some(rank(&took, 50)))
 }
 
 /// Opens a connection, asks a byte, hears a byte, and ends it at once for both, so that no
@@ -212,14 +243,52 @@ fn ask(to: SocketAddr) -> Result<()> {
 }
 
 /// How it is measured, and whether more of it is better.
-type Measure = (fn(&str, &Host) -> Result<f64>, bool);
+type Measure = (fn(&Way) -> Result<Option<f64>>, bool);
 
-fn path() -> Result<()> {
+/// Measures all ways in turn and prints what the others are to the first.
+fn compare(ways: &[Way]) -> Result<()> {
     let kinds: [(&str, Measure); 3] = [
         ("one stream of TCP, Gbit/s", (throughput, true)),
         ("connections a second, four at a time", (connections, true)),
         ("a connection, one after the other, µs", (connection, false)),
     ];
+    let mut figures = vec![vec![Vec::new(); ways.len()]; kinds.len()];
+    let rounds = rounds(15)?;
+    for round in 0..rounds {
+        for ((name, (measure, _)), figures) in kinds.iter().zip(&mut figures) {
+            for i in 0..ways.len() {
+                let way = (i + round) % ways.len();
+                let figure = measure(&ways[way]);
+                figures[way].extend(figure.with_context(|| format!("{name}, {}", ways[way].what))?);
+            }
+        }
+    }
+    println!(
+        "| {rounds} rounds | way | median (min..max) | ratio to the first: median (quartiles) |\n|---|---|---|---|"
+    );
+    for ((name, (_, more)), figures) in kinds.iter().zip(&figures) {
+        for (Way { what, .. }, own) in ways.iter().zip(figures).filter(|(_, own)| !own.is_empty()) {
+            let ratio = |(own, first): (&f64, &f64)| if *more { own / first } else { first / own };
+            let mut ratios: Vec<f64> = own.iter().zip(&figures[0]).map(ratio).collect();
+            ratios.sort_by(f64::total_cmp);
+            println!(
+                "| {name} | {what} | {} | **{:.3}** ({:.3}..{:.3}) |",
+                median(own.clone()),
+                rank(&ratios, 50),
+                rank(&ratios, 25),
+                rank(&ratios, 75)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Ten thousand ended connections a second fill the table otherwise.
+fn forget_ended(netns: &str) -> Result<()> {
+    run_in(netns, "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_close=1").map(drop)
+}
+
+fn path() -> Result<()> {
     Lab::run(|lab| {
         let outside = Outside::new(lab)?;
         let [a, r, x] = [lab.host("a")?, lab.host("r")?, lab.host("x")?];
@@ -230,52 +299,61 @@ fn path() -> Result<()> {
         r.stop()?;
         r.exec("nft delete table inet overlayd_nat")?;
         one_rule(&r, &ip)?;
+        let _served =
+            [Served::in_netns(&hand)?, Served::in_netns(&replaced)?, Served::in_netns(&ours)?];
         let ways = [
             ("one rule in place of our table", &r),
             ("overlayd", &a),
             ("all by hand: bridge, veth, one rule", &x),
         ];
-        let _served =
-            [Served::in_netns(&hand)?, Served::in_netns(&replaced)?, Served::in_netns(&ours)?];
-        for (what, host) in ways {
-            // Ten thousand ended connections a second fill the table otherwise.
-            host.exec("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_close=1")?;
-            eventually(&format!("{what}: both servers answer"), || {
-                connections(outside.netns(), host)?;
-                throughput(outside.netns(), host).map(drop)
-            })?;
+        let ways = ways.map(|(what, host)| (Way::published(what, &outside, host), host));
+        for (way, host) in &ways {
+            forget_ended(host.netns())?;
+            way.works()?;
         }
-        let mut figures = vec![vec![Vec::new(); ways.len()]; kinds.len()];
-        let rounds = rounds(15)?;
-        for round in 0..rounds {
-            for ((name, (measure, _)), figures) in kinds.iter().zip(&mut figures) {
-                for i in 0..ways.len() {
-                    let way = (i + round) % ways.len();
-                    let (what, host) = ways[way];
-                    let figure = measure(outside.netns(), host);
-                    figures[way].push(figure.with_context(|| format!("{name}, {what}"))?);
-                }
+        compare(&ways.map(|(way, _)| way))
+    })
+}
+
+// ----- service ---------------------------------------------------------------
+
+fn service() -> Result<()> {
+    Lab::run(|lab| {
+        let [a, b] = lab.hosts(["a", "b"])?;
+        a.net_create("demo", DEMO)?;
+        let client = a.attach("demo", "client")?;
+        let alone = b.attach_with("demo", "w1", &["--alias", "one", "--alias", "two"])?;
+        let second = b.attach_with("demo", "w2", &["--alias", "two"])?;
+        let _served = [Served::in_netns(alone.netns())?, Served::in_netns(second.netns())?];
+        let way = |what, ip: std::net::IpAddr, iperf: Option<u16>, echo| {
+            let client = client.netns().to_owned();
+            Way {
+                what,
+                client,
+                iperf: iperf.map(|port| (ip, port).into()),
+                echo: (ip, echo).into(),
             }
+        };
+        let mut ways = vec![way("its own address", alone.ip(), Some(IPERF.1), ECHO.1)];
+        let ports = [IPERF, ECHO].map(|(from, to)| format!("{from}:{to}"));
+        for (what, alias, iperf) in [
+            ("service, one behind it", "one", Some(IPERF.0)),
+            ("service, two behind it", "two", None),
+        ] {
+            let name = format!("of-{alias}");
+            let mut args = vec!["service", "create", &name, "--net", "demo", "--alias", alias];
+            args.extend(["--port", &ports[0], "--port", &ports[1]]);
+            let made: v1::Service = a.ctl_json(&args)?;
+            ways.push(way(what, made.vips[0], iperf, ECHO.0));
         }
-        println!(
-            "| {rounds} rounds | way | median (min..max) | ratio to the first: median (quartiles) |\n|---|---|---|---|"
-        );
-        for ((name, (_, more)), figures) in kinds.iter().zip(&figures) {
-            for ((what, _), own) in ways.iter().zip(figures) {
-                let ratio =
-                    |(own, first): (&f64, &f64)| if *more { own / first } else { first / own };
-                let mut ratios: Vec<f64> = own.iter().zip(&figures[0]).map(ratio).collect();
-                ratios.sort_by(f64::total_cmp);
-                println!(
-                    "| {name} | {what} | {} | **{:.3}** ({:.3}..{:.3}) |",
-                    median(own.clone()),
-                    rank(&ratios, 50),
-                    rank(&ratios, 25),
-                    rank(&ratios, 75)
-                );
-            }
+        for netns in [a.netns(), b.netns(), client.netns()] {
+            forget_ended(netns)?;
         }
-        Ok(())
+        for way in &ways {
+            way.works()?;
+        }
+        a.at_rest()?;
+        compare(&ways)
     })
 }
 
