@@ -165,6 +165,7 @@ fn add(first: StaticEndpoint) -> Request {
         ports: Vec::new(),
         take_over: false,
         keep_ip: false,
+        reserved: false,
         foreign: Foreign::default(),
     })
 }

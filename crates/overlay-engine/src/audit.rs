@@ -450,6 +450,7 @@ impl Engine {
             let message = format!("{ip} is not leased on this host{whose}");
             return Err(Refused::new(ErrorKind::NotFound, message).hint(show));
         }
+        self.reserved.take(net.id, ip);
         self.give_back(&net, ip);
         Ok(Reply::Released { net: net.name, ip })
     }
@@ -567,6 +568,8 @@ impl Engine {
             }
         }
         had.extend(self.services.on(net.id).flat_map(|service| service.addresses.clone()));
+        had.extend(self.kept.on(net.id).flat_map(|kept| kept.addresses.clone()));
+        had.extend(pool.leases().filter(|ip| self.reserved.holds(net.id, *ip)));
         had.extend(self.importing.values().flat_map(|draft| draft.leases().copied()));
         for ip in pool.leases().filter(|ip| !had.contains(ip)) {
             let text = format!(

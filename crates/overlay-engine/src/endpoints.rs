@@ -35,6 +35,7 @@ use crate::event::{
 use crate::ipam::{NoAddress, is_host_address};
 use crate::publish::is_own;
 use crate::reconcile::Cause;
+use crate::reserved::Reserve;
 use crate::services::CreateService;
 
 /// How long an owner has to answer a request for addresses.
@@ -86,24 +87,32 @@ enum Wanted {
     Endpoint(EndpointId, Box<Attach>),
     /// A random number for its id, and what is asked.
     Service(u64, CreateService),
+    /// One that somebody comes back for.
+    Reservation(Family, Option<IpAddr>),
 }
 
 impl Wanted {
-    /// The addresses that are asked for, and whether no others will do: of a station that others
-    /// have set up, and of a service, what is said is all there is.
-    fn ips(&self) -> (&[IpAddr], bool) {
-        match self {
+    /// `None`: no address of that family is wanted; `Some(None)`: any.
+    fn of_family(&self, family: Family) -> Option<Option<IpAddr>> {
+        let (ips, all) = match self {
+            // Of a station that others have set up, what is said is all there is.
             Self::Endpoint(_, attach) => {
-                (&attach.ips, attach.place == Where::Static && !attach.ips.is_empty())
+                let is_static = attach.place == Where::Static && !attach.ips.is_empty();
+                (&attach.ips, is_static || attach.reserved)
             }
             Self::Service(_, service) => (&service.vips, !service.vips.is_empty()),
+            Self::Reservation(of, ip) => return (*of == family).then_some(*ip),
+        };
+        match ips.iter().copied().find(|ip| Family::of(ip) == family) {
+            None if all => None,
+            asked => Some(asked),
         }
     }
 
     fn attach(&self) -> Option<&Attach> {
         match self {
             Self::Endpoint(_, attach) => Some(attach),
-            Self::Service(..) => None,
+            Self::Service(..) | Self::Reservation(..) => None,
         }
     }
 }
@@ -211,6 +220,16 @@ impl Engine {
         Ok(())
     }
 
+    /// An address is to be held for an attach.
+    ///
+    /// # Errors
+    /// What is wrong with it. Whether there is one is answered later.
+    pub(crate) fn reserve(&mut self, token: Token, asked: &Reserve) -> Result<(), Refused> {
+        let (network, family) = self.check_reserve(asked)?;
+        self.wait(token, network, Wanted::Reservation(family, asked.ip));
+        Ok(())
+    }
+
     /// Refuses to move what moves too often.
     fn check_moves(&mut self, request: &Attach) -> Result<(), Refused> {
         if !request.take_over {
@@ -223,6 +242,10 @@ impl Engine {
     fn check_attach(&self, request: &Attach) -> Result<NetworkId, Refused> {
         self.check_drained()?;
         let net = self.find_network(&request.net)?;
+        if request.reserved && request.ips.is_empty() {
+            let message = "`reserved` is for addresses that were reserved, and none is given";
+            return Err(Refused::new(ErrorKind::Invalid, message));
+        }
         self.check_network(net, &request.foreign)?;
         let station = Station {
             ips: &request.ips,
@@ -503,6 +526,9 @@ impl Engine {
                         Wanted::Service(fresh, request) => {
                             self.make_service(waiting.token, fresh, request, addresses);
                         }
+                        Wanted::Reservation(..) => {
+                            self.hold(waiting.token, waiting.network, &addresses);
+                        }
                     }
                 }
                 Err(Missing::Unowned(_)) if waiting.asking.is_some() => self.waiting.push(waiting),
@@ -574,7 +600,6 @@ impl Engine {
             return Err(Missing::Never(Refused::new(ErrorKind::NotFound, message)));
         };
         let me = self.config.host;
-        let (ips, said_all) = waiting.wanted.ips();
         let attach = waiting.wanted.attach();
         let take_over = attach.is_some_and(|attach| attach.take_over);
         let mut got: Vec<IpAddr> = Vec::new();
@@ -585,11 +610,7 @@ impl Engine {
         }
         for subnet in &net.subnets {
             let family = Family::of(&subnet.gateway);
-            let asked = ips.iter().copied().find(|ip| Family::of(ip) == family);
-            // Whoever asks for a second address of a taken name has lost a race.
-            if said_all && asked.is_none() {
-                continue;
-            }
+            let Some(asked) = waiting.wanted.of_family(family) else { continue };
             let carried = asked.filter(|ip| {
                 (take_over && self.is_carried(&net, *ip))
                     || attach.is_some_and(|attach| self.inherits(&net, attach, *ip))
@@ -603,6 +624,12 @@ impl Engine {
                 pool.release(ip);
             }
             let result = match asked {
+                Some(ip)
+                    if attach.is_some_and(|attach| attach.reserved)
+                        && self.reserved.take(net.id, ip) =>
+                {
+                    Ok(ip)
+                }
                 Some(ip) if kept && pool.owner(ip) == Some(me) => Ok(ip),
                 Some(ip) if carried.is_some() => {
                     pool.carry(ip);

@@ -37,6 +37,7 @@ use crate::publish::{NOBODY_ASKS, is_own};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
 use crate::recovery::{Lost, Recovery};
 use crate::repairs::Found;
+use crate::reserved::Reserved;
 use crate::services::Services;
 use crate::statics::{Draft, WaitingImport};
 
@@ -183,7 +184,7 @@ pub(crate) enum After {
         kept: Kept,
     },
     Attached(EndpointId),
-    Ports {
+    EndpointChanged {
         token: Token,
         before: Box<LocalEndpoint>,
         after: Box<LocalEndpoint>,
@@ -268,6 +269,8 @@ pub struct Engine {
     /// What this host looks for, if it has lost its state file.
     pub(crate) recovery: Option<Recovery>,
     pub(crate) kept: KeptSet,
+    /// Addresses that are held for attaches.
+    pub(crate) reserved: Reserved,
     /// Endpoints on their way whose addresses are to be kept.
     pub(crate) keeping: BTreeSet<EndpointId>,
     /// Networks that are not programmed, and why, as told.
@@ -370,6 +373,7 @@ impl Engine {
             membership: Membership::new(restored.drained),
             recovery: restored.lost.map(Recovery::new),
             kept: KeptSet::default(),
+            reserved: Reserved::default(),
             keeping: BTreeSet::new(),
             told_clashes: BTreeMap::new(),
             announcements: Vec::new(),
@@ -546,7 +550,8 @@ impl Engine {
         let moves = self.moves_deadline();
         let fates = self.fates_deadline();
         let leaks = [self.leaks_deadline(), self.crowds_deadline()].into_iter().flatten().min();
-        let own = [complete, fates, waiting, moves, leaks, self.own_deadline()];
+        let reserved = self.reserved.deadline();
+        let own = [complete, fates, waiting, moves, leaks, reserved, self.own_deadline()];
         own.into_iter()
             .chain([self.view.next_deadline(), self.kernel.next_deadline()])
             .flatten()
@@ -636,6 +641,7 @@ impl Engine {
                 }
                 self.sweep_moves();
                 self.release_gone();
+                self.let_reserved_go();
                 self.look_for_crowds();
                 self.serve_waiting();
             }
@@ -725,6 +731,20 @@ impl Engine {
                 }
                 return;
             }
+            Request::ChangeEndpoint { target, net, change } => {
+                let changed = self.change_endpoint(token, &target, net.as_deref(), &change);
+                if let Err(refused) = changed {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::Reserve(asked) => {
+                if let Err(refused) = self.reserve(token, &asked) {
+                    self.reply(token, Err(refused));
+                }
+                return;
+            }
+            Request::Unreserve { net, ip } => self.unreserve(&net, ip),
             Request::CreateService(request) => {
                 if let Err(refused) = self.create_service(token, fresh, request) {
                     self.reply(token, Err(refused));
@@ -2103,8 +2123,8 @@ impl Engine {
             Some(After::Service { token, service }) => {
                 self.service_saved(token, *service, result);
             }
-            Some(After::Ports { token, before, after }) => {
-                self.ports_changed(token, (&before.endpoint, &after.endpoint), result);
+            Some(After::EndpointChanged { token, before, after }) => {
+                self.endpoint_changed(token, (&before.endpoint, &after.endpoint), result);
             }
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
             Some(After::Detached(id, token)) => self.detached(id, token, result),

@@ -23,6 +23,7 @@ use crate::names::NameNews;
 use crate::network_changes::{ChangeNetwork, DetachedOn};
 use crate::publish::{ChangePorts, PortView};
 use crate::repairs::{Contest, Repair};
+use crate::reserved::Reserve;
 use crate::services::{CreateService, ServiceView};
 use crate::views::{EndpointView, EntryView, HostView, NetworkView, PlanView, StatusView, Table};
 
@@ -176,6 +177,24 @@ pub enum Request {
         net: Option<String>,
         /// Which.
         change: ChangePorts,
+    },
+    /// Another name, other aliases or labels for an endpoint of this host.
+    ChangeEndpoint {
+        /// Its name, id or MAC.
+        target: String,
+        /// Name or id of its network, when the name is not unique.
+        net: Option<String>,
+        /// What.
+        change: ChangeEndpoint,
+    },
+    /// Hold an address for an attach.
+    Reserve(Reserve),
+    /// It is not needed.
+    Unreserve {
+        /// Name or id of its network.
+        net: String,
+        /// Which.
+        ip: IpAddr,
     },
     /// Create a service.
     CreateService(CreateService),
@@ -368,9 +387,23 @@ pub struct Attach {
     /// detached. See `kept.rs`.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub keep_ip: bool,
+    /// Its addresses were reserved ([`Reserve`]), and are all that it gets.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub reserved: bool,
     /// What the kernel holds that is not ours; needed only when
     /// [`Engine::needs_foreign`](crate::Engine::needs_foreign) says so.
     pub foreign: Foreign,
+}
+
+/// What is to be otherwise with an endpoint; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeEndpoint {
+    /// Its name in DNS.
+    pub name: Option<Name>,
+    /// Its further names, all of them.
+    pub aliases: Option<BTreeSet<Name>>,
+    /// Its labels, all of them.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// One of many static endpoints.
@@ -435,6 +468,15 @@ pub enum Reply {
     Endpoints(Vec<EndpointView>),
     /// What was frozen and is so no longer.
     Thawed(Vec<FrozenView>),
+    /// The address is held.
+    Reserved {
+        /// Its network.
+        net: Name,
+        /// It, with the length of its subnet's prefix.
+        ip: IpNet,
+        /// How long.
+        held: Duration,
+    },
     /// An address has been given back.
     Released {
         /// Its network.
@@ -830,6 +872,17 @@ pub enum Notice {
         /// Those that have gone.
         withdrawn: Vec<Publish>,
     },
+    /// An endpoint of this host has another name, other aliases or labels.
+    Renamed {
+        /// Which.
+        id: EndpointId,
+        /// Its name as it was.
+        before: Option<Name>,
+        /// Its name now.
+        name: Option<Name>,
+        /// Its aliases now.
+        aliases: BTreeSet<Name>,
+    },
     /// A service was created or removed somewhere.
     Service {
         /// Its name.
@@ -1058,6 +1111,7 @@ impl Notice {
             | Self::Underlay { .. }
             | Self::Attached { .. }
             | Self::Ports { .. }
+            | Self::Renamed { .. }
             | Self::Service { .. }
             | Self::Imported { .. }
             | Self::Detached { .. }
@@ -1134,6 +1188,18 @@ impl fmt::Display for Notice {
                 };
                 list(f, ": publishes", published)?;
                 list(f, ": publishes no longer", withdrawn)
+            }
+            Self::Renamed { id, before, name, aliases } => {
+                named(f, id, before.as_ref())?;
+                match name {
+                    Some(name) => write!(f, ": is called {name} now")?,
+                    None => f.write_str(": has no name")?,
+                }
+                let aliases: Vec<&str> = aliases.iter().map(Name::as_str).collect();
+                if !aliases.is_empty() {
+                    write!(f, ", also {}", aliases.join(", "))?;
+                }
+                Ok(())
             }
             Self::Service { name, net, what } => write!(f, "service {name} of {net} {what}"),
             Self::NoOwnAddress { why } => write!(

@@ -56,6 +56,7 @@ mod publish;
 mod reconcile;
 mod recovery;
 mod repairs;
+mod reserved;
 mod services;
 mod statics;
 mod views;
@@ -65,9 +66,9 @@ pub use audit::{AbroadView, AuditView, Finding, RangeView, RangesView, SubnetVie
 pub use cluster_view::{HostState, Presence};
 pub use engine::{Config, Engine, Restored};
 pub use event::{
-    Attach, CreateNetwork, Detail, Effect, ErrorKind, Event, ForgetHost, Forgetting, Import, Level,
-    LocalEndpoint, Notice, Now, Place, PlanId, Refused, Reply, Request, StateChange,
-    StaticEndpoint, Token, Where,
+    Attach, ChangeEndpoint, CreateNetwork, Detail, Effect, ErrorKind, Event, ForgetHost,
+    Forgetting, Import, Level, LocalEndpoint, Notice, Now, Place, PlanId, Refused, Reply, Request,
+    StateChange, StaticEndpoint, Token, Where,
 };
 pub use kept::Kept;
 pub use keys::KeyView;
@@ -78,6 +79,7 @@ pub use plan::{Completeness, Delta, plan};
 pub use publish::{ChangePorts, PortView};
 pub use recovery::Lost;
 pub use repairs::{Contest, Found, Repair};
+pub use reserved::Reserve;
 pub use services::{CreateService, ServiceView};
 pub use views::{
     EndpointState, EndpointView, EntryView, FailedView, HostView, NetworkView, PendingView,

@@ -21,10 +21,11 @@ use overlay_model::{
 use serde::Serialize;
 
 use crate::cluster_view::HostState;
-use crate::endpoints::{Local, Phase, host_text_of, unsaved};
+use crate::endpoints::{Local, Phase, Station, host_text_of, unsaved};
 use crate::engine::{After, Engine};
 use crate::event::{
-    Attach, Effect, ErrorKind, Notice, Place, Refused, Reply, StateChange, Token, Where,
+    Attach, ChangeEndpoint, Effect, ErrorKind, LocalEndpoint, Notice, Place, Refused, Reply,
+    StateChange, Token, Where,
 };
 use crate::plan::Completeness;
 
@@ -204,14 +205,71 @@ impl Engine {
         })?;
         let mut changed = local.clone();
         changed.endpoint.ports = ports;
-        let before = Box::new(local.clone());
-        let change = StateChange::Endpoint(Box::new(changed.clone()));
-        self.persist(vec![change], After::Ports { token, before, after: Box::new(changed) });
+        self.write_endpoint(token, local.clone(), changed);
         Ok(())
     }
 
-    /// The state file has taken other ports of an endpoint, or could not.
-    pub(crate) fn ports_changed(
+    /// An endpoint of this host is to have another name, other aliases or labels.
+    pub(crate) fn change_endpoint(
+        &mut self,
+        token: Token,
+        target: &str,
+        net: Option<&str>,
+        change: &ChangeEndpoint,
+    ) -> Result<(), Refused> {
+        let id = self.find_local(target, net)?;
+        let local = &self.local[&id].local;
+        if local.moved.is_some() {
+            let message = format!("endpoint {target} has moved away: change it where it is now");
+            return Err(Refused::new(ErrorKind::Unavailable, message));
+        }
+        let mut changed = local.clone();
+        let ep = &mut changed.endpoint;
+        if let Some(name) = &change.name {
+            ep.name = Some(name.clone());
+        }
+        if let Some(aliases) = &change.aliases {
+            ep.aliases.clone_from(aliases);
+        }
+        if let Some(labels) = &change.labels {
+            ep.labels.clone_from(labels);
+        }
+        if let Some(name) = &local.endpoint.name
+            && changed.endpoint.name != local.endpoint.name
+            && self.is_kept(&local.endpoint)
+        {
+            let message = format!("the addresses of {name} are kept for that name");
+            return Err(Refused::new(ErrorKind::Taken, message).hint(format!(
+                "let them go first with: overlayctl endpoint forget-ip {name} --net {}",
+                self.networks.get(local.endpoint.network).map_or("NETWORK", |n| n.name.as_str())
+            )));
+        }
+        let ep = &changed.endpoint;
+        let Some(network) = self.networks.get(ep.network) else {
+            return Err(Refused::new(ErrorKind::NotFound, "its network is gone"));
+        };
+        let itself = |host, other: &Endpoint| (host, other.id) == (self.config.host, id);
+        let station = Station {
+            ips: &[],
+            mac: None,
+            name: ep.name.as_ref(),
+            aliases: &ep.aliases,
+            labels: &ep.labels,
+        };
+        self.check_station(network, &station, itself)?;
+        self.check_ports(network, &ep.ports, record_bytes(ep), &ep.aliases, itself)?;
+        self.write_endpoint(token, local.clone(), changed);
+        Ok(())
+    }
+
+    fn write_endpoint(&mut self, token: Token, before: LocalEndpoint, after: LocalEndpoint) {
+        let change = StateChange::Endpoint(Box::new(after.clone()));
+        let (before, after) = (Box::new(before), Box::new(after));
+        self.persist(vec![change], After::EndpointChanged { token, before, after });
+    }
+
+    /// The state file has taken what is otherwise with an endpoint, or could not.
+    pub(crate) fn endpoint_changed(
         &mut self,
         token: Token,
         (before, after): (&Endpoint, &Endpoint),
@@ -226,17 +284,29 @@ impl Engine {
             let gone = Refused::new(ErrorKind::NotFound, "it has been detached meanwhile");
             return self.reply(token, Err(gone));
         };
-        local.local.endpoint.ports.clone_from(&after.ports);
-        let ep = local.local.endpoint.clone();
+        let ep = &mut local.local.endpoint;
+        if before.ports != after.ports {
+            ep.ports.clone_from(&after.ports);
+        }
+        let named = |ep: &Endpoint| (ep.name.clone(), ep.aliases.clone(), ep.labels.clone());
+        let renamed = named(before) != named(after);
+        if renamed {
+            (ep.name, ep.aliases, ep.labels) = named(after);
+        }
+        let ep = ep.clone();
         self.note_local_ports(id);
         self.activate(id, Some(ep.clone()));
         self.publish(RecordKey::Endpoint(ep.network, id), Some(Record::Endpoint(ep.clone())));
-        self.notice(Notice::Ports {
-            id,
-            name: ep.name.clone(),
-            published: ep.ports.iter().filter(|p| !before.ports.contains(p)).copied().collect(),
-            withdrawn: before.ports.iter().filter(|p| !ep.ports.contains(p)).copied().collect(),
-        });
+        if renamed {
+            let (name, aliases) = (ep.name.clone(), ep.aliases.clone());
+            self.notice(Notice::Renamed { id, before: before.name.clone(), name, aliases });
+        } else {
+            let other = |of: &Endpoint, than: &Endpoint| {
+                of.ports.iter().filter(|p| !than.ports.contains(p)).copied().collect()
+            };
+            let (published, withdrawn) = (other(&ep, before), other(before, &ep));
+            self.notice(Notice::Ports { id, name: ep.name.clone(), published, withdrawn });
+        }
         if let Some(view) = self.local_view(id) {
             self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
         }
@@ -368,6 +438,7 @@ impl Engine {
                 ports: Vec::new(),
                 take_over: false,
                 keep_ip: false,
+                reserved: false,
                 foreign: Foreign::default(),
             };
             let seed = [self.config.host.0.as_bytes().as_slice(), &id.0.to_be_bytes()].concat();

@@ -103,6 +103,7 @@ fn live(path: &Path, limit: u64) {
         ports: vec![],
         take_over: false,
         keep_ip: false,
+        reserved: false,
         foreign: Foreign::default(),
     };
     step(&mut engine, request(Request::Attach(attach)), 4);

@@ -198,6 +198,7 @@ impl World {
         let request = Attach {
             take_over: true,
             keep_ip: false,
+            reserved: false,
             mac: Some(view.endpoint.mac),
             ips: view.endpoint.addresses.clone(),
             ..self.new_namespace(i, net.name.as_str())
@@ -261,6 +262,7 @@ impl World {
             ports: Vec::new(),
             take_over: false,
             keep_ip: false,
+            reserved: false,
             foreign: Foreign::default(),
         }
     }

@@ -5,7 +5,7 @@ use expect_test::{Expect, expect};
 use overlay_model::{Family, ObjectKey, RingToken};
 
 use super::{AuditView, RangesView, SubnetView, scarcity};
-use crate::event::{ErrorKind, Notice, Refused, Reply, Request};
+use crate::event::{Attach, ErrorKind, Notice, Refused, Reply, Request};
 use crate::ipam::Pool;
 use crate::tests::world::{World, add, attach, create};
 
@@ -342,4 +342,16 @@ fn a_subnet_of_ipv6_is_as_large_as_it_is() {
     assert_eq!(a.free, a.free_here);
     found(&audit(&mut w, 0, false), expect![""]);
     assert!(w.engine(0).pools.keys().all(|(_, family)| *family == Family::V6));
+}
+
+#[test]
+fn what_is_kept_for_a_name_is_no_leak() {
+    let mut w = World::new(1);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.pass(Duration::from_secs(20));
+    let view = w.attach(0, Attach { keep_ip: true, ..attach("demo", "db") }).unwrap();
+    w.detach(0, "db").unwrap();
+    let audited = audit(&mut w, 0, true);
+    assert_eq!(audited.findings, [], "{audited:?}");
+    assert_eq!(w.attach(0, attach("demo", "db")).unwrap().ips, view.ips);
 }

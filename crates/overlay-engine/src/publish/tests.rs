@@ -103,3 +103,67 @@ fn a_port_of_the_cluster_is_every_hosts_as_long_as_somebody_publishes_it() {
     assert_eq!(w.held(2), Vec::<String>::new());
     assert_eq!(w.kernel(2).objects().len(), 0);
 }
+
+fn rename(target: &str, name: Option<&str>, aliases: Option<&[&str]>) -> Request {
+    let names = |all: &[&str]| all.iter().map(|a| Name::new(a).unwrap()).collect();
+    let change = crate::event::ChangeEndpoint {
+        name: name.map(|name| Name::new(name).unwrap()),
+        aliases: aliases.map(names),
+        labels: None,
+    };
+    Request::ChangeEndpoint { target: target.into(), net: None, change }
+}
+
+#[test]
+fn an_endpoint_gets_another_name_and_aliases_and_all_hosts_follow() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.pass(Duration::from_secs(20));
+    w.attach(0, attach("demo", "c0")).unwrap();
+    w.attach(1, attach("demo", "c1")).unwrap();
+    let service = crate::services::CreateService {
+        net: "demo".into(),
+        name: Name::new("shop").unwrap(),
+        alias: Name::new("web").unwrap(),
+        ports: vec!["80".parse().unwrap()],
+        vips: Vec::new(),
+    };
+    w.request(1, Request::CreateService(service)).unwrap();
+    w.request(0, rename("c0", Some("front"), Some(&["web"]))).unwrap();
+    w.pass(Duration::from_secs(3));
+    for i in 0..2 {
+        let names: Vec<String> = w
+            .endpoints(i)
+            .iter()
+            .filter_map(|ep| ep.endpoint.name.as_ref().map(Name::to_string))
+            .collect();
+        assert!(names.contains(&"front".to_owned()) && !names.contains(&"c0".to_owned()), "{i}");
+        w.assert_names_match(i);
+    }
+    w.assert_kernels_match_the_cluster();
+    let behind = |w: &mut World| match w.request(1, Request::Services { net: None }).unwrap() {
+        Reply::Services(views) => views[0].endpoints.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(behind(&mut w), 1);
+    w.request(0, rename("front", None, Some(&[]))).unwrap();
+    w.pass(Duration::from_secs(3));
+    assert_eq!(behind(&mut w), 0);
+    w.assert_kernels_match_the_cluster();
+    // It is so after a restart, too.
+    w.restart(0);
+    w.pass(Duration::from_secs(20));
+    w.request(0, rename("front", Some("front"), None)).unwrap();
+    let refused = w.request(0, rename("front", Some("c1"), None)).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Taken, "{refused}");
+    let refused = w.request(0, rename("front", Some("shop"), None)).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Taken, "{refused}");
+    w.disk_full(0, true);
+    let refused = w.request(0, rename("front", Some("later"), None)).unwrap_err();
+    assert!(refused.message.starts_with("cannot write the state file"), "{refused}");
+    let kept = Attach { keep_ip: true, ..attach("demo", "db") };
+    w.disk_full(0, false);
+    w.attach(0, kept).unwrap();
+    let refused = w.request(0, rename("db", Some("other"), None)).unwrap_err();
+    assert!(refused.message.contains("are kept for that name"), "{refused}");
+}

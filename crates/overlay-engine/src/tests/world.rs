@@ -48,6 +48,7 @@ pub(crate) fn attach(net: &str, name: &str) -> Attach {
         ports: Vec::new(),
         take_over: false,
         keep_ip: false,
+        reserved: false,
         foreign: Foreign::default(),
     }
 }
