@@ -150,6 +150,7 @@ Kinds:
   imported           static endpoints of this host, many at once
   device             something about an attached device
   ports              other ports lead to an endpoint of this host
+  renamed            an endpoint of this host has another name, other aliases or labels
   service_created service_removed
   no_own_address     this host passes nothing on to endpoints of others
   seen withdrawn     endpoints of other hosts; shown with --all, or when asked for
@@ -466,11 +467,37 @@ pub(crate) enum EndpointCommand {
     Import(ImportArgs),
     /// Remove endpoints of this host
     Rm(RmArgs),
+    /// Give an endpoint of this host another name, other aliases or labels
+    Set(Box<SetEndpointArgs>),
     /// Let a MAC or address move again that this host has frozen, because it
     /// moved too often
     Thaw(ThawArgs),
     /// Let the addresses go that this host keeps for a name: see attach --keep-ip
     ForgetIp(ForgetIpArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true)
+    .args(["name", "aliases", "labels", "no_aliases", "no_labels"]))]
+pub(crate) struct SetEndpointArgs {
+    /// Its name, id or MAC
+    #[arg(value_name = "ENDPOINT", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) endpoint: String,
+
+    /// Its network, by name or id, when endpoints of two networks have the name
+    #[arg(long, value_name = "NAME|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) net: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) called: Called,
+
+    /// Take all aliases away
+    #[arg(long, conflicts_with = "aliases")]
+    pub(crate) no_aliases: bool,
+
+    /// Take all labels away
+    #[arg(long, conflicts_with = "labels")]
+    pub(crate) no_labels: bool,
 }
 
 #[derive(Debug, ClapArgs)]

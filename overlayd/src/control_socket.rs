@@ -245,7 +245,7 @@ pub async fn serve(
             // An endpoint may be called so.
             post(import).layer(DefaultBodyLimit::max(MAX_IMPORT)).delete(detach_import),
         )
-        .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach))
+        .route("/v1/endpoints/{endpoint}", axum::routing::delete(detach).patch(change_endpoint))
         .route("/v1/services", get(services).post(create_service))
         .route("/v1/services/{name}", axum::routing::delete(remove_service))
         .route("/v1/endpoints/{endpoint}/ports", post(publish).delete(unpublish))
@@ -260,6 +260,8 @@ pub async fn serve(
         .route("/v1/frozen/{what}", axum::routing::delete(thaw))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/{net}", get(ipam_of))
+        .route("/v1/ipam/{net}/reserve", post(reserve_address))
+        .route("/v1/ipam/{net}/reserve/{address}", axum::routing::delete(unreserve_address))
         .route("/v1/ipam/{net}/release", post(release_address))
         // A network may be called so.
         .route("/v1/ipam/check", post(check_ipam).get(ipam_of_check))
@@ -475,6 +477,18 @@ async fn detach_import(
     ok(door.ask(Request::Detach { target: "import".into(), net: query.net }).await)
 }
 
+async fn change_endpoint(
+    State(door): State<Door>,
+    Part(UrlPath(target)): Part<UrlPath<String>>,
+    Part(Query(query)): Part<Query<NetQuery>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    ok(match body(bytes).and_then(convert::change_endpoint) {
+        Ok(change) => door.ask(Request::ChangeEndpoint { target, net: query.net, change }).await,
+        Err(error) => Err(error),
+    })
+}
+
 async fn publish(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
@@ -556,6 +570,27 @@ async fn ipam_of(State(door): State<Door>, Part(UrlPath(net)): Part<UrlPath<Stri
 
 async fn ipam_of_check(State(door): State<Door>) -> Answered {
     ok(door.ask(Request::Ranges("check".into())).await)
+}
+
+async fn reserve_address(
+    State(door): State<Door>,
+    Part(UrlPath(net)): Part<UrlPath<String>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answered {
+    ok(match body(bytes).and_then(|body| convert::reserve(net, &body)) {
+        Ok(asked) => door.ask(Request::Reserve(asked)).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn unreserve_address(
+    State(door): State<Door>,
+    Part(UrlPath((net, address))): Part<UrlPath<(String, String)>>,
+) -> Answered {
+    ok(match address.parse() {
+        Ok(ip) => door.ask(Request::Unreserve { net, ip }).await,
+        Err(_) => Err(invalid(format!("`{address}` is no address"))),
+    })
 }
 
 async fn release_address(

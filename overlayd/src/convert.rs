@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use overlay_api::v1;
 use overlay_engine::{
-    Attach, ChangeNetwork, CreateNetwork, CreateService, DetachedOn, EndpointState, EndpointView,
-    EntryView, ErrorKind, FrozenView, HostView, Import, Kept, KeyView, Level, NetworkView, Notice,
-    Place, PortView, Refused, Reply, ServiceView, StaticEndpoint, StatusView, Table, Where,
+    Attach, ChangeEndpoint, ChangeNetwork, CreateNetwork, CreateService, DetachedOn, EndpointState,
+    EndpointView, EntryView, ErrorKind, FrozenView, HostView, Import, Kept, KeyView, Level,
+    NetworkView, Notice, Place, PortView, Refused, Reply, Reserve, ServiceView, StaticEndpoint,
+    StatusView, Table, Where,
 };
 use overlay_gossip::{PeerInfo, Refusals, RefusedFrom};
 use overlay_model::{
@@ -172,8 +173,34 @@ pub fn attach(
         ports: ports(&body.publish)?,
         take_over: body.take_over,
         keep_ip: body.keep_ip,
+        reserved: body.reserved,
         foreign: Foreign::default(),
     })
+}
+
+/// What is to be otherwise with an endpoint.
+pub fn change_endpoint(body: v1::ChangeEndpoint) -> Result<ChangeEndpoint, v1::Error> {
+    if body == v1::ChangeEndpoint::default() {
+        return Err(invalid("none of name, aliases and labels is given; give one of them"));
+    }
+    Ok(ChangeEndpoint {
+        name: body.name.as_deref().map(Name::new).transpose().map_err(invalid)?,
+        aliases: body.aliases.as_deref().map(names).transpose().map_err(invalid)?,
+        labels: body.labels,
+    })
+}
+
+/// An address to hold.
+pub fn reserve(net: String, body: &v1::ReserveAddress) -> Result<Reserve, v1::Error> {
+    let family = match body.family.as_deref() {
+        None => None,
+        Some("ipv4") => Some(Family::V4),
+        Some("ipv6") => Some(Family::V6),
+        Some(other) => {
+            return Err(invalid(format!("`{other}` is no family: use ipv4 or ipv6")));
+        }
+    };
+    Ok(Reserve { net, ip: body.address, family })
 }
 
 /// Ports to publish.
@@ -649,6 +676,19 @@ pub fn event(notice: &Notice) -> v1::Event {
                 ..kind("ports")
             }
         }
+        Notice::Renamed { id, before, name, aliases } => {
+            let before = before.as_ref().map_or("no name", Name::as_str);
+            let aliases: Vec<&str> = aliases.iter().map(Name::as_str).collect();
+            v1::Event {
+                endpoint: some(id),
+                name: name.as_ref().map(ToString::to_string),
+                why: Some(match aliases.join(", ") {
+                    none if none.is_empty() => format!("was {before}"),
+                    all => format!("was {before}; aliases {all}"),
+                }),
+                ..kind("renamed")
+            }
+        }
         Notice::Service { name, net, what } => {
             v1::Event { name: some(name), net: some(net), ..kind(&format!("service_{what}")) }
         }
@@ -854,6 +894,11 @@ pub fn reply(reply: Reply, gossip: &Heard) -> serde_json::Result<Vec<u8>> {
             serde_json::to_vec(&views.into_iter().map(ipam::ranges).collect::<Vec<_>>())
         }
         Reply::Audited(view) => serde_json::to_vec(&ipam::audit(view)),
+        Reply::Reserved { net, ip, held } => serde_json::to_vec(&v1::ReservedAddress {
+            net: net.into(),
+            address: ip,
+            held_ms: ms(held),
+        }),
         Reply::Released { net, ip } => {
             serde_json::to_vec(&v1::ReleasedAddress { net: net.into(), address: ip })
         }

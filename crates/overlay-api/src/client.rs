@@ -230,6 +230,17 @@ impl Client {
         self.delete(&with_query(&path, [("net", net), ("ports", ports)])).await
     }
 
+    /// Changes the name, aliases or labels of an endpoint of this host.
+    pub async fn change_endpoint(
+        &self,
+        endpoint: &str,
+        net: Option<&str>,
+        request: &v1::ChangeEndpoint,
+    ) -> Result<v1::Endpoint, ClientError> {
+        let path = format!("/v1/endpoints/{}", encode(endpoint));
+        self.ask(Method::PATCH, &with_query(&path, [("net", net)]), Some(request)).await
+    }
+
     /// Creates a service.
     pub async fn create_service(
         &self,
@@ -283,6 +294,24 @@ impl Client {
     /// Shows who owns which addresses of the network of this name or id.
     pub async fn ipam_of(&self, net: &str) -> Result<Vec<v1::IpamRanges>, ClientError> {
         self.get(&format!("/v1/ipam/{}", encode(net))).await
+    }
+
+    /// Holds an address of `net` for an attach that comes for it.
+    pub async fn reserve_address(
+        &self,
+        net: &str,
+        request: &v1::ReserveAddress,
+    ) -> Result<v1::ReservedAddress, ClientError> {
+        self.ask(Method::POST, &format!("/v1/ipam/{}/reserve", encode(net)), Some(request)).await
+    }
+
+    /// Lets an address of `net` go that is held for an attach.
+    pub async fn unreserve_address(
+        &self,
+        net: &str,
+        address: std::net::IpAddr,
+    ) -> Result<v1::ReleasedAddress, ClientError> {
+        self.delete(&format!("/v1/ipam/{}/reserve/{address}", encode(net))).await
     }
 
     /// Gives an address of `net` back that no endpoint has.

@@ -16,6 +16,7 @@
 //! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
 //! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
 //! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `PATCH /v1/endpoints/{name, id or MAC}?net=…` | [`v1::ChangeEndpoint`] | [`v1::Endpoint`] |
 //! | `POST /v1/endpoints/{name, id or MAC}/ports?net=…` | [`v1::Publish`] | [`v1::Endpoint`] |
 //! | `DELETE /v1/endpoints/{name, id or MAC}/ports?net=…&ports=…` | - | [`v1::Endpoint`] |
 //! | `POST /v1/services` | [`v1::CreateService`] | [`v1::Service`] |
@@ -28,6 +29,8 @@
 //! | `GET /v1/dns/{name}` | - | [`v1::Looked`] |
 //! | `GET /v1/ipam` | - | [`v1::IpamSubnet`], a list |
 //! | `GET /v1/ipam/{name or id}` | - | [`v1::IpamRanges`], a list |
+//! | `POST /v1/ipam/{name or id}/reserve` | [`v1::ReserveAddress`] | [`v1::ReservedAddress`] |
+//! | `DELETE /v1/ipam/{name or id}/reserve/{address}` | - | [`v1::ReleasedAddress`] |
 //! | `POST /v1/ipam/{name or id}/release` | [`v1::ReleaseAddress`] | [`v1::ReleasedAddress`] |
 //! | `POST /v1/ipam/check` | [`v1::CheckIpam`] | [`v1::IpamAudit`] |
 //! | `GET /v1/hosts` | - | [`v1::Host`], a list |

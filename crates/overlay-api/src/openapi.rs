@@ -39,6 +39,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::import,
         operations::list_endpoints,
         operations::detach,
+        operations::change_endpoint,
         operations::publish,
         operations::unpublish,
         operations::list_ports,
@@ -51,6 +52,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::look_name_up,
         operations::list_ipam,
         operations::get_ipam,
+        operations::reserve_address,
+        operations::unreserve_address,
         operations::release_address,
         operations::check_ipam,
         operations::list_hosts,
@@ -197,6 +200,17 @@ mod operations {
             Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
     fn detach() {}
 
+    /// Changes the name, aliases or labels of an endpoint of this host.
+    #[utoipa::path(patch, path = "/v1/endpoints/{endpoint}", tag = "endpoints",
+        params(
+            ("endpoint" = String, Path, description = "Its name, id or MAC"),
+            ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
+        ),
+        request_body = ChangeEndpoint,
+        responses((status = 200, description = "As it is now", body = Endpoint),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn change_endpoint() {}
+
     /// Leads more ports to an endpoint of this host.
     #[utoipa::path(post, path = "/v1/endpoints/{endpoint}/ports", tag = "endpoints",
         params(
@@ -295,6 +309,24 @@ mod operations {
         responses((status = 200, description = "Its subnets", body = Vec<IpamRanges>),
             Forbidden, NotFound, Failed, Unavailable))]
     fn get_ipam() {}
+
+    /// Holds an address for an attach that comes for it, for two minutes.
+    #[utoipa::path(post, path = "/v1/ipam/{net}/reserve", tag = "addresses",
+        params(("net" = String, Path, description = "Its name or id")),
+        request_body = ReserveAddress,
+        responses((status = 200, description = "Which", body = ReservedAddress),
+            Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]
+    fn reserve_address() {}
+
+    /// Lets an address go that is held for an attach.
+    #[utoipa::path(delete, path = "/v1/ipam/{net}/reserve/{address}", tag = "addresses",
+        params(
+            ("net" = String, Path, description = "Its name or id"),
+            ("address" = String, Path, description = "Which"),
+        ),
+        responses((status = 200, description = "Which", body = ReleasedAddress),
+            Invalid, Forbidden, NotFound, Failed, Unavailable))]
+    fn unreserve_address() {}
 
     /// Gives an address back that is leased on this host and that no endpoint has.
     #[utoipa::path(post, path = "/v1/ipam/{net}/release", tag = "addresses",

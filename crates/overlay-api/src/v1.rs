@@ -407,6 +407,24 @@ pub struct Attach {
     /// this or not, until `DELETE /v1/networks/{net}/kept/{name}`. Needs `name`.
     #[serde(skip_serializing_if = "Not::not")]
     pub keep_ip: bool,
+    /// `ips` were held by `POST /v1/ipam/{net}/reserve`, and are all that it gets.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub reserved: bool,
+}
+
+/// Another name, other aliases or labels for an endpoint; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChangeEndpoint {
+    /// DNS label, unique in the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Further DNS labels, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aliases: Option<Vec<String>>,
+    /// Free text, all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// Takes many static endpoints in, all or none.
@@ -1227,6 +1245,32 @@ pub struct ReleaseAddress {
     #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+}
+
+/// Holds an address for an attach that comes for it, for two minutes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReserveAddress {
+    /// Which; a free one when left out.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// `ipv4` or `ipv6`, of a free one; that of the network's first subnet when
+    /// left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+}
+
+/// An address that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReservedAddress {
+    /// Name of its network.
+    pub net: String,
+    /// Which, with the length of its subnet's prefix.
+    #[schema(value_type = String)]
+    pub address: IpNet,
+    /// For how long, milliseconds.
+    pub held_ms: u64,
 }
 
 /// An address that has been given back.

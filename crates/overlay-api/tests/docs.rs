@@ -65,6 +65,10 @@ fn row(example: &Example) -> String {
         }
         ["", "v1", "ipam", "check"] => format!("{} {path}", example.method),
         ["", "v1", "ipam", _] => format!("{} /v1/ipam/{{net}}", example.method),
+        ["", "v1", "ipam", _, "reserve"] => format!("{} /v1/ipam/{{net}}/reserve", example.method),
+        ["", "v1", "ipam", _, "reserve", _] => {
+            format!("{} /v1/ipam/{{net}}/reserve/{{address}}", example.method)
+        }
         ["", "v1", "ipam", _, "release"] => format!("{} /v1/ipam/{{net}}/release", example.method),
         ["", "v1", "services", _] => format!("{} /v1/services/{{name}}", example.method),
         ["", "v1", "endpoints", _, "ports"] => {
@@ -126,6 +130,8 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             ("POST /v1/endpoints", Some(body)) => is::<v1::Attach>(body),
             ("POST /v1/endpoints/import", Some(body)) => is::<v1::Import>(body),
             ("POST /v1/endpoints/{endpoint}/ports", Some(body)) => is::<v1::Publish>(body),
+            ("PATCH /v1/endpoints/{endpoint}", Some(body)) => is::<v1::ChangeEndpoint>(body),
+            ("POST /v1/ipam/{net}/reserve", Some(body)) => is::<v1::ReserveAddress>(body),
             ("POST /v1/services", Some(body)) => is::<v1::CreateService>(body),
             ("POST /v1/ipam/check", Some(body)) => is::<v1::CheckIpam>(body),
             ("POST /v1/ipam/{net}/release", Some(body)) => is::<v1::ReleaseAddress>(body),
@@ -143,6 +149,7 @@ fn every_body_and_every_reply_is_what_its_type_says() {
             "POST /v1/endpoints/import" => is::<v1::Imported>(reply),
             "DELETE /v1/frozen/{what}" => is::<Vec<v1::Frozen>>(reply),
             "POST /v1/services" => is::<v1::Service>(reply),
+            "POST /v1/ipam/{net}/reserve" => is::<v1::ReservedAddress>(reply),
             "GET /v1/services" => is::<Vec<v1::Service>>(reply),
             "GET /v1/ports" => is::<Vec<v1::Port>>(reply),
             "GET /v1/firewall" => is::<v1::Firewall>(reply),

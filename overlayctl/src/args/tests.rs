@@ -196,6 +196,14 @@ fn addresses_and_changes_that_cannot_be_meant_are_refused() {
         expect!["error: the following required arguments were not provided:"],
     );
     check(
+        "overlayctl endpoint set web",
+        expect!["error: the following required arguments were not provided:"],
+    );
+    check(
+        "overlayctl endpoint set web --alias x --no-aliases",
+        expect!["error: the argument '--alias <NAME>' cannot be used with '--no-aliases'"],
+    );
+    check(
         "overlayctl endpoint forget-ip web",
         expect!["error: the following required arguments were not provided:"],
     );

@@ -109,6 +109,7 @@ fn request(
         take_over: args.take_over,
         publish: args.publish.iter().map(ToString::to_string).collect(),
         keep_ip: args.keep_ip,
+        reserved: false,
     })
 }
 

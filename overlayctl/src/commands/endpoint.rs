@@ -11,7 +11,9 @@ use overlay_api::{ClientError, v1};
 use overlayctl::import_file::{self, Wrong};
 
 use super::{Session, asking};
-use crate::args::{AddArgs, EndpointCommand, ForgetIpArgs, ImportArgs, RmArgs, ThawArgs};
+use crate::args::{
+    AddArgs, EndpointCommand, ForgetIpArgs, ImportArgs, RmArgs, SetEndpointArgs, ThawArgs,
+};
 use crate::output::Failure;
 use crate::render;
 
@@ -21,6 +23,7 @@ impl Session {
             EndpointCommand::Add(args) => self.add(*args).await,
             EndpointCommand::Import(args) => self.import(args).await,
             EndpointCommand::Rm(args) => self.rm(args).await,
+            EndpointCommand::Set(args) => self.set_endpoint(*args).await,
             EndpointCommand::Thaw(args) => self.thaw(args).await,
             EndpointCommand::ForgetIp(args) => self.forget_ip(args).await,
         }
@@ -66,6 +69,21 @@ impl Session {
         let doing = |endpoint: &str| format!("remove {endpoint}");
         let remove = async |endpoint: &str| self.client.detach(endpoint, net).await;
         self.each(&args.endpoints, doing, remove, render::detached).await
+    }
+
+    async fn set_endpoint(&self, args: SetEndpointArgs) -> Result<(), Failure> {
+        let doing = format!("change {}", args.endpoint);
+        let said = |none: bool, some: bool| none || some;
+        let aliases: Vec<String> = args.called.aliases.into_iter().map(String::from).collect();
+        let labels = args.called.labels.into_map().map_err(Failure::Usage)?;
+        let request = v1::ChangeEndpoint {
+            name: args.called.name.map(String::from),
+            aliases: said(args.no_aliases, !aliases.is_empty()).then_some(aliases),
+            labels: said(args.no_labels, !labels.is_empty()).then_some(labels),
+        };
+        let changed = self.client.change_endpoint(&args.endpoint, args.net.as_deref(), &request);
+        let endpoint = asking(doing, changed).await?;
+        self.output.show(&endpoint, render::attached)
     }
 
     async fn thaw(&self, args: ThawArgs) -> Result<(), Failure> {

@@ -37,6 +37,7 @@ fn operations_have_these_ids() {
         POST /v1/endpoints → attach
         POST /v1/endpoints/import → import
         DELETE /v1/endpoints/{endpoint} → detach
+        PATCH /v1/endpoints/{endpoint} → change_endpoint
         DELETE /v1/endpoints/{endpoint}/ports → unpublish
         POST /v1/endpoints/{endpoint}/ports → publish
         GET /v1/events → watch_events
@@ -49,6 +50,8 @@ fn operations_have_these_ids() {
         POST /v1/ipam/check → check_ipam
         GET /v1/ipam/{net} → get_ipam
         POST /v1/ipam/{net}/release → release_address
+        POST /v1/ipam/{net}/reserve → reserve_address
+        DELETE /v1/ipam/{net}/reserve/{address} → unreserve_address
         GET /v1/keys → list_keys
         POST /v1/keys → add_key
         DELETE /v1/keys/{id} → remove_key
