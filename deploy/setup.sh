@@ -33,7 +33,8 @@ wanted=(
 # Programs that would take this machine's network over if they were installed: they are
 # unpacked here, where only labs look, and only if they are not there anyhow.
 fetched=/var/cache/overlayd-labs
-strangers=(NetworkManager:network-manager firewalld:firewalld ufw:ufw)
+strangers=(NetworkManager:network-manager firewalld:firewalld ufw:ufw
+    dockerd:docker.io docker-compose:docker-compose busybox:busybox-static)
 
 # Debian keeps administrators' programs where a user's PATH may not look.
 PATH=$PATH:/usr/sbin:/sbin
@@ -45,8 +46,11 @@ done
 
 unfetched=()
 for pair in "${strangers[@]}"; do
-    command -v "${pair%%:*}" >/dev/null || [ -e "$fetched/usr/sbin/${pair%%:*}" ] ||
-        unfetched+=("${pair#*:}")
+    program=${pair%%:*}
+    for place in usr/sbin usr/bin sbin bin; do
+        [ ! -e "$fetched/$place/$program" ] || continue 2
+    done
+    command -v "$program" >/dev/null || unfetched+=("${pair#*:}")
 done
 
 # Unpacks packages, and what of their dependencies is not installed in any version.

@@ -74,6 +74,8 @@ const KEYS: &[Key] = &[
     with("dns", Some("on"), ""),
     with("dns-ttl", Some("5s"), ""),
     with("resolv-conf", Some("/etc/resolv.conf"), ""),
+    with("docker-plugin", None, "not asked by dockerd"),
+    with("docker-socket", Some("/run/docker.sock"), ""),
     with("journal", None, "no journal"),
     with("journal-limit", Some("64MiB"), ""),
 ];
@@ -237,6 +239,13 @@ pub struct Flags {
     /// changes [default: /etc/resolv.conf]
     #[arg(long, global = true, value_name = "FILE")]
     pub resolv_conf: Option<String>,
+    /// Be Docker's network and IPAM driver, by this socket: /run/docker/plugins/overlayd.sock is
+    /// where dockerd looks [default: none]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub docker_plugin: Option<String>,
+    /// Where dockerd is asked how its containers are called [default: /run/docker.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub docker_socket: Option<String>,
     /// Append every event to this file, for overlayd replay [default: no journal]
     #[arg(long, global = true, value_name = "FILE")]
     pub journal: Option<String>,
@@ -283,6 +292,8 @@ impl Flags {
             "dns" => one(&self.dns),
             "dns-ttl" => one(&self.dns_ttl),
             "resolv-conf" => one(&self.resolv_conf),
+            "docker-plugin" => one(&self.docker_plugin),
+            "docker-socket" => one(&self.docker_socket),
             "journal" => one(&self.journal),
             "journal-limit" => one(&self.journal_limit),
             _ => None,
@@ -352,6 +363,10 @@ pub struct Settings {
     pub resolv_conf: PathBuf,
     /// Where events are recorded, if at all.
     pub journal: Option<PathBuf>,
+    /// Where dockerd finds its driver.
+    pub docker_plugin: Option<PathBuf>,
+    /// Where dockerd's API is.
+    pub docker_socket: PathBuf,
     /// How long the journal may be, bytes.
     pub journal_limit: u64,
 }
@@ -795,7 +810,7 @@ impl Values {
             _ => Err(format!("`{text}` is none of auto, on, off")),
         });
         let state_dir = self.value("state-dir", absolute);
-        let socket = self.value("socket", socket);
+        let socket = self.value("socket", socket_path);
         let log = self.value("log", |text| match text {
             "text" => Ok(LogForm::Text),
             "json" => Ok(LogForm::Json),
@@ -837,6 +852,8 @@ impl Values {
         });
         let resolv_conf = self.value("resolv-conf", absolute);
         let journal = self.value("journal", absolute);
+        let docker_plugin = self.value("docker-plugin", socket_path);
+        let docker_socket = self.value("docker-socket", socket_path);
         let journal_limit = self.value("journal-limit", size);
 
         if gossip_port.is_some() && gossip_port == vxlan_port {
@@ -909,6 +926,8 @@ impl Values {
             dns_ttl: dns_ttl?,
             resolv_conf: resolv_conf?,
             journal,
+            docker_plugin,
+            docker_socket: docker_socket?,
             journal_limit: journal_limit?,
         })
     }
@@ -1140,7 +1159,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn socket(text: &str) -> Result<PathBuf, String> {
+fn socket_path(text: &str) -> Result<PathBuf, String> {
     /// `sun_path` less its final zero byte (unix(7)).
     const LONGEST: usize = 107;
     if text.len() > LONGEST {

@@ -65,7 +65,24 @@ pub enum SocketError {
 /// Takes the socket: `0660 root:overlayd` if there is such a group, else
 /// `0600`. One that a dead daemon left is replaced.
 pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
+    let io = |err| SocketError::Io { path: path.to_owned(), err };
+    let listener = bind_for_root(path)?;
+    let group = nix::unistd::Group::from_name("overlayd").ok().flatten();
+    if let Some(group) = group {
+        let chowned = nix::unistd::chown(path, None, Some(group.gid));
+        chowned.map_err(|errno| io(errno.into()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
+    }
+    Ok(listener)
+}
+
+/// The same for nobody but root.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_for_root(path: &Path) -> Result<UnixListener, SocketError> {
+    use std::os::unix::fs::FileTypeExt;
     let io = |err| SocketError::Io { path: path.to_owned(), err };
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(io)?;
@@ -83,14 +100,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     let former = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(former);
-    let listener = bound.map_err(io)?;
-    let group = nix::unistd::Group::from_name("overlayd").ok().flatten();
-    if let Some(group) = group {
-        let chowned = nix::unistd::chown(path, None, Some(group.gid));
-        chowned.map_err(|errno| io(errno.into()))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
-    }
-    Ok(listener)
+    bound.map_err(io)
 }
 
 type Answer = Result<Vec<u8>, v1::Error>;

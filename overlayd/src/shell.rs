@@ -27,6 +27,8 @@ use overlay_engine::{
 use overlay_gossip::{Gossip, GossipConfig};
 use overlay_model::{ApplyReport, ClusterEvent, EndpointId, IfName, KernelChange};
 use overlay_netlink::{Home, Kernel, NetnsError, Underlay, UnderlayError};
+use overlay_plugins::docker::Plugin;
+use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -191,6 +193,7 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
 
     // Whatever ends this function takes the socket's file along.
     let _socket_file = SocketFile(settings.socket.clone());
+    let docker = docker(&settings)?;
 
     let clock = Clock { start: Instant::now() };
     let config = Config {
@@ -314,6 +317,12 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
         wait_for(ended),
     );
     let server = tokio::spawn(server);
+    let (_docker_file, docker) = docker.unzip();
+    if let Some((listener, plugin)) = docker {
+        let (asked, socket) = (plugin.clone(), settings.docker_socket.clone());
+        tokio::spawn(async move { overlay_plugins::docker::follow(&asked, &socket).await });
+        tokio::spawn(plugin.serve(listener, wait_for(ending.subscribe())));
+    }
     tokio::spawn(surroundings.clone().keep_looking());
 
     let follow = overlay_netlink::follow_underlay(settings.underlay(), underlay)
@@ -358,6 +367,19 @@ pub async fn run(settings: Settings, gossip_on: &Handle) -> anyhow::Result<()> {
     // Answers that are under way, bounded: an idle keep-alive connection must not hold us.
     let _ = tokio::time::timeout(Duration::from_millis(200), server).await;
     Ok(())
+}
+
+/// Where dockerd asks, and who answers it.
+type DockerDoor = (SocketFile, (UnixListener, Arc<Plugin>));
+
+fn docker(settings: &Settings) -> anyhow::Result<Option<DockerDoor>> {
+    let Some(path) = &settings.docker_plugin else { return Ok(None) };
+    let file = settings.state_dir.join("docker.json");
+    let plugin = Plugin::new(&settings.socket, &file);
+    let plugin = plugin.with_context(|| format!("cannot read {}", file.display()))?;
+    let listener = control_socket::bind_for_root(path)
+        .context("cannot be a plugin of Docker: is docker-plugin in the settings right?")?;
+    Ok(Some((SocketFile(path.clone()), (listener, Arc::new(plugin)))))
 }
 
 /// Where the veths of this host lead.

@@ -42,6 +42,10 @@ pub async fn run(socket: &Path) -> anyhow::Result<()> {
     if doors > 0 {
         println!("nft delete table ip overlayd (in {doors} namespaces)");
     }
-    println!("removed {} things of overlayd; nothing else was touched", count + doors);
+    let passages = overlay_plugins::docker::close_passage();
+    if passages > 0 {
+        println!("iptables -D DOCKER-USER -j OVERLAYD");
+    }
+    println!("removed {} things of overlayd; nothing else was touched", count + doors + passages);
     Ok(())
 }

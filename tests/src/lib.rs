@@ -34,6 +34,7 @@
 pub mod binaries;
 pub mod capture;
 pub mod container;
+pub mod docker;
 pub mod figures;
 pub mod host;
 pub mod kernel;

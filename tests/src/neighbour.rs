@@ -23,7 +23,7 @@ use crate::shell::{checked, command_in, signal};
 use crate::wait::eventually;
 
 /// Where `make setup` unpacks what nobody wants to run on his own machine.
-const FETCHED: &str = "/var/cache/overlayd-labs";
+pub(crate) const FETCHED: &str = "/var/cache/overlayd-labs";
 
 /// Makes the private file systems, then becomes the bus, so that their process
 /// is the bus's. An overlay's upper directory must not be an overlay, and

@@ -41,6 +41,7 @@
 //! | `passage` | whether the rules of others let our bridges' packets pass: [`blocked`] |
 //! | `crowd` | whether the kernel's ARP and ND tables have room: [`neighbour_tables`] |
 //! | `door` | where containers ask for names: [`open_door`] |
+//! | `pair` | a veth pair for who moves its far end himself: [`make_pair`] |
 //! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
 //! | `underlay` | the VTEP's addresses: [`underlay_for`] |
 //! | `follow` | the VTEP's addresses, as they change: [`follow_underlay`] |
@@ -65,6 +66,7 @@ mod nat;
 mod netns;
 mod nft;
 mod offload;
+mod pair;
 mod passage;
 mod ports;
 mod read;
@@ -88,5 +90,6 @@ pub use left_behind::{Home, former_host, homes};
 pub use nat::Translated;
 pub use netns::{NetnsError, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
+pub use pair::{PairError, make_pair, remove_pair};
 pub use passage::{Blocked, blocked};
 pub use underlay::{Underlay, UnderlayError, Wanted, underlay_for};

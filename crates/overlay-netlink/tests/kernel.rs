@@ -1723,3 +1723,25 @@ fn a_bridge_says_whose_it_is_and_a_veth_where_it_leads() {
         assert_eq!(overlay_netlink::former_host().await.unwrap(), None);
     });
 }
+
+#[test]
+fn a_pair_for_somebody_else_is_made_anew_and_removed_and_nothing_of_others() {
+    lab(async {
+        let (near, far) = (name("ovd0123456789"), name("ovc0123456789"));
+        let pair = || overlay_netlink::make_pair(&near, &far, 1450, mac(7));
+        pair().await.unwrap();
+        run("ip link set ovc0123456789 up");
+        // Left behind by somebody who died in between.
+        pair().await.unwrap();
+        let shown = run("ip -d link show ovc0123456789");
+        assert!(shown.contains("mtu 1450") && shown.contains(&mac(7).to_string()), "{shown}");
+        assert!(!shown.contains(",UP"), "{shown}");
+        overlay_netlink::remove_pair(&near).await.unwrap();
+        overlay_netlink::remove_pair(&near).await.unwrap();
+        run("ip link add ovd0123456789 type veth peer name other");
+        let refused = pair().await.unwrap_err().to_string();
+        assert!(refused.contains("which overlayd has not made"), "{refused}");
+        assert!(overlay_netlink::remove_pair(&near).await.is_err());
+        run("ip link show other");
+    });
+}

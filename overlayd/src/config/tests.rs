@@ -131,6 +131,8 @@ fn told_nothing_everything_has_its_default() {
         dns = "on"                                          # default
         dns-ttl = "5s"                                      # default
         resolv-conf = "/etc/resolv.conf"                    # default
+        # docker-plugin: not asked by dockerd
+        docker-socket = "/run/docker.sock"                  # default
         # journal: no journal
         journal-limit = "64MiB"                             # default
     "##]]
@@ -197,6 +199,8 @@ fn the_printed_settings_say_where_each_came_from_and_read_back_as_themselves() {
         dns = "on"                                          # default
         dns-ttl = "5s"                                      # default
         resolv-conf = "/etc/resolv.conf"                    # default
+        # docker-plugin: not asked by dockerd
+        docker-socket = "/run/docker.sock"                  # default
         # journal: no journal
         journal-limit = "64MiB"                             # default
     "#]]
@@ -236,6 +240,8 @@ fn every_setting_can_stand_in_the_file() {
             dns = "off"
             dns-ttl = "1m"
             resolv-conf = "/r/resolv.conf"
+            docker-plugin = "/run/docker/plugins/overlayd.sock"
+            docker-socket = "/r/docker.sock"
         "#,
         ..Told::default()
     }
@@ -278,6 +284,8 @@ fn every_setting_can_stand_in_the_file() {
             dns: false,
             dns_ttl: 60,
             resolv_conf: "/r/resolv.conf".into(),
+            docker_plugin: None,
+            docker_socket: "/run/docker.sock".into(),
             journal: None,
             journal_limit: 64 << 20,
         }
@@ -356,7 +364,7 @@ fn a_key_that_does_not_exist_is_named_with_its_nearest_neighbour() {
         expect![[r#"
             /etc/overlayd/overlayd.toml line 1: there is no setting `gossip_port`; did you mean `gossip-port`?
             /etc/overlayd/overlayd.toml line 3: there is no setting `vtepip`; did you mean `vtep-ip`?
-            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, forget-after, gossip-interval, alone-after, leak-grace, host-access, dns, dns-ttl, resolv-conf, journal, journal-limit"#]],
+            /etc/overlayd/overlayd.toml line 4: there is no setting `network`; there are join, name, advertise, vtep-ip, vtep-families, underlay-dev, gossip-port, gossip-bind, key-file, insecure, vxlan-port, vxlan-checksum, vxlan-source-ports, vxlan-df, vxlan-ttl, vxlan-dscp, vxlan-tx-checksum, state-dir, socket, log, log-level, down-after, down-grace, stop-grace, forget-after, gossip-interval, alone-after, leak-grace, host-access, dns, dns-ttl, resolv-conf, docker-plugin, docker-socket, journal, journal-limit"#]],
     );
 }
 
