@@ -90,10 +90,14 @@ fn containers_of_two_engines_are_in_one_network_with_names_and_ports() -> Result
         eventually("client pings web", || of_b.exec("client", &format!("ping -c 1 -W 1 {shown}")))?;
         // Through Docker's own resolver at 127.0.0.11, whose upstream is ours.
         eventually("client finds web by its name", || {
-            let page = of_b.exec("client", "wget -T 2 -qO- http://web/")?;
-            ensure!(page == "web", "{page}");
+            for name in ["web", "web.demo.overlay.internal"] {
+                let found = of_b.exec("client", &format!("nslookup {name} 127.0.0.11"))?;
+                ensure!(found.contains(&shown), "{found}");
+            }
             Ok(())
         })?;
+        let page = of_b.exec("client", &format!("timeout 5 wget -qO- http://{shown}/"))?;
+        ensure!(page == "web", "{page}");
         let of_port = SocketAddr::new(a.address().into(), 8080);
         ensure!(a.ctl_json::<Vec<v1::Port>>(&["ports"])?.len() == 1);
         let page = overlay_tests::shell::run_in(
