@@ -165,8 +165,13 @@ impl Pool {
             return false;
         }
         self.newest = self.newest.max(generation);
+        let before = self.tokens.get(&offset).copied();
         if self.newest == 0 {
-            return self.merge_piece(offset, token);
+            let is_news = self.merge_piece(offset, token);
+            if let Some(before) = before.filter(|_| is_news) {
+                self.keep_rest(before, token);
+            }
+            return is_news;
         }
         // Pieces of what is not covered by a higher generation.
         let mut at = offset;
@@ -180,7 +185,6 @@ impl Pool {
         if at < token.until {
             pieces.push((at, token.until));
         }
-        let before = self.tokens.get(&offset).copied();
         let mut pieces = pieces.into_iter();
         // The first tells whether it is news: an older one must not come back in pieces.
         let Some((from, until)) = pieces.next() else { return false };
@@ -198,8 +202,9 @@ impl Pool {
     }
 
     /// Of a range that was split, the first piece has come and shrinks what was `before`.
-    /// What is behind it is not forgotten until its own piece comes: a range of a lower
-    /// generation, late from somebody who never heard of this one, would be taken for it.
+    /// What is behind it is not forgotten until its own piece comes: it would look as if nobody
+    /// owned it, and be taken over for that; or a range of a lower generation, late from somebody
+    /// who never heard of this one, would be taken for it.
     fn keep_rest(&mut self, before: RingToken, first: RingToken) {
         if first.until >= before.until || generation(before) != generation(first) {
             return;
@@ -214,8 +219,14 @@ impl Pool {
     /// under each beginning, or that there is none any more.
     pub fn merge_noting(&mut self, offset: u128, token: RingToken) -> Changed {
         if self.newest == 0 && generation(token) == 0 {
-            let changed = self.merge(offset, token);
-            return changed.then_some((offset, Some(token))).into_iter().collect();
+            let behind = self.tokens.get(&token.until).copied();
+            if !self.merge(offset, token) {
+                return Changed::new();
+            }
+            let rest = self.tokens.get(&token.until).copied();
+            let rest = rest.filter(|rest| behind != Some(*rest));
+            let rest = rest.map(|rest| (token.until, Some(rest)));
+            return rest.into_iter().chain([(offset, Some(token))]).collect();
         }
         let before = self.tokens.clone();
         if self.merge(offset, token) { changes(&before, &self.tokens) } else { Changed::new() }
