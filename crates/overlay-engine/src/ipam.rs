@@ -554,6 +554,17 @@ impl Pool {
         sums.into_iter().collect()
     }
 
+    /// The addresses to choose from that `owner` owns, as far as is known: the last ones first,
+    /// since the first ones are given out first.
+    pub(crate) fn choices_of(&self, owner: HostId) -> impl Iterator<Item = IpAddr> {
+        let mut pieces = Vec::new();
+        for segment in self.segments().into_iter().filter(|s| s.owner() == Some(owner)) {
+            self.leasable.pieces((segment.from, segment.until), &mut pieces);
+        }
+        let each = pieces.into_iter().rev().flat_map(|(from, until)| (from..until).rev());
+        each.map(|offset| self.ip_at(offset))
+    }
+
     /// Owners with how many addresses each has, the largest first.
     pub fn owners(&self) -> Vec<(HostId, u128)> {
         let mut sums: BTreeMap<HostId, u128> = BTreeMap::new();
