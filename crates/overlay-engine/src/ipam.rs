@@ -428,17 +428,26 @@ impl Pool {
         let (before, after): (Vec<_>, Vec<_>) =
             (ranges.clone(), ranges.into_iter().map(|(a, b)| (a.max(start), b)).collect());
         for (from, to) in after.into_iter().chain(before) {
-            let mut offset = from;
-            while offset < to {
-                if self.is_free(offset) {
-                    self.leased.insert(offset);
-                    self.next = offset + 1;
-                    return Ok(self.ip_at(offset));
-                }
-                offset += 1;
+            if let Some(offset) = self.first_free(from, to) {
+                self.leased.insert(offset);
+                self.next = offset + 1;
+                return Ok(self.ip_at(offset));
             }
         }
         Err(NoAddress::Exhausted)
+    }
+
+    /// Goes along what is leased, and does not search for each address in it: of a full /16
+    /// that is most of what a request costs.
+    fn first_free(&self, from: u128, until: u128) -> Option<u128> {
+        if from >= until {
+            return None;
+        }
+        let mut leased = self.leased.range(from..until).peekable();
+        let is_free = |offset: &u128| {
+            leased.next_if(|at| *at == offset).is_none() && !self.held.contains(offset)
+        };
+        (from..until).find(is_free)
     }
 
     /// Leases `ip`.
