@@ -10,7 +10,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
-        bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-docker bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
+        bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker \
+        bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -88,7 +89,7 @@ lab-clean:
 	@tests/lab-clean.sh
 
 ## bench: all measurements that docs/performance.md shows; quiet machine, root
-bench: bench-first bench-gossip bench-kernel bench-dns bench-ports bench-docker
+bench: bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker
 
 ## bench-first: attach latency, reach of an attach, memory; release binaries
 bench-first: release
@@ -117,6 +118,12 @@ bench-ports: release
 ## bench-docker: docker run and docker network connect until a ping across hosts, beside Docker's own overlay; ROUNDS=15
 bench-docker: release
 	OVERLAY_BIN_DIR=target/release $(if $(ROUNDS),ROUNDS=$(ROUNDS)) cargo bench --locked -p overlay-tests --bench docker
+
+## bench-ipam: addresses: attach and detach, gifts, a /16 over ten hosts to the last one; ONLY="local full" PREFIX=20; five minutes
+bench-ipam: release
+	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(PREFIX),PREFIX=$(PREFIX)) \
+	    cargo bench --locked -p overlay-tests --bench ipam
+	cargo bench --locked -p overlay-engine --bench ipam
 
 ## bench-thousand: a thousand simulated hosts, or HOSTS=n; long
 bench-thousand:

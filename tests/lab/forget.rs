@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use overlay_tests::shell::run;
 use overlay_tests::{DaemonOptions, Host, Lab, NetSpec, eventually, eventually_within};
 
 const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
@@ -207,5 +208,72 @@ fn who_leaves_gives_its_addresses_away_and_who_is_drained_takes_nothing_new() ->
             eventually("c owns nothing", || owned_by(host, &["a", "b"]))?;
         }
         fill(&[a, b], 2)
+    })
+}
+
+#[test]
+fn a_host_that_is_restored_from_a_backup_of_before_it_was_forgotten_gives_nothing_twice()
+-> Result<()> {
+    Lab::run(|lab| {
+        let hosts = lab.hosts_with(["a", "b", "c"], &options("24h"))?;
+        lab.all_up(&hosts)?;
+        peopled(&hosts)?;
+        let [a, b, c] = &hosts;
+        let add =
+            |host: &Host, mac: &str| host.ctl(&["endpoint", "add", "--net", "demo", "--mac", mac]);
+        ensure!(add(c, "02:cc:00:00:00:01")?.code == 0);
+        c.kill()?;
+        let (state, backup) = (c.state_dir(), lab.dir().join("backup"));
+        run(&format!("cp -a {} {}", state.display(), backup.display()))?;
+        back(c, a, "24h")?;
+        lab.all_up(&hosts)?;
+        // What the backup does not know.
+        eventually("c gives out what it owns", || {
+            let out = add(c, "02:cc:00:00:00:02")?;
+            ensure!(out.code == 0, "{out:?}");
+            Ok(())
+        })?;
+        c.power_off()?;
+        is_down(a, "c")?;
+        let out = a.ctl(&["host", "forget", "c", "--dead"])?;
+        ensure!(out.code == 0 && out.stdout.contains("host c is forgotten"), "{out:?}");
+        for host in [a, b] {
+            eventually("c owns nothing", || owned_by(host, &["a", "b"]))?;
+        }
+        // Of 253 all but the few that c may have: among them most that it owned.
+        for n in 0..240 {
+            let host = [a, b][n % 2];
+            let out = add(host, &format!("02:aa:00:00:00:{n:02x}"))?;
+            ensure!(out.code == 0, "after {n}: {out:?}");
+        }
+
+        c.power_on()?;
+        std::fs::remove_dir_all(&state)?;
+        run(&format!("cp -a {} {}", backup.display(), state.display()))?;
+        back(c, a, "24h")?;
+        // From its first moment on: whatever it answers, no address is given twice.
+        let mut mac = 0;
+        eventually("c is told that it was forgotten, and is given addresses anew", || {
+            mac += 1;
+            let out = add(c, &format!("02:cc:00:00:01:{mac:02x}"))?;
+            ensure!(out.code == 0, "{out:?}");
+            Ok(())
+        })?;
+        lab.all_up(&hosts)?;
+        let log = std::fs::read_to_string(c.log_file())?;
+        ensure!(log.contains("was forgotten"), "{}", c.log_tail(40));
+        for host in &hosts {
+            eventually("each address is on one endpoint, and the audit is content", || {
+                let all = host.ask(async |c| c.endpoints(Some("demo"), false).await)?;
+                let ips: Vec<String> =
+                    all.iter().flat_map(|e| &e.ips).map(ToString::to_string).collect();
+                let unique: BTreeSet<&String> = ips.iter().collect();
+                ensure!(unique.len() == ips.len() && ips.len() > 242, "{ips:?}");
+                let audit = host.ctl(&["ipam", "check"])?;
+                ensure!(audit.code == 0, "{audit:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
     })
 }

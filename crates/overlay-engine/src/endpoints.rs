@@ -25,7 +25,6 @@ use overlay_model::{
     WantWhat, mtu,
 };
 
-use crate::cluster_view::HostState;
 use crate::desired::{endpoint_of, gateways};
 use crate::engine::{After, Config, Engine, check_routes};
 use crate::event::{
@@ -123,6 +122,8 @@ pub(crate) struct Asking {
     pub(crate) family: Family,
     pub(crate) target: HostId,
     pub(crate) until: Duration,
+    /// For half of what it has, not for an address that somebody has said.
+    pub(crate) half: bool,
 }
 
 /// What is checked of any endpoint.
@@ -153,8 +154,8 @@ enum Missing {
     /// Nobody is known to own it. In the middle of a gift that is so for a
     /// moment: its pieces may come in any order.
     Unowned(Refused),
-    /// One of these owners might give what is asked.
-    Ask { family: Family, what: WantWhat, owners: Vec<HostId>, otherwise: Refused },
+    /// Another owner might give this.
+    Ask { family: Family, what: WantWhat },
 }
 
 /// The other owners in the order in which `me` asks them: at random, who has
@@ -507,13 +508,19 @@ impl Engine {
     pub(crate) fn serve_waiting(&mut self) {
         let mut asking: BTreeSet<(NetworkId, Family)> =
             self.waiting.iter().filter_map(Waiting::asks).chain(self.imports_asking()).collect();
+        // Of what this host has none left: not to be looked for once more for each that waits.
+        let mut dry = BTreeSet::new();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            if let Some(at) = waiting.asking.take_if(|a| a.until <= self.now.mono) {
+            let net = waiting.network;
+            let over = |a: &mut Asking| {
+                a.until <= self.now.mono || a.half && !self.may_spare(net, a.family, a.target)
+            };
+            if let Some(at) = waiting.asking.take_if(over) {
                 waiting.tried.insert((at.family, at.target));
                 asking.remove(&(waiting.network, at.family));
                 self.withdraw_want(waiting.network, at.family);
             }
-            match self.addresses_for(&waiting) {
+            match self.addresses_for(&waiting, &mut dry) {
                 Ok(addresses) => {
                     if let Some(asked) = waiting.asking.take() {
                         asking.remove(&(waiting.network, asked.family));
@@ -539,14 +546,15 @@ impl Engine {
                     }
                     self.reply(waiting.token, Err(refused));
                 }
-                Err(Missing::Ask { family, what, owners, otherwise }) => {
+                Err(Missing::Ask { family, what }) => {
                     let slot = (waiting.network, family);
                     if waiting.asking.is_none() && !asking.contains(&slot) {
-                        let next =
-                            owners.into_iter().find(|o| !waiting.tried.contains(&(family, *o)));
-                        let Some(target) = next else {
-                            self.reply(waiting.token, Err(otherwise));
-                            continue;
+                        let target = match self.whom_to_ask(&waiting, family, what) {
+                            Ok(target) => target,
+                            Err(refused) => {
+                                self.reply(waiting.token, Err(refused));
+                                continue;
+                            }
                         };
                         asking.insert(slot);
                         self.want_seq += 1;
@@ -556,7 +564,8 @@ impl Engine {
                             Some(Record::Want(want)),
                         );
                         let until = self.answer_due(target);
-                        waiting.asking = Some(Asking { family, target, until });
+                        let half = what == WantWhat::Half;
+                        waiting.asking = Some(Asking { family, target, until, half });
                     }
                     self.waiting.push(waiting);
                 }
@@ -594,7 +603,11 @@ impl Engine {
     }
 
     /// Leases what the attach needs, all of it or nothing.
-    fn addresses_for(&mut self, waiting: &Waiting) -> Result<Vec<IpAddr>, Missing> {
+    fn addresses_for(
+        &mut self,
+        waiting: &Waiting,
+        dry: &mut BTreeSet<(NetworkId, Family)>,
+    ) -> Result<Vec<IpAddr>, Missing> {
         let Some(net) = self.networks.get(waiting.network).cloned() else {
             let message = format!("network {} has been removed meanwhile", waiting.network);
             return Err(Missing::Never(Refused::new(ErrorKind::NotFound, message)));
@@ -636,8 +649,12 @@ impl Engine {
                     Ok(ip)
                 }
                 Some(ip) => pool.allocate_exact(me, ip).map(|()| ip),
+                None if dry.contains(&(net.id, family)) => Err(NoAddress::Exhausted),
                 None => self.allocate_unclaimed(net.id, family),
             };
+            if result == Err(NoAddress::Exhausted) {
+                dry.insert((net.id, family));
+            }
             match result {
                 Ok(ip) => got.push(ip),
                 Err(why) => {
@@ -689,25 +706,11 @@ impl Engine {
         why: NoAddress,
     ) -> Missing {
         let pool = &self.pools[&(net.id, family)];
-        let up =
-            |host: &HostId| self.view.presence(*host).is_some_and(|p| p.state == HostState::Up);
-        let list_hint = format!("list them with: overlayctl endpoints --net {}", net.name);
         if let Some(ip) = asked {
             return match why {
-                NoAddress::OwnedBy(owner) if up(&owner) => Missing::Ask {
-                    family,
-                    what: WantWhat::Address(ip),
-                    owners: vec![owner],
-                    otherwise: Refused::new(
-                        ErrorKind::Unavailable,
-                        format!(
-                            "host {} owns {ip} and did not give it: it is in use there, or the \
-                             host did not answer",
-                            self.host_name(owner)
-                        ),
-                    )
-                    .hint(list_hint),
-                },
+                NoAddress::OwnedBy(owner) if self.is_up(owner) => {
+                    Missing::Ask { family, what: WantWhat::Address(ip) }
+                }
                 NoAddress::OwnedBy(owner) => Missing::Never(Refused::new(
                     ErrorKind::Unavailable,
                     format!(
@@ -726,7 +729,8 @@ impl Engine {
                 }
                 NoAddress::Leased | NoAddress::NotLeasable | NoAddress::Exhausted => {
                     Missing::Never(
-                        Refused::new(ErrorKind::Taken, format!("{ip} is taken")).hint(list_hint),
+                        Refused::new(ErrorKind::Taken, format!("{ip} is taken"))
+                            .hint(list_hint(net)),
                     )
                 }
             };
@@ -734,14 +738,60 @@ impl Engine {
         if pool.tokens().is_empty() {
             return Missing::Unowned(self.no_owner(net));
         }
-        let others = in_turn(self.config.host, pool.sources());
-        let otherwise = self.exhausted(net, pool);
-        Missing::Ask {
-            family,
-            what: WantWhat::Half,
-            owners: self.nearest_first(others.into_iter().filter(up)),
-            otherwise,
+        Missing::Ask { family, what: WantWhat::Half }
+    }
+
+    /// The next owner that might give `waiting` what it lacks, or why there is none.
+    fn whom_to_ask(
+        &self,
+        waiting: &Waiting,
+        family: Family,
+        what: WantWhat,
+    ) -> Result<HostId, Refused> {
+        let net = self.networks.get(waiting.network).expect("it was there a moment ago");
+        let pool = &self.pools[&(net.id, family)];
+        let untried = |owner: &HostId| !waiting.tried.contains(&(family, *owner));
+        match what {
+            WantWhat::Address(ip) => {
+                let owner = pool.owner(ip).expect("it was another host's a moment ago");
+                if untried(&owner) {
+                    return Ok(owner);
+                }
+                Err(Refused::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "host {} owns {ip} and did not give it: it is in use there, or the host \
+                         did not answer",
+                        self.host_name(owner)
+                    ),
+                )
+                .hint(list_hint(net)))
+            }
+            WantWhat::Half => {
+                let others = in_turn(self.config.host, pool.sources()).into_iter();
+                let others = others.filter(|owner| self.is_up(*owner) && untried(owner));
+                // Who has nothing left does not answer: it would be waited for in vain.
+                let others = others.filter(|owner| self.may_spare(net.id, family, *owner));
+                self.nearest_first(others).first().copied().ok_or_else(|| self.exhausted(net, pool))
+            }
         }
+    }
+
+    /// True if `owner` has an address to choose from that no endpoint has, as far as is known
+    /// here: at rest, what is known is the truth but for what is kept or held back there.
+    fn may_spare(&self, net: NetworkId, family: Family, owner: HostId) -> bool {
+        let pool = self.pools.get(&(net, family));
+        pool.is_some_and(|pool| {
+            pool.choices_of(owner).any(|ip| self.view.ip_claims(net, ip).next().is_none())
+        })
+    }
+
+    /// An endpoint of `host` came or went: true if somebody here waits for addresses of that
+    /// host, which has none left now.
+    pub(crate) fn asks_in_vain(&self, host: HostId) -> bool {
+        let asked = self.waiting.iter().filter_map(|w| Some((w.network, w.asking.as_ref()?)));
+        let mut of_host = asked.filter(|(_, asking)| asking.target == host && asking.half);
+        of_host.any(|(net, asking)| !self.may_spare(net, asking.family, host))
     }
 
     pub(crate) fn no_owner(&self, net: &Network) -> Refused {
@@ -1220,6 +1270,10 @@ impl Engine {
         self.kernel.touch(key, Cause::Touched);
         self.revised = true;
     }
+}
+
+fn list_hint(net: &Network) -> String {
+    format!("list them with: overlayctl endpoints --net {}", net.name)
 }
 
 /// Where addresses of `subnet` are chosen from, for people.

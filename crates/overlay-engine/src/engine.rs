@@ -1209,6 +1209,10 @@ impl Engine {
         let now = self.now.mono;
         // Attaches wait for ranges, and for hosts that can be asked; of what comes, nearly all
         // is endpoints and ranges of others.
+        let taker = match &event {
+            ClusterEvent::Record { host, key: RecordKey::Endpoint(..), .. } => Some(*host),
+            _ => None,
+        };
         let waited_for = match &event {
             ClusterEvent::Record { host, key, record, .. } => match (key, record.as_deref()) {
                 (
@@ -1272,7 +1276,7 @@ impl Engine {
         for shift in shifts {
             self.on_shift(shift);
         }
-        if waited_for {
+        if waited_for || taker.is_some_and(|host| self.asks_in_vain(host)) {
             self.serve_waiting();
         }
     }

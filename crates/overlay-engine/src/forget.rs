@@ -16,15 +16,19 @@
 //! ```
 //!
 //! 1. **A vote binds.** Who has voted for X as D's heir votes for nobody else,
-//!    before X has given its claim up, or has been forgotten itself. X gives up
-//!    for good: a later claim of it has a higher generation.
+//!    before X has given its claim up, has been forgotten itself, or is dead by an
+//!    operator's word. X gives up for good: a later claim of it has a higher
+//!    generation, and what it says of D never goes back in generation, so that what it
+//!    said before the claim is not taken for the end of it.
 //! 2. **All vote** that are not being forgotten themselves, and they are more
 //!    than half of all. Who was forgotten counts on, since it may come back, unless
 //!    an operator has vouched that it is dead. So of two who would take over, one lacks a vote; both
 //!    sides of a partition cannot do without the other. Who is away and not to
-//!    be forgotten is waited for.
-//! 3. **A vote says what its host has published of ranges** (a hash), and whom it
-//!    knows. The heir waits until it has heard just that: what D gave away in its
+//!    be forgotten is waited for. Who does not vote because it is to be forgotten
+//!    itself may be alive, with something that D gave it: all who vote must have
+//!    voted for an heir of it, too, so that whichever majority it meets stops it.
+//! 3. **A vote says what its host has published of ranges** (a hash), whom it
+//!    knows, and who was forgotten. The heir waits until it has heard just that: what D gave away in its
 //!    last moment is known to whom it was given, and is not taken over; what D was
 //!    given is known to who gave it. After its vote a host gives back
 //!    whatever it is given by D, and gives it nothing.
@@ -259,16 +263,27 @@ impl Register {
             return Vec::new();
         };
         let members = self.members_hash(scene);
-        let voters = self.voters(scene).into_iter().filter(|voter| *voter != self.me);
+        let voters = self.voters(scene);
+        // Who is not asked because it is to be forgotten as well may have been given some of it:
+        // so all that are asked must have bound themselves that it gives nothing out.
+        let unasked: Vec<HostId> = self
+            .counted(scene.seen)
+            .into_iter()
+            .filter(|other| *other != host && !voters.contains(other))
+            .collect();
         let has_voted = |voter: &HostId| {
-            self.heard.get(voter).and_then(|said| said.get(&host)).is_some_and(|vote| {
-                vote.heir == Some(self.me)
-                    && vote.generation == fate.generation
-                    && vote.ranges == (scene.heard_ranges)(*voter)
-                    && vote.members == members
-            })
+            let Some(said) = self.heard.get(voter) else { return false };
+            let binds = |other| said.get(other).is_some_and(|fate: &Fate| fate.heir.is_some());
+            unasked.iter().all(binds)
+                && said.get(&host).is_some_and(|vote| {
+                    vote.heir == Some(self.me)
+                        && vote.generation == fate.generation
+                        && vote.ranges == (scene.heard_ranges)(*voter)
+                        && vote.members == members
+                })
         };
-        voters.filter(|voter| !has_voted(voter)).collect()
+        let others = voters.into_iter().filter(|voter| *voter != self.me);
+        others.filter(|voter| !has_voted(voter)).collect()
     }
 
     /// True if those who are to vote are more than half of the cluster.
@@ -399,6 +414,14 @@ impl Register {
             said.get(&host).filter(|fate| is_claim(*who, fate)).map(|fate| (*who, *fate))
         });
         let claim = claims.min_by_key(|(who, _)| *who);
+        // What one host says of another never goes back in generation: so it is known what was
+        // said last. A claim that is too low for that is made anew.
+        let votable = claim.filter(|(_, fate)| {
+            self.own.get(&host).is_none_or(|own| {
+                fate.generation > own.generation
+                    || (fate.generation == own.generation && own.heir != Some(self.me))
+            })
+        });
         let vote = |(heir, fate): (HostId, Fate)| Fate {
             heir: Some(heir),
             generation: fate.generation,
@@ -413,10 +436,16 @@ impl Register {
         };
         match own {
             Some(fate) if fate.heir == Some(self.me) => {
-                if let Some(other) = claim.filter(|(who, _)| *who < self.me) {
-                    steps.push(self.say(host, vote(other)));
-                } else if fate.generation <= self.newest_taken_over(scene) {
-                    // Ranges were taken over meanwhile, or may have been.
+                if let Some((who, _)) = claim
+                    && who < self.me
+                {
+                    let given_up = Fate { generation: fate.generation, ..Fate::default() };
+                    steps.push(self.say(host, votable.map_or(given_up, vote)));
+                } else if fate.generation <= self.newest_taken_over(scene)
+                    || fate.generation < self.newest_said_of(host, scene)
+                {
+                    // Ranges were taken over meanwhile, or may have been; or there was a later
+                    // claim, which was given up.
                     let generation = self.next_generation(scene.newest);
                     steps.push(self.say(host, Fate { generation, ..fate }));
                 } else if self.is_majority(scene) && self.missing_votes(host, scene).is_empty() {
@@ -447,7 +476,7 @@ impl Register {
                 if let Some(again) = again {
                     steps.push(self.say(host, vote(again)));
                 } else if !self.is_bound(host, fate) {
-                    let next = claim.map(vote);
+                    let next = votable.map(vote);
                     let given_up = Fate { generation: fate.generation, ..Fate::default() };
                     steps.push(self.say(host, next.unwrap_or(given_up)));
                 }
@@ -459,8 +488,8 @@ impl Register {
                         || silent == Duration::MAX
                         || scene.forget_after.is_some_and(|t| gone(t / 2))
                 };
-                if let Some(claim) = claim {
-                    if may(claim.1.vouched) {
+                if claim.is_some() {
+                    if let Some(claim) = votable.filter(|claim| may(claim.1.vouched)) {
                         steps.push(self.say(host, vote(claim)));
                     }
                 } else if (scene.forget_after.is_some_and(gone) || silent == Duration::MAX)
@@ -486,7 +515,8 @@ impl Register {
             return false;
         }
         match self.heard.get(&heir).and_then(|said| said.get(&host)) {
-            Some(said) => said.heir == Some(heir),
+            // What it said before that claim comes late, by somebody who has not heard the claim.
+            Some(said) => said.heir == Some(heir) || said.generation < vote.generation,
             // Not heard since we started.
             None => true,
         }
@@ -520,6 +550,13 @@ impl Register {
         let said = self.heard.values().flat_map(BTreeMap::values).chain(self.own.values());
         let floor = said.map(|fate| fate.floor).max().unwrap_or(0);
         scene.newest.max(self.newest_of_the_silent(scene)).max(floor)
+    }
+
+    /// The highest generation that anybody who is up says of `host`.
+    fn newest_said_of(&self, host: HostId, scene: &Scene<'_>) -> u32 {
+        let up = self.heard.iter().filter(|(who, _)| (scene.seen)(**who) == Seen::Up);
+        let of_it = up.filter_map(|(_, said)| said.get(&host));
+        of_it.map(|fate| fate.generation).max().unwrap_or(0)
     }
 
     /// The highest generation at which a host that does not vote may have taken something over,
@@ -567,7 +604,10 @@ impl Register {
 
     fn members_hash(&self, scene: &Scene<'_>) -> u64 {
         let mut hash = Fnv::default();
-        self.counted(scene.seen).iter().for_each(|host| hash.add(host.0.as_bytes()));
+        for host in self.counted(scene.seen) {
+            hash.add(host.0.as_bytes());
+            hash.add(&self.floor_of(host).to_be_bytes());
+        }
         hash.get()
     }
 
@@ -595,6 +635,12 @@ impl Register {
     fn refresh(&mut self, scene: &Scene<'_>, steps: &mut Vec<Step>) {
         if !self.own.values().any(|fate| fate.heir.is_some() && !fate.done) {
             return;
+        }
+        // Who said it may be gone, and a newcomer has not heard it.
+        let grown = self.own.iter().filter(|(host, f)| f.floor < self.floor_of(**host));
+        for (host, fate) in grown.map(|(host, fate)| (*host, *fate)).collect::<Vec<_>>() {
+            let said = self.say(host, fate);
+            steps.push(said);
         }
         let (members, ranges) = (self.members_hash(scene), (scene.ranges)());
         let stale = self.own.iter_mut().filter(|(_, fate)| {

@@ -165,8 +165,13 @@ impl Pool {
             return false;
         }
         self.newest = self.newest.max(generation);
+        let before = self.tokens.get(&offset).copied();
         if self.newest == 0 {
-            return self.merge_piece(offset, token);
+            let is_news = self.merge_piece(offset, token);
+            if let Some(before) = before.filter(|_| is_news) {
+                self.keep_rest(before, token);
+            }
+            return is_news;
         }
         // Pieces of what is not covered by a higher generation.
         let mut at = offset;
@@ -180,7 +185,6 @@ impl Pool {
         if at < token.until {
             pieces.push((at, token.until));
         }
-        let before = self.tokens.get(&offset).copied();
         let mut pieces = pieces.into_iter();
         // The first tells whether it is news: an older one must not come back in pieces.
         let Some((from, until)) = pieces.next() else { return false };
@@ -198,8 +202,9 @@ impl Pool {
     }
 
     /// Of a range that was split, the first piece has come and shrinks what was `before`.
-    /// What is behind it is not forgotten until its own piece comes: a range of a lower
-    /// generation, late from somebody who never heard of this one, would be taken for it.
+    /// What is behind it is not forgotten until its own piece comes: it would look as if nobody
+    /// owned it, and be taken over for that; or a range of a lower generation, late from somebody
+    /// who never heard of this one, would be taken for it.
     fn keep_rest(&mut self, before: RingToken, first: RingToken) {
         if first.until >= before.until || generation(before) != generation(first) {
             return;
@@ -214,8 +219,14 @@ impl Pool {
     /// under each beginning, or that there is none any more.
     pub fn merge_noting(&mut self, offset: u128, token: RingToken) -> Changed {
         if self.newest == 0 && generation(token) == 0 {
-            let changed = self.merge(offset, token);
-            return changed.then_some((offset, Some(token))).into_iter().collect();
+            let behind = self.tokens.get(&token.until).copied();
+            if !self.merge(offset, token) {
+                return Changed::new();
+            }
+            let rest = self.tokens.get(&token.until).copied();
+            let rest = rest.filter(|rest| behind != Some(*rest));
+            let rest = rest.map(|rest| (token.until, Some(rest)));
+            return rest.into_iter().chain([(offset, Some(token))]).collect();
         }
         let before = self.tokens.clone();
         if self.merge(offset, token) { changes(&before, &self.tokens) } else { Changed::new() }
@@ -417,17 +428,26 @@ impl Pool {
         let (before, after): (Vec<_>, Vec<_>) =
             (ranges.clone(), ranges.into_iter().map(|(a, b)| (a.max(start), b)).collect());
         for (from, to) in after.into_iter().chain(before) {
-            let mut offset = from;
-            while offset < to {
-                if self.is_free(offset) {
-                    self.leased.insert(offset);
-                    self.next = offset + 1;
-                    return Ok(self.ip_at(offset));
-                }
-                offset += 1;
+            if let Some(offset) = self.first_free(from, to) {
+                self.leased.insert(offset);
+                self.next = offset + 1;
+                return Ok(self.ip_at(offset));
             }
         }
         Err(NoAddress::Exhausted)
+    }
+
+    /// Goes along what is leased, and does not search for each address in it: of a full /16
+    /// that is most of what a request costs.
+    fn first_free(&self, from: u128, until: u128) -> Option<u128> {
+        if from >= until {
+            return None;
+        }
+        let mut leased = self.leased.range(from..until).peekable();
+        let is_free = |offset: &u128| {
+            leased.next_if(|at| *at == offset).is_none() && !self.held.contains(offset)
+        };
+        (from..until).find(is_free)
     }
 
     /// Leases `ip`.
@@ -541,6 +561,17 @@ impl Pool {
             }
         }
         sums.into_iter().collect()
+    }
+
+    /// The addresses to choose from that `owner` owns, as far as is known: the last ones first,
+    /// since the first ones are given out first.
+    pub(crate) fn choices_of(&self, owner: HostId) -> impl Iterator<Item = IpAddr> {
+        let mut pieces = Vec::new();
+        for segment in self.segments().into_iter().filter(|s| s.owner() == Some(owner)) {
+            self.leasable.pieces((segment.from, segment.until), &mut pieces);
+        }
+        let each = pieces.into_iter().rev().flat_map(|(from, until)| (from..until).rev());
+        each.map(|offset| self.ip_at(offset))
     }
 
     /// Owners with how many addresses each has, the largest first.

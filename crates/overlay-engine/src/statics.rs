@@ -189,7 +189,8 @@ impl Engine {
                     let want = Want { target: owner, seq: self.want_seq, what };
                     self.publish(RecordKey::Want(network, family), Some(Record::Want(want)));
                     let until = self.answer_due(owner);
-                    waiting.asking = Some((network, Asking { family, target: owner, until }));
+                    waiting.asking =
+                        Some((network, Asking { family, target: owner, until, half: false }));
                     waiting.had = has;
                     waiting.rounds += 1;
                     self.waiting_imports.push(waiting);

@@ -129,11 +129,37 @@ fn exhaustion_says_how_many_are_leased() {
     for n in 0..5 {
         w.attach(n % 2, attach("demo", &format!("c{n}"))).unwrap();
     }
+    // Nobody is asked who has none left, as is known: so nobody is waited for either.
+    let before = w.now().mono;
     let refused = w.attach(1, attach("demo", "c5")).unwrap_err();
+    assert_eq!(w.now().mono, before);
     assert_eq!(refused.kind, ErrorKind::Exhausted);
     assert_eq!(refused.message, "no free address in 10.9.0.0/29: 5 of 5 leased");
     w.detach(0, "c0").unwrap();
     w.attach(1, attach("demo", "c5")).unwrap();
+}
+
+#[test]
+fn subnets_of_8_to_30_bits_lease_their_first_and_their_last_address() {
+    for prefix in 8..=30u8 {
+        let mut w = World::new(1);
+        let cidr: ipnet::Ipv4Net = format!("10.0.0.0/{prefix}").parse().unwrap();
+        w.create(0, create("demo", 7, &cidr.to_string())).unwrap();
+        let first = w.attach(0, attach("demo", "first")).unwrap();
+        assert_eq!(first.ips[0].to_string(), format!("10.0.0.2/{prefix}"));
+        let last = cidr.hosts().last().unwrap();
+        let chosen = w.attach(0, add("demo", "02:00:00:00:00:99", &last.to_string()));
+        let more = w.attach(0, attach("demo", "more"));
+        match prefix {
+            // The first is the last one there.
+            30 => assert!(chosen.is_err() && more.unwrap_err().kind == ErrorKind::Exhausted),
+            29 => assert!(chosen.is_ok() && more.is_ok()),
+            _ => assert_eq!(more.unwrap().ips[0].to_string(), format!("10.0.0.3/{prefix}")),
+        }
+    }
+    let mut w = World::new(1);
+    let refused = w.create(0, create("demo", 7, "10.0.0.0/7")).unwrap_err();
+    assert_eq!(refused.message, "the prefix length of 10.0.0.0/7 is out of range");
 }
 
 #[test]

@@ -35,6 +35,31 @@ fn the_founder_gives_out_all_but_network_gateway_and_broadcast() {
 }
 
 #[test]
+fn of_a_split_that_is_heard_by_halves_the_rest_stays_with_its_owner() {
+    let mut giver = founded("10.9.0.0/24", host(1));
+    let mut other = founded("10.9.0.0/24", host(1));
+    let (tokens, _) = giver.donate_half(host(1), host(2), 0).unwrap();
+    let first = tokens.iter().find(|(at, _)| *at == 0).unwrap();
+    let changed = other.merge_noting(first.0, first.1);
+    assert_eq!(changed.len(), 2, "both are written down: {changed:?}");
+    assert!(!other.has_gaps(&|_| 0));
+    assert_eq!(other.owner(ip("10.9.0.200")), Some(host(1)), "as far as is known");
+    for (at, token) in tokens {
+        other.merge_noting(at, token);
+    }
+    assert_eq!(other.tokens(), giver.tokens());
+}
+
+#[test]
+fn choices_of_an_owner_are_its_own_from_the_last_one_on() {
+    let mut pool = founded("10.9.0.0/29", host(1));
+    pool.donate_exact(host(1), host(2), 0, ip("10.9.0.5")).unwrap();
+    let of = |owner| pool.choices_of(host(owner)).map(|ip| ip.to_string()).collect::<Vec<_>>();
+    assert_eq!(of(1), ["10.9.0.6", "10.9.0.4", "10.9.0.3", "10.9.0.2"]);
+    assert_eq!(of(2), ["10.9.0.5"]);
+}
+
+#[test]
 fn an_address_is_reused_as_late_as_possible() {
     let mut pool = founded("10.9.0.0/29", host(1));
     let first = pool.allocate(host(1)).unwrap();
