@@ -15,7 +15,7 @@ use overlay_tests::docker::{Engine, IMAGE, driver};
 use overlay_tests::figures::spread;
 use overlay_tests::{DaemonOptions, Lab, NetSpec, eventually};
 
-const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
+const DEMO: NetSpec<'_> = NetSpec { vni: 5000, subnets: &["10.9.0.0/24"], mtu: 0, extra: &[] };
 
 fn main() -> Result<()> {
     let rounds = match std::env::var("ROUNDS") {
@@ -24,10 +24,14 @@ fn main() -> Result<()> {
     };
     Lab::run(|lab| {
         let (a, b) = (lab.host("a")?, lab.host("b")?);
-        a.start_with(&driver(&a, DaemonOptions::default()))?;
-        let options =
-            DaemonOptions { join: vec![a.address().to_string()], ..DaemonOptions::default() };
-        b.start_with(&driver(&b, options))?;
+        // A swarm has port 7946 for its own gossip, and takes VNIs from 4097 on.
+        let options = |join: Vec<String>| DaemonOptions {
+            join,
+            extra: vec!["--gossip-port=7947".to_owned()],
+            ..DaemonOptions::default()
+        };
+        a.start_with(&driver(&a, options(Vec::new())))?;
+        b.start_with(&driver(&b, options(vec![format!("{}:7947", a.address())])))?;
         lab.all_up(&[a.clone(), b.clone()])?;
         a.net_create("demo", DEMO)?;
         eventually("b knows the network", || b.knows_net("demo"))?;
@@ -66,19 +70,21 @@ fn main() -> Result<()> {
                 let (net, ip) = &nets[at];
                 let ms = |began: Instant| began.elapsed().as_secs_f64() * 1e3;
                 let began = Instant::now();
-                of_b.run_idle("c", &format!("--network {net}"))?;
+                of_b.run_idle("probe", &format!("--network {net}"))?;
                 rows[at][0].push(ms(began));
-                reached(&of_b, "c", ip)?;
+                reached(&of_b, "probe", ip)?;
                 rows[at][1].push(ms(began));
-                of_b.docker("rm -f c")?;
-                of_b.docker(&format!("run -d --init --name c --network none {IMAGE} sleep 600"))?;
-                of_b.docker("network disconnect none c")?;
+                of_b.docker("rm -f probe")?;
+                of_b.docker(&format!(
+                    "run -d --init --name probe --network none {IMAGE} sleep 600"
+                ))?;
+                of_b.docker("network disconnect none probe")?;
                 let began = Instant::now();
-                of_b.docker(&format!("network connect {net} c"))?;
+                of_b.docker(&format!("network connect {net} probe"))?;
                 rows[at][2].push(ms(began));
-                reached(&of_b, "c", ip)?;
+                reached(&of_b, "probe", ip)?;
                 rows[at][3].push(ms(began));
-                of_b.docker("rm -f c")?;
+                of_b.docker("rm -f probe")?;
             }
         }
         println!("| ms, n = {rounds} | p50 | p99 | min | max |\n|---|---|---|---|---|");
