@@ -296,6 +296,7 @@ pub async fn serve(
         .route("/v1/drain", post(drain))
         .route("/v1/leave", post(leave))
         .route("/v1/openapi.json", get(openapi))
+        .route("/metrics", get(metrics))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -324,6 +325,26 @@ async fn openapi() -> Answered {
 async fn status(State(door): State<Door>) -> Answered {
     door.surroundings.look().await;
     ok(door.ask(Request::Status).await)
+}
+
+async fn metrics(State(door): State<Door>) -> Response {
+    door.surroundings.look().await;
+    let read = async {
+        let status = door.ask(Request::Status).await?;
+        Ok((status, door.ask(Request::Subnets).await?))
+    };
+    let page = read.await.and_then(|(status, subnets): (Vec<u8>, Vec<u8>)| {
+        let wrong = |err: serde_json::Error| {
+            v1::Error::new(v1::ErrorCode::Internal, format!("cannot read our own status: {err}"))
+        };
+        let status = serde_json::from_slice(&status).map_err(wrong)?;
+        let subnets: Vec<v1::IpamSubnet> = serde_json::from_slice(&subnets).map_err(wrong)?;
+        Ok(crate::metrics::page(&status, &subnets))
+    });
+    match page {
+        Ok(page) => ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], page).into_response(),
+        Err(error) => ok(Err(error)).into_response(),
+    }
 }
 
 async fn dns(State(door): State<Door>) -> Answered {

@@ -23,6 +23,7 @@ pub mod journal;
 pub mod kernel_task;
 pub mod key_file;
 pub mod keys;
+pub mod metrics;
 pub mod ports;
 pub mod resolver;
 pub mod shell;

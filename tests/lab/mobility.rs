@@ -224,6 +224,17 @@ fn without_the_word_it_is_refused_by_name_and_a_dead_hosts_endpoint_moves_with_i
         moves(&scene.a, "web-2")?;
         scene.caller.ping(WEB4.parse()?)?;
         println!("reached {:?} after the machine died", dead.elapsed());
+        // An audit says that its addresses are another's, by its exit code too.
+        let audit = scene.a.ctl(&["ipam", "check"])?;
+        ensure!(audit.code == 1 && audit.stdout.contains(WEB4), "{audit:?}");
+        let figures = scene.a.exec(&format!(
+            "curl -sS --unix-socket {} http://overlayd/metrics",
+            scene.a.socket().display()
+        ))?;
+        let free = figures.lines().find_map(|line| {
+            line.strip_prefix("overlayd_addresses_free{net=\"demo\"")?.rsplit(' ').next()
+        });
+        ensure!(free.is_some_and(|free| free.parse::<u64>().is_ok_and(|n| n > 0)), "{figures}");
         scene.b.power_on()?;
         scene.b.start()?;
         scene.b.knows_all()?;

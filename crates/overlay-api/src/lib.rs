@@ -47,6 +47,7 @@
 //! | `POST /v1/drain` | [`v1::Drain`] | [`v1::Drained`] |
 //! | `POST /v1/leave` | [`v1::Leave`] | [`v1::Left`] |
 //! | `GET /v1/openapi.json` | - | OpenAPI 3.1 |
+//! | `GET /metrics` | - | Prometheus' text format |
 //!
 //! Every success has status 200, every failure is a [`v1::Error`] with a status
 //! of 4xx or 5xx. What is in `{}` and in the query is percent-encoded; the

@@ -70,6 +70,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         operations::drain,
         operations::leave,
         operations::get_openapi,
+        operations::get_metrics,
     ),
 )]
 struct Contract;
@@ -443,6 +444,12 @@ mod operations {
         responses((status = 200, description = "OpenAPI 3.1", body = Object),
             Forbidden, Failed, Unavailable))]
     fn get_openapi() {}
+
+    /// Figures for Prometheus.
+    #[utoipa::path(get, path = "/metrics", tag = "host",
+        responses((status = 200, description = "Its text format 0.0.4", body = String, content_type = "text/plain"),
+            Forbidden, Failed, Unavailable))]
+    fn get_metrics() {}
 }
 
 #[cfg(test)]

@@ -1060,6 +1060,28 @@ fn a_network_too_large_for_the_header_of_a_pair_is_told_with_its_figures() {
 }
 
 #[test]
+fn a_vni_that_is_chosen_is_free_on_all_hosts_and_in_the_kernel() {
+    let mut w = World::new(2);
+    let unsaid = |name: &str, cidr: &str| CreateNetwork { vni: None, ..create(name, 1, cidr) };
+    let first = w.create(0, unsaid("a", "10.1.0.0/24")).unwrap().network.vni;
+    let next = Vni::new(first.get() + 1).unwrap();
+    // The other host has heard of the first, and its kernel holds the next.
+    let held = overlay_model::ForeignVxlan {
+        name: IfName::new("vxlan7").unwrap(),
+        vni: Some(next),
+        port: 4789,
+        netns: None,
+    };
+    let mut request = unsaid("b", "10.2.0.0/24");
+    request.foreign.vxlans.push(held);
+    let chosen = w.create(1, request).unwrap().network.vni;
+    assert_eq!(chosen.get(), first.get() + 2);
+    // A deleted one is free again.
+    w.remove(0, "a").unwrap();
+    assert_eq!(w.create(0, unsaid("c", "10.3.0.0/24")).unwrap().network.vni, first);
+}
+
+#[test]
 fn subnets_that_are_chosen_are_free_and_of_ipv6_unique_local_ones() {
     let mut w = World::new(2);
     let ask = |name: &str, vni: u32, free: &[Family], subnets: &[&str]| CreateNetwork {

@@ -284,8 +284,8 @@ fn every_setting_can_stand_in_the_file() {
             dns: false,
             dns_ttl: 60,
             resolv_conf: "/r/resolv.conf".into(),
-            docker_plugin: None,
-            docker_socket: "/run/docker.sock".into(),
+            docker_plugin: Some("/run/docker/plugins/overlayd.sock".into()),
+            docker_socket: "/r/docker.sock".into(),
             journal: None,
             journal_limit: 64 << 20,
         }

@@ -201,6 +201,17 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Publishes what has changed since `before` and is to be published.
+fn say(
+    said: &mut BTreeMap<u128, RingToken>,
+    before: &BTreeMap<u128, RingToken>,
+    pool: &Pool,
+    is_ours: impl Fn(&RingToken) -> bool,
+) {
+    let news = pool.tokens().iter().filter(|(at, token)| before.get(at) != Some(token));
+    said.extend(news.filter(|(_, token)| is_ours(token)).map(|(at, token)| (*at, *token)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
@@ -209,6 +220,10 @@ proptest! {
         let mut pools: Vec<Pool> = (0..4).map(|_| pool(cidr)).collect();
         let (offset, token) = pools[0].founding_token(host(0));
         pools[0].merge(offset, token);
+        // What each has published: what it gave, and what it owns. Nobody passes on what it
+        // takes for true of others.
+        let mut said: Vec<BTreeMap<u128, RingToken>> = vec![BTreeMap::new(); 4];
+        said[0].insert(offset, token);
         let mut leased: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for op in ops {
             match op {
@@ -227,29 +242,32 @@ proptest! {
                     }
                 }
                 Op::DonateHalf(a, b) if a != b => {
+                    let before = pools[a].tokens().clone();
                     pools[a].donate_half(host(a as u128), host(b as u128), 0);
+                    say(&mut said[a], &before, &pools[a], |_| true);
                 }
                 Op::DonateOne(a, b, octet) if a != b => {
                     let ip = IpAddr::from([10, 9, 0, octet % 32]);
+                    let before = pools[a].tokens().clone();
                     pools[a].donate_exact(host(a as u128), host(b as u128), 0, ip);
+                    say(&mut said[a], &before, &pools[a], |_| true);
                 }
-                Op::Hear(a, b, n) => {
-                    let tokens: Vec<_> = pools[b].tokens().iter().map(|(o, t)| (*o, *t)).collect();
-                    if !tokens.is_empty() {
-                        let (offset, token) = tokens[n % tokens.len()];
-                        pools[a].merge(offset, token);
-                    }
+                Op::Hear(a, b, n) if a != b => {
+                    let Some((offset, token)) =
+                        said[b].iter().nth(n % said[b].len().max(1)).map(|(o, t)| (*o, *t))
+                    else {
+                        continue;
+                    };
+                    let before = pools[a].tokens().clone();
+                    pools[a].merge(offset, token);
+                    say(&mut said[a], &before, &pools[a], |t| t.owner == host(a as u128));
                 }
                 _ => {}
             }
         }
         // Everybody hears everything: one ring, and every address has an owner.
-        let tokens: Vec<_> = pools
-            .iter()
-            .flat_map(|p| p.tokens().iter().map(|(o, t)| (*o, *t)).collect::<Vec<_>>())
-            .collect();
         for pool in &mut pools {
-            for (offset, token) in &tokens {
+            for (offset, token) in said.iter().flatten() {
                 pool.merge(*offset, *token);
             }
         }
