@@ -213,9 +213,10 @@ where
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetQuery {
+struct EndpointsQuery {
     net: Option<String>,
     local: Option<bool>,
+    label: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -392,10 +393,21 @@ async fn forget_ip(
 
 async fn endpoints(
     State(door): State<Door>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<EndpointsQuery>>,
 ) -> Answered {
-    let local = query.local.unwrap_or(false);
-    ok(door.ask(Request::Endpoints { net: query.net, local }).await)
+    let EndpointsQuery { net, local, label } = query;
+    let local = local.unwrap_or(false);
+    let request = match label {
+        None => Request::Endpoints { net, local },
+        Some(label) => {
+            let (label, value) = match label.split_once('=') {
+                Some((label, value)) => (label.to_owned(), Some(value.to_owned())),
+                None => (label, None),
+            };
+            Request::Labelled { net, local, label, value }
+        }
+    };
+    ok(door.ask(request).await)
 }
 
 async fn attach(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
@@ -463,14 +475,14 @@ fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
 async fn detach(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target, net: query.net }).await)
 }
 
 async fn detach_import(
     State(door): State<Door>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target: "import".into(), net: query.net }).await)
 }
@@ -478,7 +490,7 @@ async fn detach_import(
 async fn publish(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Answered {
     let ports = body::<v1::Publish>(bytes).and_then(|body| match convert::ports(&body.ports)? {
@@ -511,14 +523,17 @@ async fn create_service(
     })
 }
 
-async fn services(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+async fn services(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
+) -> Answered {
     ok(door.ask(Request::Services { net: query.net }).await)
 }
 
 async fn remove_service(
     State(door): State<Door>,
     Part(UrlPath(name)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::RemoveService { name, net: query.net }).await)
 }
@@ -541,7 +556,7 @@ async fn unpublish(
 async fn thaw(
     State(door): State<Door>,
     Part(UrlPath(what)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Thaw { what, net: query.net }).await)
 }
@@ -608,12 +623,15 @@ async fn watch_events(
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetOnlyQuery>>) -> Answered {
     let tables = vec![Table::Vxlan, Table::Bridge, Table::Flood];
     ok(door.ask(Request::Entries { tables, net: query.net }).await)
 }
 
-async fn neigh(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+async fn neigh(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
+) -> Answered {
     ok(door.ask(Request::Entries { tables: vec![Table::Neigh], net: query.net }).await)
 }
 

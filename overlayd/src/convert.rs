@@ -378,6 +378,10 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::Gone(_, why) => ("gone", Some(why)),
     };
     let ep = view.endpoint;
+    let here = view.network.as_ref().filter(|_| view.local);
+    let mtu = here.map(|net| net.mtu);
+    let gateways = here.filter(|net| !net.internal).map(|net| net.subnets.as_slice());
+    let gateways = gateways.unwrap_or_default().iter().map(|subnet| subnet.gateway).collect();
     let (port, ifname, netns) = match view.place {
         Some(Place::Netns { ifname, netns, .. }) => {
             let netns = netns.path.display().to_string();
@@ -408,6 +412,8 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         host_ifname: port,
         ifname,
         netns,
+        mtu,
+        gateways,
         resolv_conf: None,
     }
 }

@@ -182,6 +182,7 @@ mod operations {
         params(
             ("net" = Option<String>, Query, description = "Only those of this network, by name or id"),
             ("local" = Option<bool>, Query, description = "Only those on this host"),
+            ("label" = Option<String>, Query, description = "Only those with this label: KEY, or KEY=VALUE"),
         ),
         responses((status = 200, description = "Those asked for", body = Vec<Endpoint>),
             Invalid, Forbidden, NotFound, Failed, Unavailable))]

@@ -525,6 +525,13 @@ pub struct Endpoint {
     /// The namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// Bytes of inner IP packet that its network carries, when local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// The gateways of its network, when local; none on an internal one.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
     /// What belongs into the container's `/etc/resolv.conf`: in the reply to an
     /// attach, unless it said `no_dns` or the daemon answers no names.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -772,7 +772,16 @@ impl Engine {
             Request::Endpoints { net, local } => net
                 .map(|text| self.find_network(&text).map(|net| net.id))
                 .transpose()
-                .map(|net| Reply::Endpoints(self.endpoint_views(net, local))),
+                .map(|net| Reply::Endpoints(self.endpoint_views(net, local, |_| true))),
+            Request::Labelled { net, local, label, value } => {
+                net.map(|text| self.find_network(&text).map(|net| net.id)).transpose().map(|net| {
+                    let has = |ep: &overlay_model::Endpoint| {
+                        let found = ep.labels.get(&label);
+                        found.is_some_and(|has| value.as_ref().is_none_or(|value| has == value))
+                    };
+                    Reply::Endpoints(self.endpoint_views(net, local, has))
+                })
+            }
             Request::Hosts => Ok(Reply::Hosts(self.host_views())),
             Request::Status => Ok(Reply::Status(Box::new(self.status_view()))),
             Request::Entries { tables, net } => net
@@ -1067,7 +1076,7 @@ impl Engine {
     /// Refuses to remove what somebody uses.
     fn check_unattached(&self, net: &Network) -> Result<(), Refused> {
         let holders: Vec<String> = self
-            .endpoint_views(Some(net.id), false)
+            .endpoint_views(Some(net.id), false, |_| true)
             .into_iter()
             .filter(|v| !is_own(&v.endpoint))
             .map(|v| {

@@ -234,6 +234,17 @@ pub enum Request {
         /// Of this host only.
         local: bool,
     },
+    /// List endpoints that have a label.
+    Labelled {
+        /// Of this network only.
+        net: Option<String>,
+        /// Of this host only.
+        local: bool,
+        /// Which label.
+        label: String,
+        /// Only with this value.
+        value: Option<String>,
+    },
     /// List hosts.
     Hosts,
     /// How the daemon is.
