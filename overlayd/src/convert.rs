@@ -74,6 +74,7 @@ pub fn create_network(body: v1::CreateNetwork) -> Result<CreateNetwork, v1::Erro
         labels: body.labels,
         exclude: body.exclude,
         ip_ranges: body.ip_ranges,
+        once: body.once,
         foreign: Foreign::default(),
     })
 }

@@ -142,6 +142,12 @@ pub struct CreateNetwork {
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ip_ranges: Vec<AddressRange>,
+    /// Only if the cluster has none of that name, and one in the whole cluster:
+    /// hosts that ask for the same at the same time get one network. One that is
+    /// there and has the VNI and the subnets asked for is replied as it is.
+    /// Needs `name`.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub once: bool,
 }
 
 /// A subnet to create a network with.

@@ -450,6 +450,10 @@ impl Engine {
             .chain(self.imports_asking())
             .collect();
         for mut waiting in std::mem::take(&mut self.waiting) {
+            if self.once.is_settling(waiting.network) {
+                self.waiting.push(waiting);
+                continue;
+            }
             if let Some(at) = waiting.asking.take_if(|a| a.until <= self.now.mono) {
                 waiting.tried.insert((at.family, at.target));
                 asking.remove(&(waiting.network, at.family));
@@ -1105,6 +1109,9 @@ impl Engine {
         // While another machine has our ranges too, it might give the same.
         if want.target != me || self.doubled.contains_key(&me) {
             return;
+        }
+        if self.once.is_settling(net) {
+            return self.once.put_off(host, net, family, want);
         }
         let handled = self.wants_handled.entry((host, net, family)).or_default();
         if want.seq <= *handled {

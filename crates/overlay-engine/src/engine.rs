@@ -32,6 +32,7 @@ use crate::moves::Moves;
 use crate::names::Herald;
 use crate::network_changes::DetachedOn;
 use crate::networks::Networks;
+use crate::once::Once;
 use crate::plan::{Completeness, Delta, plan};
 use crate::publish::{NOBODY_ASKS, is_own};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
@@ -164,7 +165,7 @@ pub struct Restored {
 pub(crate) enum After {
     Nothing,
     Created {
-        token: Token,
+        token: Option<Token>,
         id: NetworkId,
     },
     Removed {
@@ -293,6 +294,8 @@ pub struct Engine {
     pub(crate) own_waiting: BTreeSet<NetworkId>,
     pub(crate) own_retry: Duration,
     pub(crate) own_failure: Option<String>,
+    /// Networks that are to be there once.
+    pub(crate) once: Once,
     pub(crate) waiting: Vec<WaitingAttach>,
     pub(crate) waiting_imports: Vec<WaitingImport>,
     /// Imports whose network is on its way into the kernel.
@@ -384,6 +387,7 @@ impl Engine {
             own_waiting: BTreeSet::new(),
             own_retry: Duration::ZERO,
             own_failure: None,
+            once: Once::default(),
             waiting: Vec::new(),
             waiting_imports: Vec::new(),
             importing: BTreeMap::new(),
@@ -546,7 +550,8 @@ impl Engine {
         let moves = self.moves_deadline();
         let fates = self.fates_deadline();
         let leaks = [self.leaks_deadline(), self.crowds_deadline()].into_iter().flatten().min();
-        let own = [complete, fates, waiting, moves, leaks, self.own_deadline()];
+        let once = self.once.next_deadline();
+        let own = [complete, fates, waiting, moves, leaks, once, self.own_deadline()];
         own.into_iter()
             .chain([self.view.next_deadline(), self.kernel.next_deadline()])
             .flatten()
@@ -643,6 +648,7 @@ impl Engine {
         self.recover();
         self.consider_complete();
         self.decide_fates();
+        self.settle_once();
         self.settle_ports();
         self.attach_own();
         if self.republish {
@@ -687,9 +693,12 @@ impl Engine {
             self.note_underlay(foreign);
         }
         let result = match request {
+            Request::CreateNetwork(request) if request.once => {
+                return self.create_once(token, fresh, request);
+            }
             Request::CreateNetwork(request) => {
                 match self.define_network(fresh, request) {
-                    Ok(network) => self.create_network(token, network),
+                    Ok(network) => self.create_network(Some(token), network),
                     Err(refused) => self.reply(token, Err(refused)),
                 }
                 return;
@@ -793,7 +802,11 @@ impl Engine {
         self.reply(token, result);
     }
 
-    fn define_network(&mut self, fresh: u64, request: CreateNetwork) -> Result<Network, Refused> {
+    pub(crate) fn define_network(
+        &mut self,
+        fresh: u64,
+        request: CreateNetwork,
+    ) -> Result<Network, Refused> {
         let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
         let taken = |message: String| Refused::new(ErrorKind::Taken, message);
         let vni = match request.vni {
@@ -1013,7 +1026,8 @@ impl Engine {
             })
     }
 
-    fn create_network(&mut self, token: Token, network: Network) {
+    /// `token`: who is to be told; nobody, if who waits is told otherwise.
+    pub(crate) fn create_network(&mut self, token: Option<Token>, network: Network) {
         let (id, me) = (network.id, self.config.host);
         let mut changes = vec![StateChange::Network(network.clone())];
         self.make_pools(&network);
@@ -1028,11 +1042,15 @@ impl Engine {
         self.persist(changes, After::Created { token, id });
     }
 
-    fn created(&mut self, token: Token, id: NetworkId, result: Result<(), String>) {
+    fn created(&mut self, token: Option<Token>, id: NetworkId, result: Result<(), String>) {
         if let Err(why) = result {
             self.networks.restore(id, None);
             self.pools.retain(|(net, _), _| *net != id);
-            return self.reply(token, Err(unsaved(&why)));
+            self.once_unsaved(id, &unsaved(&why));
+            if let Some(token) = token {
+                self.reply(token, Err(unsaved(&why)));
+            }
+            return;
         }
         let Some(network) = self.networks.get(id).cloned() else { return };
         // The tokens first: whoever knows the network knows its addresses.
@@ -1055,8 +1073,11 @@ impl Engine {
             what: "created",
         });
         self.settle_clashes();
-        let view = self.network_view(&network);
-        self.reply(token, Ok(Reply::Network(Box::new(view))));
+        self.once_saved(id);
+        if let Some(token) = token {
+            let view = self.network_view(&network);
+            self.reply(token, Ok(Reply::Network(Box::new(view))));
+        }
     }
 
     fn remove_network(&mut self, token: Token, text: &str, force: bool) -> Result<(), Refused> {
@@ -1106,7 +1127,7 @@ impl Engine {
 
     /// Without what only those must know who use it: as many hosts as possible
     /// are to read it.
-    fn tombstone(&mut self, net: &Network) -> Network {
+    pub(crate) fn tombstone(&mut self, net: &Network) -> Network {
         Network {
             deleted: true,
             exclude: Vec::new(),
@@ -1140,7 +1161,7 @@ impl Engine {
     }
 
     /// A network is gone: so is all that stood on it.
-    fn bury_network(&mut self, before: &Network) {
+    pub(crate) fn bury_network(&mut self, before: &Network) {
         let doomed: Vec<EndpointId> = self
             .local
             .iter()

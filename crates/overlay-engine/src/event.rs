@@ -323,6 +323,9 @@ pub struct CreateNetwork {
     /// Where addresses are chosen from; at most one a family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ip_ranges: Vec<AddressRange>,
+    /// Only if there is none of that name, and one in the whole cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
     /// What the kernel holds that is not ours, read just now.
     pub foreign: Foreign,
 }
