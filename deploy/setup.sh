@@ -26,6 +26,7 @@ wanted=(
     sysctl:procps
     faketime:faketime           # one lab: clocks that jump
     iptables-legacy:iptables    # one lab, as all below: the rules of Docker
+    /usr/lib/cni/portmap:containernetworking-plugins    # lab cni, make bench-cni
     dbus-daemon:dbus-daemon
     networkctl:systemd
 )

@@ -71,7 +71,9 @@ pub fn look(path: &str, ifname: &str) -> Result<Held, Failure> {
     let looked = std::thread::spawn(move || -> std::io::Result<Held> {
         setns(File::open(&path)?, CloneFlags::CLONE_NEWNET)?;
         let mut held = Held::default();
-        for address in getifaddrs()?.filter(|address| address.interface_name == ifname) {
+        // Where an interface was renamed, further addresses bear `eth0:2` as a label.
+        let is_it = |name: &str| name.split(':').next() == Some(&*ifname);
+        for address in getifaddrs()?.filter(|address| is_it(&address.interface_name)) {
             held.there = true;
             let Some(storage) = address.address else { continue };
             if let Some(v4) = storage.as_sockaddr_in() {

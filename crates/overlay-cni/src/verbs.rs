@@ -394,7 +394,7 @@ impl<'a> Session<'a> {
         };
         let status = daemon.status().map_err(|error| failed(&error))?;
         self.catch_up(&mut daemon)?;
-        if status.host.notes.iter().any(|note| note == "drained") {
+        if status.host.drained {
             let msg = "this host takes no new endpoint: it is drained".to_owned();
             return Err(
                 Failure::new(Code::NotAvailable, msg).with("end it: overlayctl drain --undo")

@@ -189,7 +189,9 @@ fn result(version: &str, expected: Expect) {
 
 #[test]
 fn the_result_of_0_3_1() {
-    result("0.3.1", expect![[r#"
+    result(
+        "0.3.1",
+        expect![[r#"
         {
           "cniVersion": "0.3.1",
           "interfaces": [
@@ -239,12 +241,15 @@ fn the_result_of_0_3_1() {
             ]
           }
         }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn the_result_of_0_4_0() {
-    result("0.4.0", expect![[r#"
+    result(
+        "0.4.0",
+        expect![[r#"
         {
           "cniVersion": "0.4.0",
           "interfaces": [
@@ -294,12 +299,15 @@ fn the_result_of_0_4_0() {
             ]
           }
         }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn the_result_of_1_0_0() {
-    result("1.0.0", expect![[r#"
+    result(
+        "1.0.0",
+        expect![[r#"
         {
           "cniVersion": "1.0.0",
           "interfaces": [
@@ -347,12 +355,15 @@ fn the_result_of_1_0_0() {
             ]
           }
         }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn the_result_of_1_1_0() {
-    result("1.1.0", expect![[r#"
+    result(
+        "1.1.0",
+        expect![[r#"
         {
           "cniVersion": "1.1.0",
           "interfaces": [
@@ -402,7 +413,8 @@ fn the_result_of_1_1_0() {
             ]
           }
         }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -492,7 +504,8 @@ fn what_the_plugins_before_us_made_goes_out_as_it_came_in() {
             ]
           }
         }
-    "#]].assert_eq(&format!("{}\n", after.to_json(conf.version)));
+    "#]]
+    .assert_eq(&format!("{}\n", after.to_json(conf.version)));
 }
 
 #[test]
