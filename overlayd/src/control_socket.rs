@@ -472,12 +472,25 @@ fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
     v1::Error { hint, ..v1::Error::new(code, err.to_string()) }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetachQuery {
+    net: Option<String>,
+    wait: Option<bool>,
+}
+
 async fn detach(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetOnlyQuery>>,
+    Part(Query(query)): Part<Query<DetachQuery>>,
 ) -> Answered {
-    ok(door.ask(Request::Detach { target, net: query.net }).await)
+    let DetachQuery { net, wait } = query;
+    ok(door
+        .ask(match wait {
+            Some(false) => Request::DetachAtOnce { target, net },
+            _ => Request::Detach { target, net },
+        })
+        .await)
 }
 
 async fn detach_import(

@@ -92,9 +92,11 @@ impl Connection {
         self.ask("GET", &with_query("/v1/endpoints", query), None::<&()>)
     }
 
-    /// Detaches the endpoint of this id. The reply shows it as it was.
+    /// Detaches the endpoint of this id. The reply shows it as it was; its interface
+    /// goes a moment later.
     pub fn detach(&mut self, endpoint: &str) -> Result<v1::Endpoint, ClientError> {
-        self.ask("DELETE", &format!("/v1/endpoints/{}", encode(endpoint)), None::<&()>)
+        let path = format!("/v1/endpoints/{}", encode(endpoint));
+        self.ask("DELETE", &with_query(&path, [("wait", Some("false"))]), None::<&()>)
     }
 
     /// Says how much of each subnet is used.

@@ -15,7 +15,7 @@
 //! | `POST /v1/endpoints` | [`v1::Attach`] | [`v1::Endpoint`] |
 //! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
 //! | `GET /v1/endpoints?net=…&local=true&label=…` | - | [`v1::Endpoint`], a list |
-//! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `DELETE /v1/endpoints/{name, id or MAC}?net=…&wait=false` | - | [`v1::Endpoint`] as it was |
 //! | `POST /v1/endpoints/{name, id or MAC}/ports?net=…` | [`v1::Publish`] | [`v1::Endpoint`] |
 //! | `DELETE /v1/endpoints/{name, id or MAC}/ports?net=…&ports=…` | - | [`v1::Endpoint`] |
 //! | `POST /v1/services` | [`v1::CreateService`] | [`v1::Service`] |

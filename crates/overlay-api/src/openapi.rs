@@ -193,6 +193,7 @@ mod operations {
         params(
             ("endpoint" = String, Path, description = "Its name, id or MAC"),
             ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
+            ("wait" = Option<bool>, Query, description = "False: answer when it is given up for good; its interface goes a moment later"),
         ),
         responses((status = 200, description = "As it was", body = Endpoint),
             Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]

@@ -32,6 +32,10 @@ use crate::stdin;
 /// attach of the same container that is under way.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// How long an ADD waits for an interface of that name to go: a DEL is answered
+/// before the kernel is done with it.
+const GOING: Duration = Duration::from_millis(250);
+
 /// How often an ADD begins anew because its network went in the middle of it.
 const TRIES: usize = 4;
 
@@ -241,10 +245,16 @@ impl<'a> Session<'a> {
     fn attach(&self, daemon: &mut Connection, wish: &v1::Attach) -> Result<v1::Endpoint, Attempt> {
         let net = self.conf.network();
         let mut last = None;
+        let mut again = true;
         for _ in 0..TRIES {
             let refused = match daemon.attach(wish) {
                 Ok(endpoint) => return Ok(endpoint),
                 Err(error) if is_not_found(&error) => error,
+                // Of a DEL a moment ago, say.
+                Err(error) if is_taken(&error) && again && has_gone(wish)? => {
+                    again = false;
+                    continue;
+                }
                 Err(error) => {
                     let unsure =
                         matches!(error, ClientError::Timeout { .. } | ClientError::Protocol(_));
@@ -466,6 +476,25 @@ pub(crate) fn detach_all(daemon: &mut Connection, label: &str) -> Tried {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Gives the interface that is in the way time to go, and says whether there is
+/// none. What was taken may have been something else: that is said once more.
+fn has_gone(wish: &v1::Attach) -> Result<bool, Failure> {
+    let path = wish.netns.as_deref().unwrap_or_default();
+    let ifname = wish.ifname.as_deref().unwrap_or_default();
+    let until = Instant::now() + GOING;
+    while namespace::look(path, ifname)?.there {
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(true)
+}
+
+fn is_taken(error: &ClientError) -> bool {
+    matches!(error, ClientError::Api(error) if error.code == v1::ErrorCode::Taken)
 }
 
 fn is_not_found(error: &ClientError) -> bool {

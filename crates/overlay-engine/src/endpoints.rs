@@ -1015,13 +1015,17 @@ impl Engine {
     }
 
     /// An endpoint of this host is to be detached.
-    pub(crate) fn detach(&mut self, token: Token, target: &str, net: Option<&str>) {
+    /// `settled`: the reply waits until the kernel has nothing of it.
+    pub(crate) fn detach(&mut self, token: Token, target: &str, net: Option<&str>, settled: bool) {
         match self.find_local(target, net) {
             Err(refused) => self.reply(token, Err(refused)),
             Ok(id) => {
                 let local = self.local.get_mut(&id).expect("found above");
                 local.phase = Phase::Leaving;
-                self.persist(vec![StateChange::DropEndpoint(id)], After::Detached(id, token));
+                self.persist(
+                    vec![StateChange::DropEndpoint(id)],
+                    After::Detached { id, token, settled },
+                );
             }
         }
     }
@@ -1084,7 +1088,13 @@ impl Engine {
     }
 
     /// The state file has let an endpoint go, or could not.
-    pub(crate) fn detached(&mut self, id: EndpointId, token: Token, result: Result<(), String>) {
+    pub(crate) fn detached(
+        &mut self,
+        id: EndpointId,
+        token: Token,
+        settled: bool,
+        result: Result<(), String>,
+    ) {
         let Some(view) = self.local_view(id) else { return };
         match result {
             Err(why) => {
@@ -1098,7 +1108,11 @@ impl Engine {
                 self.publish(RecordKey::Endpoint(net, id), None);
                 let name = view.endpoint.name.clone();
                 self.notice(Notice::Detached { id, name, why: "asked for" });
-                self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
+                let reply = Ok(Reply::Endpoint(Box::new(view)));
+                match settled {
+                    true => self.reply_when_settled(token, reply),
+                    false => self.reply(token, reply),
+                }
             }
         }
     }

@@ -194,7 +194,12 @@ pub(crate) enum After {
         service: Box<Service>,
     },
     Imported(Box<Draft>, Token),
-    Detached(EndpointId, Token),
+    Detached {
+        id: EndpointId,
+        token: Token,
+        /// The reply waits until the kernel has nothing of it.
+        settled: bool,
+    },
     Said {
         whom: HostId,
         fate: Option<Fate>,
@@ -754,8 +759,11 @@ impl Engine {
             Request::Firewall => Ok(Reply::Firewall),
             Request::Attach(request) => return self.attach(token, fresh, request),
             Request::Import(request) => return self.import(token, fresh, request),
+            Request::DetachAtOnce { target, net } => {
+                return self.detach(token, &target, net.as_deref(), false);
+            }
             Request::Detach { target, net } => {
-                return self.detach(token, &target, net.as_deref());
+                return self.detach(token, &target, net.as_deref(), true);
             }
             Request::Thaw { what, net } => return self.thaw(token, &what, net.as_deref()),
             Request::Release { net, ip } => return self.release_leaked(token, &net, ip),
@@ -2137,7 +2145,9 @@ impl Engine {
                 self.ports_changed(token, (&before.endpoint, &after.endpoint), result);
             }
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
-            Some(After::Detached(id, token)) => self.detached(id, token, result),
+            Some(After::Detached { id, token, settled }) => {
+                self.detached(id, token, settled, result);
+            }
             Some(After::Said { whom, fate, before }) => self.said(whom, (fate, before), result),
             Some(After::TookOver { from, fate, taken }) => {
                 self.took_over(from, fate, taken, result);

@@ -227,6 +227,14 @@ pub enum Request {
         /// Do what is safe.
         repair: bool,
     },
+    /// The same, answered when the state file has it: what the kernel holds goes a
+    /// moment later.
+    DetachAtOnce {
+        /// Name or id.
+        target: String,
+        /// Its network.
+        net: Option<String>,
+    },
     /// List endpoints.
     Endpoints {
         /// Of this network only.
