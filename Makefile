@@ -114,7 +114,7 @@ bench-ports: release
 	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
 	    cargo bench --locked -p overlay-tests --bench ports
 
-## bench-cni: ADD, CHECK and DEL beside the reference plugins bridge and host-local; ROUNDS=200 ONLY="one parallel"; two minutes
+## bench-cni: ADD, CHECK and DEL beside the reference plugins bridge and host-local; ROUNDS=200 ONLY="one cluster parallel"; two minutes
 bench-cni: release
 	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
 	    cargo bench --locked -p overlay-tests --bench cni

@@ -27,6 +27,9 @@ wanted=(
     faketime:faketime           # one lab: clocks that jump
     iptables-legacy:iptables    # one lab, as all below: the rules of Docker
     /usr/lib/cni/portmap:containernetworking-plugins    # lab cni, make bench-cni
+    podman:podman               # lab podman
+    runc:runc
+    busybox:busybox-static
     dbus-daemon:dbus-daemon
     networkctl:systemd
 )

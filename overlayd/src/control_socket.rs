@@ -438,12 +438,7 @@ async fn look_up(bytes: Result<Bytes, BytesRejection>) -> Result<Request, v1::Er
         return Ok(Request::Attach(convert::attach(body, None)?));
     };
     let asked = body.netns.clone();
-    let looked = tokio::task::spawn_blocking(move || {
-        let netns = overlay_netlink::netns_of(&path)?;
-        let taken = overlay_netlink::peer_ifnames(&netns)?;
-        Ok::<_, NetnsError>((netns, taken))
-    })
-    .await;
+    let looked = tokio::task::spawn_blocking(move || overlay_netlink::look_into(&path)).await;
     let (netns, taken) = match looked {
         Ok(Ok(found)) => found,
         Ok(Err(err)) => return Err(netns_error(&err, asked.as_deref())),

@@ -2,17 +2,18 @@
 //! the reference plugins `bridge` and `host-local` in the same rounds.
 //!
 //! ```text
-//!   a  overlayd, two more hosts in the cluster  ── pods by overlay-cni
-//!   r  no daemon                                ── pods by bridge + host-local
+//!   a  overlayd    ── pods by overlay-cni
+//!   r  no daemon   ── pods by bridge + host-local
 //!
 //!   one       one container after the other: ROUNDS of each, by turns
+//!   cluster   the same with two more hosts on the network, which share this machine's cores
 //!   parallel  fifty ADDs at once, then fifty DELs: until the last one has ended
 //! ```
 //!
 //! A plugin is started as a runtime does it, from a process in the host's namespace; a
 //! figure is from there to its end.
 //!
-//! `make bench-cni [ONLY="one parallel"] [ROUNDS=200]`: root, release binaries, a quiet
+//! `make bench-cni [ONLY="one cluster parallel"] [ROUNDS=200]`: root, release binaries, a quiet
 //! machine; two minutes.
 
 use std::io::Write as _;
@@ -27,7 +28,7 @@ use overlay_tests::shell::{inside, netns_path};
 use overlay_tests::{Host, Lab, NetSpec, binaries};
 use serde_json::{Value, json};
 
-const SECTIONS: [(&str, Section); 2] = [("one", one), ("parallel", parallel)];
+const SECTIONS: [(&str, Section); 3] = [("one", one), ("cluster", cluster), ("parallel", parallel)];
 
 const DEMO: NetSpec<'_> = NetSpec { vni: 4097, subnets: &["10.9.0.0/16"], mtu: 0, extra: &[] };
 
@@ -101,20 +102,41 @@ impl Plugin {
     }
 }
 
-/// Two hosts beside which nobody runs anything, and a cluster of three.
-fn hosts(lab: &Lab) -> Result<(Host, Host)> {
-    let [a, _b, _c] = lab.hosts(["a", "b", "c"])?;
+/// A host of a cluster, with as many others, and one without a daemon.
+fn hosts(lab: &Lab, others: bool) -> Result<(Host, Host)> {
+    let (a, others) = match others {
+        true => {
+            let [a, b, c] = lab.hosts(["a", "b", "c"])?;
+            (a, vec![b, c])
+        }
+        false => {
+            let [a] = lab.hosts(["a"])?;
+            (a, vec![])
+        }
+    };
     let r = lab.host("r")?;
     a.net_create("demo", DEMO)?;
     a.attach("demo", "first")?;
+    for other in others {
+        other.knows_net("demo")?;
+        other.attach("demo", &format!("first-{}", other.name()))?;
+    }
     a.at_rest()?;
     Ok((a, r))
 }
 
 fn one() -> Result<()> {
+    by_turns(false)
+}
+
+fn cluster() -> Result<()> {
+    by_turns(true)
+}
+
+fn by_turns(others: bool) -> Result<()> {
     let rounds = rounds(200)?;
     Lab::run(|lab| {
-        let (a, r) = hosts(lab)?;
+        let (a, r) = hosts(lab, others)?;
         let sides = [(a.clone(), Plugin::ours(&a)?), (r.clone(), Plugin::reference(&r))];
         let mut figures: [[Vec<f64>; 3]; 2] = Default::default();
         for n in 0..rounds + 3 {
@@ -160,7 +182,7 @@ fn parallel() -> Result<()> {
     const PODS: usize = 50;
     let rounds = rounds(5)?.min(20);
     Lab::run(|lab| {
-        let (a, r) = hosts(lab)?;
+        let (a, r) = hosts(lab, false)?;
         let sides = [(a.clone(), Plugin::ours(&a)?), (r.clone(), Plugin::reference(&r))];
         let mut figures: [[Vec<f64>; 2]; 2] = Default::default();
         for round in 0..rounds {

@@ -49,6 +49,7 @@ pub fn wish(conf: &Conf, container: &Container) -> Result<Wish, Failure> {
         fits.is_ok()
     });
     let mut aliases: Vec<String> = aliases.cloned().collect();
+    aliases.extend(name_by_podman(&container.args));
     aliases.sort();
     aliases.dedup();
     let attach = v1::Attach {
@@ -65,6 +66,13 @@ pub fn wish(conf: &Conf, container: &Container) -> Result<Wish, Failure> {
         ..v1::Attach::default()
     };
     Ok(Wish { attach, left_out })
+}
+
+/// Podman says the name of a container as if it were that of a pod, but none of a
+/// namespace, which every pod of Kubernetes has. It is to be found by that name.
+fn name_by_podman(args: &BTreeMap<String, String>) -> Option<String> {
+    let name = args.get("K8S_POD_NAME").filter(|name| Name::new(name).is_ok())?;
+    (!args.contains_key("K8S_POD_NAMESPACE")).then(|| name.clone())
 }
 
 /// Refuses what other plugins are for: a container that silently goes without

@@ -155,6 +155,16 @@ fn what_other_plugins_are_for_and_what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_container_of_podman_is_found_by_its_name_and_a_pod_of_kubernetes_is_not() {
+    let aliases = |args: &[(&str, &str)]| {
+        wish(&conf("0.4.0", json!({})), &container(args)).unwrap().attach.aliases
+    };
+    assert_eq!(aliases(&[("K8S_POD_NAME", "web")]), ["web"]);
+    assert!(aliases(&[("K8S_POD_NAME", "quirky_wiles")]).is_empty());
+    assert!(aliases(&[("K8S_POD_NAME", "web"), ("K8S_POD_NAMESPACE", "default")]).is_empty());
+}
+
+#[test]
 fn labels_of_a_pod_that_find_no_room_are_left_out_the_least_telling_first() {
     let (namespace, name, uid) = ("n".repeat(63), "p".repeat(200), "u".repeat(36));
     let args =
