@@ -82,7 +82,7 @@ impl Podman {
         }
         let busybox = run("which busybox")?;
         std::fs::copy(busybox.trim(), root.join("bin/busybox"))?;
-        for tool in ["sh", "sleep", "ping", "nslookup", "nc", "echo", "cat"] {
+        for tool in ["sh", "tail", "ping", "nslookup", "nc", "echo", "cat"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(tool))?;
         }
         Ok(root.display().to_string())
@@ -150,7 +150,7 @@ fn containers_of_two_podmans_find_and_reach_each_other() -> Result<()> {
         let (on_a, on_b) = (Podman::on(&a)?, Podman::on(&b)?);
         let options = ["--ip", "10.9.0.50", "--network-alias", "shop", "-p", "8080:80"];
         on_a.run("web", &options, "while :; do echo hello from web | nc -l -p 80; done")?;
-        on_b.run("client", &[], "sleep 1000")?;
+        on_b.run("client", &[], "tail -f /dev/null")?;
         let web = only(&a)?;
         ensure!(web.ips[0].addr() == IpAddr::from([10, 9, 0, 50]), "{web:?}");
         let has = |name: &str| web.aliases.iter().any(|alias| alias == name);
@@ -191,12 +191,12 @@ fn a_container_that_is_removed_while_the_daemon_is_down_is_gone_when_it_is_back(
     Lab::run(|lab| {
         let [a] = lab.hosts(["a"])?;
         let podman = Podman::on(&a)?;
-        podman.run("web", &[], "sleep 1000")?;
+        podman.run("web", &[], "tail -f /dev/null")?;
         only(&a)?;
         a.stop()?;
         podman.podman(&["rm", "-f", "-t", "0", "web"])?;
         a.start()?;
-        podman.run("next", &[], "sleep 1000")?;
+        podman.run("next", &[], "tail -f /dev/null")?;
         let left = only(&a)?;
         ensure!(left.aliases.iter().any(|alias| alias == "next"), "{left:?}");
         Ok(())
