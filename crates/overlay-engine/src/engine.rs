@@ -1560,11 +1560,14 @@ impl Engine {
         } else {
             self.make_pools(&network);
             match &known {
-                None => self.notice(Notice::Network {
-                    name: network.name.clone(),
-                    vni: network.vni,
-                    what: "created",
-                }),
+                None => {
+                    self.once.note_young(id, self.now.mono);
+                    self.notice(Notice::Network {
+                        name: network.name.clone(),
+                        vni: network.vni,
+                        what: "created",
+                    });
+                }
                 Some(before) => self.tell_change(before, &network),
             }
             let heard: Vec<_> = self.view.ring_of(id).collect();

@@ -17,12 +17,16 @@
 //!    itself included. Attaches wait, and so do requests of other hosts.
 //! 2. If it loses in that time, its creator removes it, and whoever waits for it
 //!    gets the other one.
-//! 3. It is created only by a host that hears more than half of the cluster:
+//! 3. Whoever waits is told of another host's network not before that could have lost
+//!    to a third: as long after it was first heard of.
+//! 4. It is created only by a host that hears more than half of the cluster:
 //!    of two sides of a partition at most one creates it.
 //!
 //! An identifier made of what is asked for would give one network without any
 //! waiting; but then two hosts would have founded its addresses (`ipam.rs`, 1),
 //! and each would give the same ones out.
+//!
+//! Until it is withdrawn, hosts that hear of both may tell of a conflict, and that it is over.
 //!
 //! What remains: two hosts that hear more than half of the cluster, and each
 //! other, but of whose news none arrives for as long as a network settles. Then
@@ -73,9 +77,17 @@ pub(crate) struct Once {
     /// Those whom this host cannot serve yet.
     waiting: Vec<Asker>,
     settling: BTreeMap<NetworkId, Settling>,
+    /// Networks of others that were just heard of, and until when they might yet lose.
+    young: BTreeMap<NetworkId, Duration>,
 }
 
 impl Once {
+    /// A network of another host was heard of.
+    pub(crate) fn note_young(&mut self, net: NetworkId, now: Duration) {
+        self.young.retain(|_, until| *until > now);
+        self.young.insert(net, now + SETTLE);
+    }
+
     /// Whether nobody is to have an address of `net` yet.
     pub(crate) fn is_settling(&self, net: NetworkId) -> bool {
         self.settling.contains_key(&net)
@@ -84,7 +96,11 @@ impl Once {
     /// When something of it is due.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let waiting = self.waiting.iter().map(|asker| asker.until);
-        waiting.chain(self.settling.values().filter_map(|settling| settling.until)).min()
+        let young = self.young.values().copied().filter(|_| !self.waiting.is_empty());
+        waiting
+            .chain(young)
+            .chain(self.settling.values().filter_map(|settling| settling.until))
+            .min()
     }
 
     /// A request for addresses comes too early: it is served when they are given out.
@@ -117,6 +133,8 @@ impl Engine {
                 self.settled(id);
             }
         }
+        let now = self.now.mono;
+        self.once.young.retain(|_, until| *until > now);
         for asker in std::mem::take(&mut self.once.waiting) {
             self.serve_asker(asker);
         }
@@ -133,6 +151,9 @@ impl Engine {
             match (fits, self.once.settling.get_mut(&id)) {
                 (Err(refused), _) => self.reply(asker.token, Err(refused)),
                 (Ok(()), Some(settling)) => settling.askers.push(asker),
+                (Ok(()), None) if self.once.young.contains_key(&id) => {
+                    self.once.waiting.push(asker);
+                }
                 (Ok(()), None) => self.reply(asker.token, Ok(Reply::Network(Box::new(view)))),
             }
             return;
