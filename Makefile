@@ -10,7 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
-        bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker \
+        bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker bench-cni \
         bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
@@ -24,13 +24,13 @@ setup:
 	cargo fetch --locked
 	cargo check --workspace --all-targets --locked
 
-## build: overlayd and overlayctl, debug
+## build: overlayd, overlayctl and the plugins, debug
 build:
-	cargo build --locked -p overlayd -p overlayctl
+	cargo build --locked -p overlayd -p overlayctl -p overlay-cni
 
-## release: overlayd and overlayctl, optimised
+## release: overlayd, overlayctl and the plugins, optimised
 release:
-	cargo build --locked --release -p overlayd -p overlayctl
+	cargo build --locked --release -p overlayd -p overlayctl -p overlay-cni
 
 ## check: formatting and lints, warnings are errors
 check:
@@ -89,7 +89,7 @@ lab-clean:
 	@tests/lab-clean.sh
 
 ## bench: all measurements that docs/performance.md shows; quiet machine, root
-bench: bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker
+bench: bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker bench-cni
 
 ## bench-first: attach latency, reach of an attach, memory; release binaries
 bench-first: release
@@ -124,6 +124,11 @@ bench-ipam: release
 	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(PREFIX),PREFIX=$(PREFIX)) \
 	    cargo bench --locked -p overlay-tests --bench ipam
 	cargo bench --locked -p overlay-engine --bench ipam
+
+## bench-cni: ADD, CHECK and DEL beside the reference plugins bridge and host-local; ROUNDS=200 ONLY="one cluster parallel"; two minutes
+bench-cni: release
+	OVERLAY_BIN_DIR=target/release ONLY="$(ONLY)" $(if $(ROUNDS),ROUNDS=$(ROUNDS)) \
+	    cargo bench --locked -p overlay-tests --bench cni
 
 ## bench-thousand: a thousand simulated hosts, or HOSTS=n; long
 bench-thousand:

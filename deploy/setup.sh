@@ -26,6 +26,10 @@ wanted=(
     sysctl:procps
     faketime:faketime           # one lab: clocks that jump
     iptables-legacy:iptables    # one lab, as all below: the rules of Docker
+    /usr/lib/cni/portmap:containernetworking-plugins    # lab cni, make bench-cni
+    podman:podman               # lab podman
+    runc:runc
+    busybox:busybox-static
     dbus-daemon:dbus-daemon
     networkctl:systemd
 )
@@ -34,7 +38,7 @@ wanted=(
 # unpacked here, where only labs look, and only if they are not there anyhow.
 fetched=/var/cache/overlayd-labs
 strangers=(NetworkManager:network-manager firewalld:firewalld ufw:ufw
-    dockerd:docker.io docker-compose:docker-compose busybox:busybox-static)
+    dockerd:docker.io docker-compose:docker-compose)
 
 # Debian keeps administrators' programs where a user's PATH may not look.
 PATH=$PATH:/usr/sbin:/sbin

@@ -87,7 +87,7 @@ all)
         # Advisories need a fresh database from the network: `make deny` asks for it.
         check cargo deny --config .deny.toml check bans licenses sources
     fi
-    check cargo build --locked -p overlayd -p overlayctl
+    check cargo build --locked -p overlayd -p overlayctl -p overlay-cni
     suite --workspace
     # Every target for a moment, from the corpus: that libFuzzer's build works, and the
     # cheapest of finds. Longer: make fuzz.
@@ -103,7 +103,7 @@ unit)
     suite -p overlay-fuzz --test corpus
     ;;
 lab)
-    check cargo build --locked -p overlayd -p overlayctl
+    check cargo build --locked -p overlayd -p overlayctl -p overlay-cni
     suite -p overlay-tests "${labs[@]}" --test kit
     ;;
 *)

@@ -446,6 +446,11 @@ pub(crate) struct CreateArgs {
     #[arg(long = "ip-range", value_name = "CIDR|FIRST-LAST", value_parser = range)]
     pub(crate) ip_ranges: Vec<AddressRange>,
 
+    /// Only if the cluster has none of that name: the one that is there is shown. Of hosts that
+    /// ask at the same time, one creates it
+    #[arg(long, requires = "name")]
+    pub(crate) once: bool,
+
     #[command(flatten)]
     pub(crate) labels: Labels,
 }

@@ -223,9 +223,10 @@ where
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetQuery {
+struct EndpointsQuery {
     net: Option<String>,
     local: Option<bool>,
+    label: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -425,10 +426,21 @@ async fn forget_ip(
 
 async fn endpoints(
     State(door): State<Door>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<EndpointsQuery>>,
 ) -> Answered {
-    let local = query.local.unwrap_or(false);
-    ok(door.ask(Request::Endpoints { net: query.net, local }).await)
+    let EndpointsQuery { net, local, label } = query;
+    let local = local.unwrap_or(false);
+    let request = match label {
+        None => Request::Endpoints { net, local },
+        Some(label) => {
+            let (label, value) = match label.split_once('=') {
+                Some((label, value)) => (label.to_owned(), Some(value.to_owned())),
+                None => (label, None),
+            };
+            Request::Labelled { net, local, label, value }
+        }
+    };
+    ok(door.ask(request).await)
 }
 
 async fn attach(State(door): State<Door>, bytes: Result<Bytes, BytesRejection>) -> Answered {
@@ -459,12 +471,7 @@ async fn look_up(bytes: Result<Bytes, BytesRejection>) -> Result<Request, v1::Er
         return Ok(Request::Attach(convert::attach(body, None)?));
     };
     let asked = body.netns.clone();
-    let looked = tokio::task::spawn_blocking(move || {
-        let netns = overlay_netlink::netns_of(&path)?;
-        let taken = overlay_netlink::peer_ifnames(&netns)?;
-        Ok::<_, NetnsError>((netns, taken))
-    })
-    .await;
+    let looked = tokio::task::spawn_blocking(move || overlay_netlink::look_into(&path)).await;
     let (netns, taken) = match looked {
         Ok(Ok(found)) => found,
         Ok(Err(err)) => return Err(netns_error(&err, asked.as_deref())),
@@ -493,17 +500,30 @@ fn netns_error(err: &NetnsError, asked: Option<&str>) -> v1::Error {
     v1::Error { hint, ..v1::Error::new(code, err.to_string()) }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetachQuery {
+    net: Option<String>,
+    wait: Option<bool>,
+}
+
 async fn detach(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<DetachQuery>>,
 ) -> Answered {
-    ok(door.ask(Request::Detach { target, net: query.net }).await)
+    let DetachQuery { net, wait } = query;
+    ok(door
+        .ask(match wait {
+            Some(false) => Request::DetachAtOnce { target, net },
+            _ => Request::Detach { target, net },
+        })
+        .await)
 }
 
 async fn detach_import(
     State(door): State<Door>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Detach { target: "import".into(), net: query.net }).await)
 }
@@ -511,7 +531,7 @@ async fn detach_import(
 async fn change_endpoint(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Answered {
     ok(match body(bytes).and_then(convert::change_endpoint) {
@@ -523,7 +543,7 @@ async fn change_endpoint(
 async fn publish(
     State(door): State<Door>,
     Part(UrlPath(target)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Answered {
     let ports = body::<v1::Publish>(bytes).and_then(|body| match convert::ports(&body.ports)? {
@@ -556,14 +576,17 @@ async fn create_service(
     })
 }
 
-async fn services(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+async fn services(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
+) -> Answered {
     ok(door.ask(Request::Services { net: query.net }).await)
 }
 
 async fn remove_service(
     State(door): State<Door>,
     Part(UrlPath(name)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::RemoveService { name, net: query.net }).await)
 }
@@ -586,7 +609,7 @@ async fn unpublish(
 async fn thaw(
     State(door): State<Door>,
     Part(UrlPath(what)): Part<UrlPath<String>>,
-    Part(Query(query)): Part<Query<NetQuery>>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
 ) -> Answered {
     ok(door.ask(Request::Thaw { what, net: query.net }).await)
 }
@@ -674,12 +697,15 @@ async fn watch_events(
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+async fn fdb(State(door): State<Door>, Part(Query(query)): Part<Query<NetOnlyQuery>>) -> Answered {
     let tables = vec![Table::Vxlan, Table::Bridge, Table::Flood];
     ok(door.ask(Request::Entries { tables, net: query.net }).await)
 }
 
-async fn neigh(State(door): State<Door>, Part(Query(query)): Part<Query<NetQuery>>) -> Answered {
+async fn neigh(
+    State(door): State<Door>,
+    Part(Query(query)): Part<Query<NetOnlyQuery>>,
+) -> Answered {
     ok(door.ask(Request::Entries { tables: vec![Table::Neigh], net: query.net }).await)
 }
 

@@ -75,6 +75,7 @@ pub fn create_network(body: v1::CreateNetwork) -> Result<CreateNetwork, v1::Erro
         labels: body.labels,
         exclude: body.exclude,
         ip_ranges: body.ip_ranges,
+        once: body.once,
         foreign: Foreign::default(),
     })
 }
@@ -405,6 +406,10 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         EndpointState::Gone(_, why) => ("gone", Some(why)),
     };
     let ep = view.endpoint;
+    let here = view.network.as_ref().filter(|_| view.local);
+    let mtu = here.map(|net| net.mtu);
+    let gateways = here.filter(|net| !net.internal).map(|net| net.subnets.as_slice());
+    let gateways = gateways.unwrap_or_default().iter().map(|subnet| subnet.gateway).collect();
     let (port, ifname, netns) = match view.place {
         Some(Place::Netns { ifname, netns, .. }) => {
             let netns = netns.path.display().to_string();
@@ -435,6 +440,8 @@ pub fn endpoint(view: EndpointView) -> v1::Endpoint {
         host_ifname: port,
         ifname,
         netns,
+        mtu,
+        gateways,
         resolv_conf: None,
     }
 }

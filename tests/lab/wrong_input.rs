@@ -583,8 +583,8 @@ fn http_requests_that_make_no_sense_get_an_error_body_and_change_nothing() -> Re
         expect(
             &["http://o/v1/endpoints?nett=demo"],
             expect![[r#"
-            {"code":"invalid_request","message":"Failed to deserialize query string: nett: unknown field `nett`, expected `net` or `local`"}
-            400 application/json"#]],
+                {"code":"invalid_request","message":"Failed to deserialize query string: nett: unknown field `nett`, expected one of `net`, `local`, `label`"}
+                400 application/json"#]],
         )?;
         expect(
             &["http://o/v1/endpoints?local=perhaps"],
@@ -613,8 +613,8 @@ fn http_requests_that_make_no_sense_get_an_error_body_and_change_nothing() -> Re
         expect(
             &["--data", r#"{"vnii":7}"#, net],
             expect![[r#"
-            {"code":"invalid_request","message":"the body is wrong: unknown field `vnii`, expected one of `name`, `vni`, `subnets`, `gateways`, `mtu`, `internal`, `no_flood`, `labels`, `exclude`, `ip_ranges` at line 1 column 7"}
-            400 application/json"#]],
+                {"code":"invalid_request","message":"the body is wrong: unknown field `vnii`, expected one of `name`, `vni`, `subnets`, `gateways`, `mtu`, `internal`, `no_flood`, `labels`, `exclude`, `ip_ranges`, `once` at line 1 column 7"}
+                400 application/json"#]],
         )?;
         expect(
             &["--data-binary", &large, net],

@@ -44,6 +44,18 @@ pub fn binaries() -> Result<&'static Binaries> {
     FOUND.get_or_init(|| find().map_err(|e| format!("{e:#}"))).as_ref().map_err(|e| anyhow!("{e}"))
 }
 
+/// The plugin called `name`, from where the programs under test are.
+///
+/// # Errors
+/// If it was not built.
+pub fn plugin(name: &str) -> Result<PathBuf> {
+    let path = binaries()?.overlayd.with_file_name(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    bail!("there is no {}; build it with: cargo build -p overlay-cni", path.display())
+}
+
 fn find() -> Result<Binaries> {
     let dir = match std::env::var_os("OVERLAY_BIN_DIR") {
         // From the top of the tree, where people stand: cargo starts tests elsewhere.
@@ -63,13 +75,13 @@ fn find() -> Result<Binaries> {
 
 fn build() -> Result<PathBuf> {
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "overlayd", "-p", "overlayctl"])
+        .args(["build", "--quiet", "-p", "overlayd", "-p", "overlayctl", "-p", "overlay-cni"])
         .current_dir(ROOT)
         .stdin(Stdio::null())
         .status()
         .context("cannot start cargo; name built programs with OVERLAY_BIN_DIR")?;
     if !status.success() {
-        bail!("cannot build overlayd and overlayctl: cargo build ended with {status}");
+        bail!("cannot build the programs under test: cargo build ended with {status}");
     }
     // The test program is target/debug/deps/<name>: two levels down.
     let exe = std::env::current_exe()?;

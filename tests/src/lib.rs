@@ -33,6 +33,7 @@
 
 pub mod binaries;
 pub mod capture;
+pub mod cni;
 pub mod container;
 pub mod docker;
 pub mod figures;
@@ -51,6 +52,7 @@ pub mod wait;
 pub mod watcher;
 
 pub use capture::{Capture, Frame};
+pub use cni::Cni;
 pub use container::Container;
 pub use host::{CtlOutput, DaemonOptions, Host, NetSpec, Vtep};
 pub use kernel::{Fdb, FdbEntry, Link, Neigh};

@@ -46,6 +46,7 @@ fn forbidden() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("overlay-gossip", but("overlay-gossip")),
         ("overlay-dns", but("overlay-dns")),
         ("overlay-api", but("overlay-api")),
+        ("overlay-cni", [but("overlay-api").as_slice(), &["overlayd", "overlayctl"]].concat()),
         ("overlayctl", vec!["overlay-engine", "overlay-netlink", "overlay-gossip", "overlayd"]),
         ("overlay-tests", vec!["overlay-engine", "overlay-netlink", "overlay-gossip", "overlayd"]),
     ])

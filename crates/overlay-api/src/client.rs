@@ -196,6 +196,12 @@ impl Client {
         self.get(&with_query("/v1/endpoints", query)).await
     }
 
+    /// Lists the endpoints of this host that have a label: `KEY`, or `KEY=VALUE`.
+    pub async fn labelled(&self, label: &str) -> Result<Vec<v1::Endpoint>, ClientError> {
+        let query = [("local", Some("true")), ("label", Some(label))];
+        self.get(&with_query("/v1/endpoints", query)).await
+    }
+
     /// Detaches the endpoint of this name, id or MAC; `net` is needed when endpoints
     /// of two networks have the name. The reply shows it as it was.
     pub async fn detach(
@@ -451,12 +457,7 @@ impl Client {
         if !status.is_success() {
             return Err(refusal(&request, status, &body));
         }
-        serde_json::from_slice(&body).map_err(|err| {
-            ClientError::Protocol(format!(
-                "cannot understand the reply of overlayd to {request}: {err}; are overlayd and \
-                 its callers of one release?"
-            ))
-        })
+        understood(&request, &body)
     }
 
     /// Sends one request and reads the whole reply, whatever it says.
@@ -480,8 +481,9 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let request = format!("{method} {path}");
         let broken = |err| broken_off(&request, &err);
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|err| self.cannot_connect(&err))?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|err| cannot_connect(&self.socket, &err))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends when `sender` and the reply are dropped; its errors reach us through them.
@@ -526,16 +528,17 @@ impl Client {
             }),
         }
     }
+}
 
-    fn cannot_connect(&self, err: &io::Error) -> ClientError {
-        let socket = self.socket.clone();
-        match err.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { socket }
-            }
-            io::ErrorKind::PermissionDenied => ClientError::Permission { socket },
-            _ => ClientError::Protocol(format!("cannot connect to {}: {err}", socket.display())),
+/// Why there is no connection.
+pub(crate) fn cannot_connect(socket: &Path, err: &io::Error) -> ClientError {
+    let socket = socket.to_owned();
+    match err.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning { socket }
         }
+        io::ErrorKind::PermissionDenied => ClientError::Permission { socket },
+        _ => ClientError::Protocol(format!("cannot connect to {}: {err}", socket.display())),
     }
 }
 
@@ -582,9 +585,22 @@ fn broken_off(request: &str, err: &hyper::Error) -> ClientError {
     ))
 }
 
+/// What a successful reply says.
+pub(crate) fn understood<T: DeserializeOwned>(
+    request: &str,
+    body: &[u8],
+) -> Result<T, ClientError> {
+    serde_json::from_slice(body).map_err(|err| {
+        ClientError::Protocol(format!(
+            "cannot understand the reply of overlayd to {request}: {err}; are overlayd and its \
+             callers of one release?"
+        ))
+    })
+}
+
 /// What an unsuccessful reply says. A newer daemon may use codes, and fields,
 /// that we do not know: its message must reach the reader all the same.
-fn refusal(request: &str, status: StatusCode, body: &[u8]) -> ClientError {
+pub(crate) fn refusal(request: &str, status: StatusCode, body: &[u8]) -> ClientError {
     if let Ok(error) = serde_json::from_slice::<v1::Error>(body) {
         return ClientError::Api(error);
     }
@@ -623,7 +639,7 @@ fn innermost(err: &hyper::Error) -> String {
 
 /// Percent-encodes one part of a path or query: all but the unreserved
 /// characters (RFC 3986 section 2.3).
-fn encode(part: &str) -> String {
+pub(crate) fn encode(part: &str) -> String {
     let mut text = String::with_capacity(part.len());
     for byte in part.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -635,7 +651,7 @@ fn encode(part: &str) -> String {
     text
 }
 
-fn with_query<const N: usize>(path: &str, query: [(&str, Option<&str>); N]) -> String {
+pub(crate) fn with_query<const N: usize>(path: &str, query: [(&str, Option<&str>); N]) -> String {
     let mut text = path.to_owned();
     let mut separator = '?';
     for (key, value) in query {

@@ -14,8 +14,8 @@
 //! | `DELETE /v1/networks/{name or id}/kept/{name}` | - | [`v1::Kept`] as it was |
 //! | `POST /v1/endpoints` | [`v1::Attach`] | [`v1::Endpoint`] |
 //! | `POST /v1/endpoints/import` | [`v1::Import`] | [`v1::Imported`] |
-//! | `GET /v1/endpoints?net=…&local=true` | - | [`v1::Endpoint`], a list |
-//! | `DELETE /v1/endpoints/{name, id or MAC}?net=…` | - | [`v1::Endpoint`] as it was |
+//! | `GET /v1/endpoints?net=…&local=true&label=…` | - | [`v1::Endpoint`], a list |
+//! | `DELETE /v1/endpoints/{name, id or MAC}?net=…&wait=false` | - | [`v1::Endpoint`] as it was |
 //! | `PATCH /v1/endpoints/{name, id or MAC}?net=…` | [`v1::ChangeEndpoint`] | [`v1::Endpoint`] |
 //! | `POST /v1/endpoints/{name, id or MAC}/ports?net=…` | [`v1::Publish`] | [`v1::Endpoint`] |
 //! | `DELETE /v1/endpoints/{name, id or MAC}/ports?net=…&ports=…` | - | [`v1::Endpoint`] |
@@ -54,7 +54,10 @@
 //! query may be left out.
 //!
 //! [`Client`] asks these questions; [`openapi::document`] describes them.
+//! [`blocking::Connection`] asks those that a short-lived program has, without a
+//! runtime.
 
+pub mod blocking;
 pub mod client;
 pub mod openapi;
 pub mod v1;

@@ -186,6 +186,7 @@ mod operations {
         params(
             ("net" = Option<String>, Query, description = "Only those of this network, by name or id"),
             ("local" = Option<bool>, Query, description = "Only those on this host"),
+            ("label" = Option<String>, Query, description = "Only those with this label: KEY, or KEY=VALUE"),
         ),
         responses((status = 200, description = "Those asked for", body = Vec<Endpoint>),
             Invalid, Forbidden, NotFound, Failed, Unavailable))]
@@ -196,6 +197,7 @@ mod operations {
         params(
             ("endpoint" = String, Path, description = "Its name, id or MAC"),
             ("net" = Option<String>, Query, description = "Its network, by name or id: needed when endpoints of two networks have the name"),
+            ("wait" = Option<bool>, Query, description = "False: answer when it is given up for good; its interface goes a moment later"),
         ),
         responses((status = 200, description = "As it was", body = Endpoint),
             Invalid, Forbidden, NotFound, Conflict, Failed, Unavailable))]

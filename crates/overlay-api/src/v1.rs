@@ -142,6 +142,12 @@ pub struct CreateNetwork {
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ip_ranges: Vec<AddressRange>,
+    /// Only if the cluster has none of that name, and one in the whole cluster:
+    /// hosts that ask for the same at the same time get one network. One that is
+    /// there and has the VNI and the subnets asked for is replied as it is.
+    /// Needs `name`.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub once: bool,
 }
 
 /// A subnet to create a network with.
@@ -543,6 +549,13 @@ pub struct Endpoint {
     /// The namespace, when local and in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// Bytes of inner IP packet that its network carries, when local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// The gateways of its network, when local; none on an internal one.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
     /// What belongs into the container's `/etc/resolv.conf`: in the reply to an
     /// attach, unless it said `no_dns` or the daemon answers no names.
     #[serde(default, skip_serializing_if = "Option::is_none")]

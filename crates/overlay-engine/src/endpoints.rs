@@ -511,6 +511,10 @@ impl Engine {
         // Of what this host has none left: not to be looked for once more for each that waits.
         let mut dry = BTreeSet::new();
         for mut waiting in std::mem::take(&mut self.waiting) {
+            if self.once.is_settling(waiting.network) {
+                self.waiting.push(waiting);
+                continue;
+            }
             let net = waiting.network;
             let over = |a: &mut Asking| {
                 a.until <= self.now.mono || a.half && !self.may_spare(net, a.family, a.target)
@@ -1138,13 +1142,17 @@ impl Engine {
     }
 
     /// An endpoint of this host is to be detached.
-    pub(crate) fn detach(&mut self, token: Token, target: &str, net: Option<&str>) {
+    /// `settled`: the reply waits until the kernel has nothing of it.
+    pub(crate) fn detach(&mut self, token: Token, target: &str, net: Option<&str>, settled: bool) {
         match self.find_local(target, net) {
             Err(refused) => self.reply(token, Err(refused)),
             Ok(id) => {
                 let local = self.local.get_mut(&id).expect("found above");
                 local.phase = Phase::Leaving;
-                self.persist(vec![StateChange::DropEndpoint(id)], After::Detached(id, token));
+                self.persist(
+                    vec![StateChange::DropEndpoint(id)],
+                    After::Detached { id, token, settled },
+                );
             }
         }
     }
@@ -1207,7 +1215,13 @@ impl Engine {
     }
 
     /// The state file has let an endpoint go, or could not.
-    pub(crate) fn detached(&mut self, id: EndpointId, token: Token, result: Result<(), String>) {
+    pub(crate) fn detached(
+        &mut self,
+        id: EndpointId,
+        token: Token,
+        settled: bool,
+        result: Result<(), String>,
+    ) {
         let Some(view) = self.local_view(id) else { return };
         match result {
             Err(why) => {
@@ -1221,7 +1235,11 @@ impl Engine {
                 self.publish(RecordKey::Endpoint(net, id), None);
                 let name = view.endpoint.name.clone();
                 self.notice(Notice::Detached { id, name, why: "asked for" });
-                self.reply_when_settled(token, Ok(Reply::Endpoint(Box::new(view))));
+                let reply = Ok(Reply::Endpoint(Box::new(view)));
+                match settled {
+                    true => self.reply_when_settled(token, reply),
+                    false => self.reply(token, reply),
+                }
             }
         }
     }
@@ -1232,6 +1250,9 @@ impl Engine {
         // While another machine has our ranges too, it might give the same.
         if want.target != me || self.doubled.contains_key(&me) {
             return;
+        }
+        if self.once.is_settling(net) {
+            return self.once.put_off(host, net, family, want);
         }
         let handled = self.wants_handled.entry((host, net, family)).or_default();
         if want.seq <= *handled {

@@ -32,6 +32,7 @@ use crate::moves::Moves;
 use crate::names::Herald;
 use crate::network_changes::DetachedOn;
 use crate::networks::Networks;
+use crate::once::Once;
 use crate::plan::{Completeness, Delta, plan};
 use crate::publish::{NOBODY_ASKS, is_own};
 use crate::reconcile::{Cause, Observed, Reconciler, Round};
@@ -165,7 +166,7 @@ pub struct Restored {
 pub(crate) enum After {
     Nothing,
     Created {
-        token: Token,
+        token: Option<Token>,
         id: NetworkId,
     },
     Removed {
@@ -194,7 +195,12 @@ pub(crate) enum After {
         service: Box<Service>,
     },
     Imported(Box<Draft>, Token),
-    Detached(EndpointId, Token),
+    Detached {
+        id: EndpointId,
+        token: Token,
+        /// The reply waits until the kernel has nothing of it.
+        settled: bool,
+    },
     Said {
         whom: HostId,
         fate: Option<Fate>,
@@ -296,6 +302,8 @@ pub struct Engine {
     pub(crate) own_waiting: BTreeSet<NetworkId>,
     pub(crate) own_retry: Duration,
     pub(crate) own_failure: Option<String>,
+    /// Networks that are to be there once.
+    pub(crate) once: Once,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) waiting_imports: Vec<WaitingImport>,
     /// Imports whose network is on its way into the kernel.
@@ -388,6 +396,7 @@ impl Engine {
             own_waiting: BTreeSet::new(),
             own_retry: Duration::ZERO,
             own_failure: None,
+            once: Once::default(),
             waiting: Vec::new(),
             waiting_imports: Vec::new(),
             importing: BTreeMap::new(),
@@ -550,8 +559,9 @@ impl Engine {
         let moves = self.moves_deadline();
         let fates = self.fates_deadline();
         let leaks = [self.leaks_deadline(), self.crowds_deadline()].into_iter().flatten().min();
+        let once = self.once.next_deadline();
         let reserved = self.reserved.deadline();
-        let own = [complete, fates, waiting, moves, leaks, reserved, self.own_deadline()];
+        let own = [complete, fates, waiting, moves, leaks, once, reserved, self.own_deadline()];
         own.into_iter()
             .chain([self.view.next_deadline(), self.kernel.next_deadline()])
             .flatten()
@@ -649,6 +659,7 @@ impl Engine {
         self.recover();
         self.consider_complete();
         self.decide_fates();
+        self.settle_once();
         self.settle_ports();
         self.attach_own();
         if self.republish {
@@ -693,9 +704,12 @@ impl Engine {
             self.note_underlay(foreign);
         }
         let result = match request {
+            Request::CreateNetwork(request) if request.once => {
+                return self.create_once(token, fresh, request);
+            }
             Request::CreateNetwork(request) => {
                 match self.define_network(fresh, request) {
-                    Ok(network) => self.create_network(token, network),
+                    Ok(network) => self.create_network(Some(token), network),
                     Err(refused) => self.reply(token, Err(refused)),
                 }
                 return;
@@ -765,8 +779,11 @@ impl Engine {
             Request::Firewall => Ok(Reply::Firewall),
             Request::Attach(request) => return self.attach(token, fresh, request),
             Request::Import(request) => return self.import(token, fresh, request),
+            Request::DetachAtOnce { target, net } => {
+                return self.detach(token, &target, net.as_deref(), false);
+            }
             Request::Detach { target, net } => {
-                return self.detach(token, &target, net.as_deref());
+                return self.detach(token, &target, net.as_deref(), true);
             }
             Request::Thaw { what, net } => return self.thaw(token, &what, net.as_deref()),
             Request::Release { net, ip } => return self.release_leaked(token, &net, ip),
@@ -792,7 +809,16 @@ impl Engine {
             Request::Endpoints { net, local } => net
                 .map(|text| self.find_network(&text).map(|net| net.id))
                 .transpose()
-                .map(|net| Reply::Endpoints(self.endpoint_views(net, local))),
+                .map(|net| Reply::Endpoints(self.endpoint_views(net, local, |_| true))),
+            Request::Labelled { net, local, label, value } => {
+                net.map(|text| self.find_network(&text).map(|net| net.id)).transpose().map(|net| {
+                    let has = |ep: &overlay_model::Endpoint| {
+                        let found = ep.labels.get(&label);
+                        found.is_some_and(|has| value.as_ref().is_none_or(|value| has == value))
+                    };
+                    Reply::Endpoints(self.endpoint_views(net, local, has))
+                })
+            }
             Request::Hosts => Ok(Reply::Hosts(self.host_views())),
             Request::Status => Ok(Reply::Status(Box::new(self.status_view()))),
             Request::Entries { tables, net } => net
@@ -804,7 +830,11 @@ impl Engine {
         self.reply(token, result);
     }
 
-    fn define_network(&mut self, fresh: u64, request: CreateNetwork) -> Result<Network, Refused> {
+    pub(crate) fn define_network(
+        &mut self,
+        fresh: u64,
+        request: CreateNetwork,
+    ) -> Result<Network, Refused> {
         let invalid = |message: String| Refused::new(ErrorKind::Invalid, message);
         let taken = |message: String| Refused::new(ErrorKind::Taken, message);
         let vni = match request.vni {
@@ -1024,7 +1054,8 @@ impl Engine {
             })
     }
 
-    fn create_network(&mut self, token: Token, network: Network) {
+    /// `token`: who is to be told; nobody, if who waits is told otherwise.
+    pub(crate) fn create_network(&mut self, token: Option<Token>, network: Network) {
         let (id, me) = (network.id, self.config.host);
         let mut changes = vec![StateChange::Network(network.clone())];
         self.make_pools(&network);
@@ -1039,11 +1070,15 @@ impl Engine {
         self.persist(changes, After::Created { token, id });
     }
 
-    fn created(&mut self, token: Token, id: NetworkId, result: Result<(), String>) {
+    fn created(&mut self, token: Option<Token>, id: NetworkId, result: Result<(), String>) {
         if let Err(why) = result {
             self.networks.restore(id, None);
             self.pools.retain(|(net, _), _| *net != id);
-            return self.reply(token, Err(unsaved(&why)));
+            self.once_unsaved(id, &unsaved(&why));
+            if let Some(token) = token {
+                self.reply(token, Err(unsaved(&why)));
+            }
+            return;
         }
         let Some(network) = self.networks.get(id).cloned() else { return };
         // The tokens first: whoever knows the network knows its addresses.
@@ -1066,8 +1101,11 @@ impl Engine {
             what: "created",
         });
         self.settle_clashes();
-        let view = self.network_view(&network);
-        self.reply(token, Ok(Reply::Network(Box::new(view))));
+        self.once_saved(id);
+        if let Some(token) = token {
+            let view = self.network_view(&network);
+            self.reply(token, Ok(Reply::Network(Box::new(view))));
+        }
     }
 
     fn remove_network(&mut self, token: Token, text: &str, force: bool) -> Result<(), Refused> {
@@ -1087,7 +1125,7 @@ impl Engine {
     /// Refuses to remove what somebody uses.
     fn check_unattached(&self, net: &Network) -> Result<(), Refused> {
         let holders: Vec<String> = self
-            .endpoint_views(Some(net.id), false)
+            .endpoint_views(Some(net.id), false, |_| true)
             .into_iter()
             .filter(|v| !is_own(&v.endpoint))
             .map(|v| {
@@ -1117,7 +1155,7 @@ impl Engine {
 
     /// Without what only those must know who use it: as many hosts as possible
     /// are to read it.
-    fn tombstone(&mut self, net: &Network) -> Network {
+    pub(crate) fn tombstone(&mut self, net: &Network) -> Network {
         Network {
             deleted: true,
             exclude: Vec::new(),
@@ -1151,7 +1189,7 @@ impl Engine {
     }
 
     /// A network is gone: so is all that stood on it.
-    fn bury_network(&mut self, before: &Network) {
+    pub(crate) fn bury_network(&mut self, before: &Network) {
         let doomed: Vec<EndpointId> = self
             .local
             .iter()
@@ -1546,11 +1584,14 @@ impl Engine {
         } else {
             self.make_pools(&network);
             match &known {
-                None => self.notice(Notice::Network {
-                    name: network.name.clone(),
-                    vni: network.vni,
-                    what: "created",
-                }),
+                None => {
+                    self.once.note_young(id, self.now.mono);
+                    self.notice(Notice::Network {
+                        name: network.name.clone(),
+                        vni: network.vni,
+                        what: "created",
+                    });
+                }
                 Some(before) => self.tell_change(before, &network),
             }
             let heard: Vec<_> = self.view.ring_of(id).collect();
@@ -2131,7 +2172,9 @@ impl Engine {
                 self.endpoint_changed(token, (&before.endpoint, &after.endpoint), result);
             }
             Some(After::Imported(draft, token)) => self.imported(*draft, token, result),
-            Some(After::Detached(id, token)) => self.detached(id, token, result),
+            Some(After::Detached { id, token, settled }) => {
+                self.detached(id, token, settled, result);
+            }
             Some(After::Said { whom, fate, before }) => self.said(whom, (fate, before), result),
             Some(After::TookOver { from, fate, taken }) => {
                 self.took_over(from, fate, taken, result);

@@ -246,12 +246,31 @@ pub enum Request {
         /// Do what is safe.
         repair: bool,
     },
+    /// The same, answered when the state file has it: what the kernel holds goes a
+    /// moment later.
+    DetachAtOnce {
+        /// Name or id.
+        target: String,
+        /// Its network.
+        net: Option<String>,
+    },
     /// List endpoints.
     Endpoints {
         /// Of this network only.
         net: Option<String>,
         /// Of this host only.
         local: bool,
+    },
+    /// List endpoints that have a label.
+    Labelled {
+        /// Of this network only.
+        net: Option<String>,
+        /// Of this host only.
+        local: bool,
+        /// Which label.
+        label: String,
+        /// Only with this value.
+        value: Option<String>,
     },
     /// List hosts.
     Hosts,
@@ -331,6 +350,9 @@ pub struct CreateNetwork {
     /// Where addresses are chosen from; at most one a family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ip_ranges: Vec<AddressRange>,
+    /// Only if there is none of that name, and one in the whole cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
     /// What the kernel holds that is not ours, read just now.
     pub foreign: Foreign,
 }

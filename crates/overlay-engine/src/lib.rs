@@ -51,6 +51,7 @@ mod moves;
 mod names;
 mod network_changes;
 mod networks;
+mod once;
 mod plan;
 mod publish;
 mod reconcile;

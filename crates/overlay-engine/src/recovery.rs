@@ -662,6 +662,10 @@ impl Engine {
     /// Why this host gives no address of `net` out, besides [`Engine::may_give_out`].
     pub(crate) fn may_give_out_on(&self, net: NetworkId) -> Result<(), Refused> {
         self.may_give_out()?;
+        if self.once.is_settling(net) {
+            let message = "the network is just being created".to_owned();
+            return Err(Refused::new(ErrorKind::Unavailable, message).hint("try again in a moment"));
+        }
         let Some(recovery) = self.recovery.as_ref().filter(|_| self.may_have_given_of(net)) else {
             return Ok(());
         };

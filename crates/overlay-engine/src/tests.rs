@@ -1531,3 +1531,25 @@ fn every_host_shows_which_are_drained_also_after_a_restart() {
     w.request(2, Request::Drain(false)).unwrap();
     assert_eq!([0, 1, 2].map(|i| shown(&mut w, i).len()), [0, 0, 0]);
 }
+
+#[test]
+fn a_detach_at_once_is_answered_when_it_is_saved_and_not_when_the_kernel_is_done() {
+    let mut w = World::new(1);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    for at_once in [true, false] {
+        w.attach(0, attach("demo", "c1")).unwrap();
+        let (target, net, now) = ("c1".to_owned(), None, w.now());
+        let request = Box::new(match at_once {
+            true => Request::DetachAtOnce { target, net },
+            false => Request::Detach { target, net },
+        });
+        let effects = w.engine(0).step(Event::Request { token: 900, fresh: 0, request }, now);
+        let [Effect::Persist { id, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        let effects = w.engine(0).step(Event::Persisted { id: *id, result: Ok(()) }, now);
+        let replied = effects.iter().any(|e| matches!(e, Effect::Reply { token: 900, .. }));
+        assert_eq!(replied, at_once, "{effects:?}");
+        w.carry_out(0, effects);
+        assert!(w.reply_to(0, 900).unwrap().is_ok());
+        assert!(w.plan_is_empty(0), "nothing is left");
+    }
+}

@@ -366,11 +366,14 @@ impl Engine {
         &self,
         net: Option<NetworkId>,
         local_only: bool,
+        wanted: impl Fn(&Endpoint) -> bool,
     ) -> Vec<EndpointView> {
+        let local = self.local.iter().filter(|(_, local)| wanted(&local.local.endpoint));
         let mut views: Vec<EndpointView> =
-            self.local.keys().filter_map(|id| self.local_view(*id)).collect();
+            local.filter_map(|(id, _)| self.local_view(*id)).collect();
         if !local_only {
-            views.extend(self.view.remote_endpoints().map(|(host, presence, ep)| {
+            let remote = self.view.remote_endpoints().filter(|(_, _, ep)| wanted(ep));
+            views.extend(remote.map(|(host, presence, ep)| {
                 let state = if !presence.in_use {
                     EndpointState::HostDown
                 } else if let Some(why) = self.lost(host, ep) {

@@ -297,11 +297,17 @@ fn lead_to(ports: [u16; 2]) -> Result<(), NlError> {
         .zip(ports)
         .map(|(protocol, port)| ((protocol as u8, DOOR, DNS), (DOOR, port)))
         .collect();
-    Nft::open().put_redirections(TABLE, "names", &rules)
+    let mut nft = Nft::open();
+    let result = nft.put_redirections(TABLE, "names", &rules);
+    nft.put_away();
+    result
 }
 
 fn remove_rules() -> Result<(), NlError> {
-    match Nft::open().delete_table(TABLE) {
+    let mut nft = Nft::open();
+    let result = nft.delete_table(TABLE);
+    nft.put_away();
+    match result {
         Err(NlError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
         result => result,
     }

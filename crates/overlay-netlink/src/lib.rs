@@ -42,7 +42,7 @@
 //! | `crowd` | whether the kernel's ARP and ND tables have room: [`neighbour_tables`] |
 //! | `door` | where containers ask for names: [`open_door`] |
 //! | `pair` | a veth pair for who moves its far end himself: [`make_pair`] |
-//! | `netns` | namespaces: [`netns_of`], [`peer_ifnames`] |
+//! | `netns` | namespaces: [`netns_of`], [`look_into`] |
 //! | `underlay` | the VTEP's addresses: [`underlay_for`] |
 //! | `follow` | the VTEP's addresses, as they change: [`follow_underlay`] |
 //!
@@ -88,7 +88,7 @@ pub use follow::follow_underlay;
 pub use kernel::Kernel;
 pub use left_behind::{Home, former_host, homes};
 pub use nat::Translated;
-pub use netns::{NetnsError, netns_of, peer_ifnames};
+pub use netns::{NetnsError, look_into, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
 pub use pair::{PairError, make_pair, remove_pair};
 pub use passage::{Blocked, blocked};

@@ -64,6 +64,23 @@ pub enum NetnsError {
 /// [`NetnsError`]; also for the calling thread's own namespace, which would
 /// make a container of the host.
 pub fn netns_of(path_or_name: &Path) -> Result<NetnsRef, NetnsError> {
+    find(path_or_name, || Ok(())).map(|(found, ())| found)
+}
+
+/// Finds a network namespace, and the names of the interfaces in it: one visit for
+/// what every attach needs.
+///
+/// # Errors
+/// As [`netns_of`].
+pub fn look_into(path_or_name: &Path) -> Result<(NetnsRef, BTreeSet<IfName>), NetnsError> {
+    find(path_or_name, ifnames)
+}
+
+/// Finds a namespace, and runs `look` in it.
+fn find<T: Send>(
+    path_or_name: &Path,
+    look: impl FnOnce() -> io::Result<T> + Send,
+) -> Result<(NetnsRef, T), NetnsError> {
     let path = if path_or_name.components().count() == 1 && path_or_name.is_relative() {
         Path::new(RUN_NETNS).join(path_or_name)
     } else {
@@ -71,11 +88,19 @@ pub fn netns_of(path_or_name: &Path) -> Result<NetnsRef, NetnsError> {
     };
     let failed = |err: io::Error| error_of(&path, err);
     let file = open_netns(&path)?;
-    let cookie = inside_blocking(&file, cookie).and_then(|cookie| cookie).map_err(failed)?;
+    let looked = inside_blocking(&file, || Ok((cookie()?, look()?)));
+    let (cookie, seen) = looked.and_then(|looked| looked).map_err(failed)?;
     if cookie == self::cookie().map_err(failed)? {
         return Err(NetnsError::Own(path));
     }
-    Ok(NetnsRef { path, cookie })
+    Ok((NetnsRef { path, cookie }, seen))
+}
+
+/// The names of the interfaces in the calling thread's namespace.
+fn ifnames() -> io::Result<BTreeSet<IfName>> {
+    let names = nix::net::if_::if_nameindex()?;
+    let names = names.iter();
+    Ok(names.filter_map(|name| IfName::new(name.name().to_str().ok()?).ok()).collect())
 }
 
 /// The names of the interfaces in `ns`.
@@ -86,16 +111,9 @@ pub fn netns_of(path_or_name: &Path) -> Result<NetnsRef, NetnsError> {
 pub fn peer_ifnames(ns: &NetnsRef) -> Result<BTreeSet<IfName>, NetnsError> {
     let failed = |err: io::Error| error_of(&ns.path, err);
     let file = open_netns(&ns.path)?;
-    let (cookie, names) = inside_blocking(&file, || {
-        let names = nix::net::if_::if_nameindex()?;
-        let names: BTreeSet<IfName> = names
-            .iter()
-            .filter_map(|interface| IfName::new(interface.name().to_str().ok()?).ok())
-            .collect();
-        Ok::<_, io::Error>((cookie()?, names))
-    })
-    .and_then(|read| read)
-    .map_err(failed)?;
+    let (cookie, names) = inside_blocking(&file, || Ok::<_, io::Error>((cookie()?, ifnames()?)))
+        .and_then(|read| read)
+        .map_err(failed)?;
     if cookie == ns.cookie { Ok(names) } else { Err(NetnsError::NotFound(ns.path.clone())) }
 }
 

@@ -121,6 +121,13 @@ impl Nft {
         Ok((socket, port))
     }
 
+    /// Closes it without waiting: the kernel lets the grace period of RCU after the last
+    /// transaction pass before it returns from that, some 10 ms (`nft_rcv_nl_event`).
+    pub(crate) fn put_away(self) {
+        // Where there is no thread to be had it is closed here.
+        let _ = std::thread::Builder::new().name("overlay-close".into()).spawn(move || drop(self));
+    }
+
     /// The number that the kernel knows this socket by.
     pub(crate) fn port(&self) -> u32 {
         self.port

@@ -21,7 +21,9 @@ use overlay_model::{
     LinkKind, MacAddr, Nat, NetworkId, Object, ObjectKey, Outer, Port, PortFlags, Protocol,
     Refusal, VethPeer, Vni,
 };
-use overlay_netlink::{Kernel, NetnsError, Wanted, netns_of, peer_ifnames, underlay_for};
+use overlay_netlink::{
+    Kernel, NetnsError, Wanted, look_into, netns_of, peer_ifnames, underlay_for,
+};
 use proptest::prelude::*;
 
 fn name(text: &str) -> IfName {
@@ -1125,6 +1127,8 @@ fn netns_of_says_what_is_wrong() {
         assert_ne!(by_name.cookie, again.cookie);
         assert!(matches!(peer_ifnames(&by_name), Err(NetnsError::NotFound(_))));
         assert_eq!(peer_ifnames(&again).unwrap(), BTreeSet::from([name("lo")]));
+        let looked = look_into(Path::new("c1")).unwrap();
+        assert_eq!(looked, (again.clone(), BTreeSet::from([name("lo")])));
 
         let error = |path: &str| netns_of(Path::new(path)).unwrap_err().to_string();
         assert_eq!(

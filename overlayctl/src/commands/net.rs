@@ -78,5 +78,6 @@ fn request(args: CreateArgs) -> Result<v1::CreateNetwork, Failure> {
         labels: args.labels.into_map().map_err(Failure::Usage)?,
         exclude: args.exclude,
         ip_ranges: args.ip_ranges,
+        once: args.once,
     })
 }

@@ -80,6 +80,8 @@ fn endpoint() -> Endpoint {
         host_ifname: Some("ove0123456789ab".into()),
         ifname: Some("eth0".into()),
         netns: Some("/run/netns/web1".into()),
+        mtu: Some(1450),
+        gateways: vec![[10, 0, 9, 1].into()],
         resolv_conf: None,
     }
 }

@@ -21,6 +21,7 @@
 //! | `dns_query` | a question, and who asks | `overlay-dns` wire, answer |
 //! | `dns_reply` | a question, and what another resolver replied | `overlay-dns` wire |
 //! | `resolv_conf` | a `resolv.conf` | `overlay-dns` resolv_conf |
+//! | `cni` | the environment and stdin of the CNI plugin | `overlay-cni` |
 //!
 //! A target says in the comment above its function what it claims; "does not
 //! panic" is the least of it. Keys, ids and addresses are constants, so that a
@@ -30,6 +31,7 @@
 use std::sync::OnceLock;
 
 mod cluster_records;
+mod cni;
 mod desk;
 mod dns;
 mod gossip_message;
@@ -54,7 +56,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "sealed_datagram", run: sealed_datagram::run },
     Target { name: "tcp_frames", run: tcp_frames::run },
     Target { name: "push", run: push::run },
@@ -69,6 +71,7 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "dns_query", run: dns::query },
     Target { name: "dns_reply", run: dns::reply },
     Target { name: "resolv_conf", run: dns::resolv_conf },
+    Target { name: "cni", run: cni::cni },
 ];
 
 /// The target called `name`.

@@ -138,8 +138,37 @@ pub fn all() -> Vec<Seed> {
     let text = "# stations\n02:00:00:00:00:01 10.0.9.5 web # the first\n\n\
                 02:00:00:00:00:02\t10.0.9.6,fd00::6\n";
     add("import_list", "text", text.into());
+    for (name, text) in cni() {
+        add("cni", name, text.into_bytes());
+    }
     add("import_list", "wrong", b"nonsense\n02:00:00:00:00:01 10.0.9.500\n{\"mac\":7}\n".to_vec());
     seeds
+}
+
+/// Calls as runtimes make them.
+fn cni() -> [(&'static str, String); 6] {
+    let head = |verb: &str| {
+        format!(
+            "CNI_COMMAND={verb}\nCNI_CONTAINERID=c1\nCNI_IFNAME=eth0\nCNI_NETNS=/run/netns/c1\n\
+             CNI_PATH=/opt/cni/bin"
+        )
+    };
+    let conf = |version: &str, more: &str| {
+        format!(r#"{{"cniVersion":"{version}","name":"demo","type":"overlay-cni"{more}}}"#)
+    };
+    let overlay = r#","overlay":{"network":"pods","vni":4097,"subnet":["10.0.9.0/24","ipv6"],"gateway":"10.0.9.1","mtu":1400,"internal":false,"noFlood":true,"exclude":["10.0.9.5","10.0.9.7-10.0.9.9"],"ipRange":"10.0.9.64/26","defaultRoute":true,"names":true}"#;
+    let runtime = r#","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"TCP","hostIP":"::1"}],"ips":["10.0.9.5/24"],"mac":"02:00:5e:10:00:05","dns":{"servers":["192.0.2.53"],"searches":["a.example"],"options":["ndots:2"]},"aliases":{"demo":["web"]}},"args":{"cni":{"labels":[{"key":"a","value":"b"}],"ips":["10.0.9.6"]}},"dns":{"nameservers":["192.0.2.54"],"domain":"b.example"}"#;
+    let prev = r#","prevResult":{"cniVersion":"0.4.0","interfaces":[{"name":"lo","sandbox":"/n","pciID":"x"}],"ips":[{"version":"4","interface":0,"address":"127.0.0.1/8","x":1}],"routes":[{"dst":"0.0.0.0/0","gw":"127.0.0.1","mtu":9}],"dns":{"search":["c"]},"y":[]}"#;
+    let args = "CNI_ARGS=IgnoreUnknown=1;IP=10.0.9.9,fd00::9;MAC=02:00:5e:10:00:09;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_UID=u;X=y";
+    let gc = r#","cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]"#;
+    [
+        ("add", format!("{}\n{args}\n\n{}", head("ADD"), conf("1.1.0", overlay))),
+        ("add-runtime", format!("{}\n\n{}", head("ADD"), conf("1.0.0", runtime))),
+        ("add-chained", format!("{}\n\n{}", head("ADD"), conf("0.4.0", prev))),
+        ("del", format!("{}\n\n{}", head("DEL"), conf("0.3.1", ""))),
+        ("check", format!("{}\n\n{}", head("CHECK"), conf("0.4.0", prev))),
+        ("gc", format!("CNI_COMMAND=GC\n\n{}", conf("1.1.0", gc))),
+    ]
 }
 
 fn chunk(bytes: &[u8]) -> Vec<u8> {

@@ -169,6 +169,24 @@ impl World {
         Ok(self.ask(i, Request::CreateNetwork(request)).await?.map(drop))
     }
 
+    /// Each of `hosts` is to see to it, all at once, that there is a network; says which
+    /// id each was told.
+    ///
+    /// # Errors
+    /// As [`World::ask`], and if one was refused.
+    pub async fn create_once(&self, hosts: &[usize], name: &str) -> Result<Vec<NetworkId>> {
+        let asked = hosts.iter().map(async |i| {
+            // Whatever VNI and subnet is free: the hosts may choose differently.
+            let request =
+                CreateNetwork { name: Some(Name::new(name)?), once: true, ..Default::default() };
+            match self.ask(*i, Request::CreateNetwork(request)).await? {
+                Ok(Reply::Network(view)) => Ok(view.network.id),
+                other => bail!("host {i} was told {other:?}"),
+            }
+        });
+        futures::future::try_join_all(asked).await
+    }
+
     /// Attaches a new namespace.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use overlay_engine::{ChangeNetwork, Request};
+use overlay_engine::{ChangeNetwork, Reply, Request};
 use overlay_model::{ObjectKey, Vni};
 use overlay_sim::host::Settings;
 use overlay_sim::{Weather, World};
@@ -184,6 +184,38 @@ fn in_fair_weather_a_change_is_everywhere_within_three_milliseconds() {
             world.pass(Duration::from_millis(50)).await;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn hosts_that_create_a_network_at_once_have_one_whatever_one_of_fifty_messages_does() {
+    simulate(4, |seed| async move {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut world = World::new(seed, 8, Settings::default());
+        world.start_all().await?;
+        world.all_up(Duration::from_secs(20)).await?;
+        world.pass(Duration::from_secs(5)).await;
+        for (n, loss) in [0, 0, 0, 20, 20, 20].into_iter().enumerate() {
+            world.weather(Weather { loss, ..Weather::FAIR });
+            let name = format!("net{n}");
+            let hosts: Vec<usize> = (0..8).filter(|_| rng.random_range(0..2) == 0).collect();
+            let ids = world.create_once(&hosts, &name).await?;
+            ensure!(ids.iter().all(|id| *id == ids[0]), "{name}: {ids:?} on {hosts:?}");
+            // What is attached there at once has an address of its own.
+            let refused = world.attach_all(&hosts, &name).await?;
+            ensure!(refused.is_empty(), "{refused:?} of {hosts:?} were refused on {name}");
+            world.no_address_given_twice()?;
+        }
+        world.weather(Weather::FAIR);
+        world.converge(Duration::from_secs(40)).await?;
+        for i in 0..8 {
+            let Ok(Reply::Networks(views)) = world.ask(i, Request::Networks).await? else {
+                anyhow::bail!("host {i} does not list its networks");
+            };
+            let lost = views.iter().any(|view| view.conflict.is_some());
+            ensure!(views.len() == 6 && !lost, "host {i}: {views:?}");
+        }
+        world.no_address_twice()
     });
 }
 

@@ -307,6 +307,11 @@ impl World {
         panic!("no reply within twelve seconds");
     }
 
+    /// What was replied to a request that was put in by hand.
+    pub(crate) fn reply_to(&mut self, i: usize, token: u64) -> Option<Result<Reply, Refused>> {
+        self.nodes[i].replies.remove(&token)
+    }
+
     pub(crate) fn create(
         &mut self,
         i: usize,
