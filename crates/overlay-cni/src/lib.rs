@@ -34,6 +34,7 @@ pub mod call;
 pub mod conf;
 pub mod failure;
 pub mod namespace;
+pub mod netavark;
 pub mod queue;
 pub mod result;
 pub mod stdin;
