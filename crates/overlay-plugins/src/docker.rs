@@ -579,12 +579,7 @@ impl Plugin {
     // ----- NetworkDriver: ports --------------------------------------------
 
     async fn publish(&self, asked: OfEndpoint) -> Answer {
-        let ports = asked.options.get(PORT_MAP).filter(|value| !value.is_null());
-        let ports: Vec<wire::PortBinding> = match ports {
-            None => Vec::new(),
-            Some(value) => serde_json::from_value(value.clone())
-                .map_err(|err| Refusal(format!("the ports make no sense: {err}")))?,
-        };
+        let ports = ports_of(&asked)?;
         if ports.is_empty() {
             return Ok(json!({}));
         }
@@ -648,6 +643,56 @@ async fn answer(State(plugin): State<Arc<Plugin>>, uri: Uri, body: Bytes) -> Res
         json!({ field: format!("overlayd: {refusal}") })
     });
     ([(header::CONTENT_TYPE, MEDIA_TYPE)], value.to_string()).into_response()
+}
+
+/// What of a request is understood without asking anybody: the names and ports that the daemon
+/// would be asked for. For fuzzing.
+///
+/// # Errors
+/// What dockerd would be told.
+#[doc(hidden)]
+pub fn understood(path: &str, body: &[u8]) -> Result<Vec<String>, String> {
+    let read = || -> Result<Vec<String>, Refusal> {
+        let wrong = |err: serde_json::Error| Refusal(err.to_string());
+        match path {
+            "/IpamDriver.RequestPool" => {
+                let asked: RequestPool = serde_json::from_slice(body).map_err(wrong)?;
+                options_are_known(asked.options.keys(), &[OPT_NETWORK])?;
+                Ok(Vec::new())
+            }
+            "/IpamDriver.RequestAddress" => {
+                let asked: OfPool = serde_json::from_slice(body).map_err(wrong)?;
+                let name = asked.options.get(ENDPOINT_NAME).and_then(|name| label_of(name));
+                let ip = Some(asked.address.as_str()).filter(|text| !text.is_empty());
+                let ip = ip.map(address_of).transpose()?.map(|ip| ip.to_string());
+                Ok(name.map(|name| name.to_string()).into_iter().chain(ip).collect())
+            }
+            "/NetworkDriver.CreateNetwork" => {
+                let _: CreateNetwork = serde_json::from_slice(body).map_err(wrong)?;
+                Ok(Vec::new())
+            }
+            _ => {
+                let asked: OfEndpoint = serde_json::from_slice(body).map_err(wrong)?;
+                names_of(&asked.endpoint_id)?;
+                let Names { name, aliases } = Names::of(&asked.options)?;
+                let names = name.into_iter().chain(aliases).map(|name| name.to_string());
+                let mut all: Vec<String> = names.collect();
+                for port in ports_of(&asked)? {
+                    all.push(publish_text(&port, port.host_port)?);
+                }
+                Ok(all)
+            }
+        }
+    };
+    read().map_err(|refusal| refusal.to_string())
+}
+
+fn ports_of(asked: &OfEndpoint) -> Result<Vec<wire::PortBinding>, Refusal> {
+    match asked.options.get(PORT_MAP).filter(|value| !value.is_null()) {
+        None => Ok(Vec::new()),
+        Some(value) => serde_json::from_value(value.clone())
+            .map_err(|err| Refusal(format!("the ports make no sense: {err}"))),
+    }
 }
 
 /// What people have said with an endpoint.

@@ -22,6 +22,7 @@
 //! | `dns_reply` | a question, and what another resolver replied | `overlay-dns` wire |
 //! | `resolv_conf` | a `resolv.conf` | `overlay-dns` resolv_conf |
 //! | `cni` | the environment and stdin of the CNI plugin | `overlay-cni` |
+//! | `engines` | what dockerd and netavark ask | `overlay-plugins`, `overlay-cni` |
 //!
 //! A target says in the comment above its function what it claims; "does not
 //! panic" is the least of it. Keys, ids and addresses are constants, so that a
@@ -34,6 +35,7 @@ mod cluster_records;
 mod cni;
 mod desk;
 mod dns;
+mod engines;
 mod gossip_message;
 mod input;
 mod local_files;
@@ -56,7 +58,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "sealed_datagram", run: sealed_datagram::run },
     Target { name: "tcp_frames", run: tcp_frames::run },
     Target { name: "push", run: push::run },
@@ -72,6 +74,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "dns_reply", run: dns::reply },
     Target { name: "resolv_conf", run: dns::resolv_conf },
     Target { name: "cni", run: cni::cni },
+    Target { name: "engines", run: engines::engines },
 ];
 
 /// The target called `name`.

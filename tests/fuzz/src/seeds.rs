@@ -141,8 +141,45 @@ pub fn all() -> Vec<Seed> {
     for (name, text) in cni() {
         add("cni", name, text.into_bytes());
     }
+    for (name, text) in engines() {
+        add("engines", name, text.as_bytes().to_vec());
+    }
     add("import_list", "wrong", b"nonsense\n02:00:00:00:00:01 10.0.9.500\n{\"mac\":7}\n".to_vec());
     seeds
+}
+
+/// Requests as dockerd and netavark make them.
+fn engines() -> [(&'static str, &'static str); 5] {
+    [
+        (
+            "docker-endpoint",
+            "/NetworkDriver.CreateEndpoint\n{\"NetworkID\":\"d1\",\"EndpointID\":\"0123456789abcdef\",\
+             \"Interface\":{\"Address\":\"10.0.9.5/24\",\"AddressIPv6\":\"\",\"MacAddress\":\"\"},\
+             \"Options\":{\"overlayd.alias\":\"a;b\",\"overlayd.name\":\"web\"}}",
+        ),
+        (
+            "docker-ports",
+            "/NetworkDriver.ProgramExternalConnectivity\n{\"EndpointID\":\"0123456789abcdef\",\
+             \"Options\":{\"com.docker.network.portmap\":[{\"Proto\":6,\"Port\":80,\
+             \"HostIP\":\"2001:db8::1\",\"HostPort\":8080,\"HostPortEnd\":8090}]}}",
+        ),
+        (
+            "docker-address",
+            "/IpamDriver.RequestAddress\n{\"PoolID\":\"overlayd/0a/4\",\"Address\":\"10.0.9.5\",\
+             \"Options\":{\"com.docker.network.endpoint.name\":\"Web_1\"}}",
+        ),
+        (
+            "docker-pool",
+            "/IpamDriver.RequestPool\n{\"Pool\":\"10.0.9.0/24\",\"Options\":{\"overlayd.network\":\"demo\"}}",
+        ),
+        (
+            "netavark-setup",
+            "setup\n{\"container_id\":\"aa11\",\"container_name\":\"web\",\"port_mappings\":[{\
+             \"container_port\":80,\"host_port\":8080,\"host_ip\":\"::1\",\"protocol\":\"tcp,udp\",\
+             \"range\":2}],\"network\":{\"name\":\"demo\",\"id\":\"bb22\"},\"network_options\":{\
+             \"interface_name\":\"eth0\",\"aliases\":[\"www\"],\"static_ips\":[\"10.0.9.5\"]}}",
+        ),
+    ]
 }
 
 /// Calls as runtimes make them.

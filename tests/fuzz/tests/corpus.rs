@@ -61,7 +61,7 @@ macro_rules! each_target {
 
 each_target! {
     sealed_datagram tcp_frames push record gossip_message cluster_records state_file journal
-    key_file api_request import_list dns_query dns_reply resolv_conf cni
+    key_file api_request import_list dns_query dns_reply resolv_conf cni engines
 }
 
 /// `UPDATE_EXPECT=1` writes them.
