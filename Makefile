@@ -10,6 +10,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
+        deb lab lab-box lab-test lab-down \
         bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker \
         bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
@@ -83,6 +84,26 @@ demo-down:
 ## vm-lab: a lab under Debian's kernel in an emulated machine, for what this kernel lacks; LAB=lab_underlay ARGS=--nocapture
 vm-lab:
 	@tests/vm.sh $(or $(LAB),lab_underlay) $(ARGS)
+
+## deb: Debian packages in target/deb: overlayd with its service, overlayctl, overlay-cni if it is built; no network
+deb: release
+	@deploy/deb/build.sh
+
+## lab-box: the local box of the lab: Debian 12 and its cloud kernel; fetched once; root
+lab-box:
+	@vagrant/box.sh
+
+## lab: real machines by Vagrant with overlayd as a service, see docs/lab.md; LAB_HOSTS=2 LAB_IPV6=1; root
+lab: deb lab-box
+	@vagrant/lab.sh up
+
+## lab-test: the smoke test of the lab, from outside
+lab-test:
+	@vagrant/lab.sh test
+
+## lab-down: remove the machines and all that was started for them
+lab-down:
+	@vagrant/lab.sh down
 
 ## lab-clean: remove labs that were kept with OVERLAY_KEEP=1
 lab-clean:
