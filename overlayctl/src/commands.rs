@@ -156,9 +156,8 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
 }
 
 fn man(dir: &Path) -> Result<(), Failure> {
-    clap_mangen::generate_to(<Args as clap::CommandFactory>::command(), dir)
-        .map_err(|err| {
-            let dir = dir.display();
-            Failure::Usage(format!("cannot write to {dir}: {err}; name a directory that is there"))
-        })
+    clap_mangen::generate_to(<Args as clap::CommandFactory>::command(), dir).map_err(|err| {
+        let dir = dir.display();
+        Failure::Usage(format!("cannot write to {dir}: {err}; name a directory that is there"))
+    })
 }

@@ -105,7 +105,9 @@ fn keygen() -> anyhow::Result<()> {
 
 fn man() -> anyhow::Result<()> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(<Cli as clap::CommandFactory>::command()).section("8").render(&mut page)?;
+    clap_mangen::Man::new(<Cli as clap::CommandFactory>::command())
+        .section("8")
+        .render(&mut page)?;
     std::io::stdout().lock().write_all(&page).context("cannot write the page")
 }
 
