@@ -10,7 +10,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
-        deb lab lab-box lab-test lab-down \
         bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker \
         bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
 
@@ -85,6 +84,7 @@ demo-down:
 vm-lab:
 	@tests/vm.sh $(or $(LAB),lab_underlay) $(ARGS)
 
+.PHONY: deb lab lab-box lab-test lab-down
 ## deb: Debian packages in target/deb: overlayd with its service, overlayctl, overlay-cni if it is built; no network
 deb: release
 	@deploy/deb/build.sh
