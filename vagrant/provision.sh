@@ -30,7 +30,9 @@ fi
 
 # The packages, as users get them; the local box has what they need, another asks apt.
 export DEBIAN_FRONTEND=noninteractive
-dpkg -i /tmp/lab/*.deb || { apt-get update -qq && apt-get install -y -qq --fix-broken; }
+# Kept where a reboot does not clean up, for the smoke test.
+rm -rf /var/cache/lab && mkdir /var/cache/lab && cp /tmp/lab/*.deb /var/cache/lab/
+dpkg --force-confdef --force-confold -i /tmp/lab/*.deb || { apt-get update -qq && apt-get install -y -qq --fix-broken; }
 command -v busybox >/dev/null || apt-get install -y -qq busybox tcpdump
 
 install -m 600 /tmp/lab/key /etc/overlayd/key

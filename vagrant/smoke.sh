@@ -258,7 +258,7 @@ package() {
     ok "$h: the packages are installed, all files as packed" at "$h" "dpkg --verify overlayd overlayctl | grep -v ' c /etc/' | grep . && exit 1; getent group overlayd"
     ok "$h: removed, nothing of overlayd is in the kernel" at "$h" "cp -a /etc/overlayd /root/kept && systemctl stop lab-container@$c_victim && dpkg -r overlayd && ! ip link | grep -E ' ov[bxecd]' && ! nft list tables | grep -i overlay"
     ok "$h: purged, no file of it is left" at "$h" "dpkg -P overlayd && ! ls -d /etc/overlayd /var/lib/overlayd /etc/default/overlayd 2>/dev/null"
-    ok "$h: installed without a key it is enabled, skipped and not failed" at "$h" "dpkg -i /tmp/lab/overlayd_*.deb && systemctl is-enabled overlayd && test \$(systemctl show -P ActiveState overlayd) = inactive && test \$(systemctl show -P ConditionResult overlayd) = no && ! systemctl --failed --plain --no-legend | grep overlayd"
+    ok "$h: installed without a key it is enabled, skipped and not failed" at "$h" "dpkg -i /var/cache/lab/overlayd_*.deb && systemctl is-enabled overlayd && test \$(systemctl show -P ActiveState overlayd) = inactive && test \$(systemctl show -P ConditionResult overlayd) = no && ! systemctl --failed --plain --no-legend | grep overlayd"
     ok "$h: with its settings again it starts" at "$h" "cp -a /root/kept/. /etc/overlayd && rm -r /root/kept && systemctl start overlayd && systemctl start lab-container@$c_victim"
     # Purged, it has forgotten who it was: it is a new host of the same name.
     within 60 "its container is reached" reached_by_name
@@ -269,7 +269,7 @@ reached_by_name() { ping_ host-a c-a "$(ip_of "$c_victim")" "-c 1"; }
 upgrade() {
     at host-a "ip netns exec c-a ping -i 0.2 -c 150 -W 5 $(ip_of "$c_victim")" >/run/lab-stream 2>&1 &
     local stream=$!
-    at "$victim" "dpkg -i /tmp/lab/overlayd_*.deb" || return 1
+    at "$victim" "dpkg -i /var/cache/lab/overlayd_*.deb" || return 1
     wait "$stream"
     tail -2 /run/lab-stream
     grep -q ' 0% packet loss' /run/lab-stream

@@ -77,7 +77,7 @@ Architecture: $arch
 Section: $section
 Priority: optional
 Maintainer: overlayd contributors <overlayd@localhost>
-Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
+Installed-Size: $(du -sk --apparent-size --exclude=DEBIAN "$root" | cut -f1)
 $relations
 Description: $description
 CONTROL

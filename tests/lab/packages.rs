@@ -90,7 +90,8 @@ fn the_packages_hold_service_settings_drop_ins_pages_and_completions() -> Result
         "/usr/share/man/man8/overlayd.8.gz",
     ]);
     ensure!(there == expected, "overlayd holds {there:#?}");
-    let conffiles = std::fs::read_to_string(packages.unpacked("overlayd").join("DEBIAN/conffiles"))?;
+    let conffiles =
+        std::fs::read_to_string(packages.unpacked("overlayd").join("DEBIAN/conffiles"))?;
     ensure!(conffiles == "/etc/default/overlayd\n/etc/overlayd/overlayd.toml\n", "{conffiles}");
 
     let there = packages.files("overlayctl")?;
