@@ -6,8 +6,9 @@
 #   vagrant/box.sh         makes it, if it is not there or its recipe has changed
 #   vagrant/box.sh again   makes it in any case, from what was fetched before
 #
-# The recipe is this file and the packages that were fetched: the same of both give the same
-# image, to the byte. Everything is in target/lab. Root.
+# The recipe is this file and the packages that were fetched; it is made again when either has
+# changed. Dates and identifiers in the image are fixed; that two makings are the same to the byte
+# has not been tried. Everything is in target/lab. Root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
