@@ -84,6 +84,27 @@ demo-down:
 vm-lab:
 	@tests/vm.sh $(or $(LAB),lab_underlay) $(ARGS)
 
+.PHONY: deb lab lab-box lab-test lab-down
+## deb: Debian packages in target/deb: overlayd with its service, overlayctl, overlay-cni if it is built; no network
+deb: release
+	@deploy/deb/build.sh
+
+## lab-box: the local box of the lab: Debian 12 and its cloud kernel; fetched once; root
+lab-box:
+	@vagrant/box.sh
+
+## lab: real machines by Vagrant with overlayd as a service, see docs/lab.md; LAB_HOSTS=2 LAB_IPV6=1; root
+lab: deb lab-box
+	@vagrant/lab.sh up
+
+## lab-test: the smoke test of the lab, from outside
+lab-test:
+	@vagrant/lab.sh test
+
+## lab-down: remove the machines and all that was started for them
+lab-down:
+	@vagrant/lab.sh down
+
 ## lab-clean: remove labs that were kept with OVERLAY_KEEP=1
 lab-clean:
 	@tests/lab-clean.sh

@@ -130,6 +130,12 @@ fish:  overlayctl completions fish > /usr/share/fish/vendor_completions.d/overla
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, one a command, into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where to; it must be there
+        dir: PathBuf,
+    },
 }
 
 const ENTRY_STATES: &str = "\

@@ -17,6 +17,7 @@ mod show;
 mod watch;
 
 use std::future::Future;
+use std::path::Path;
 
 use overlay_api::{Client, ClientError, v1};
 
@@ -34,6 +35,9 @@ struct Session {
 pub(crate) fn run(args: Args, output: Output) -> Result<(), Failure> {
     if let Command::Completions { shell } = args.command {
         return completions(shell);
+    }
+    if let Command::Man { dir } = &args.command {
+        return man(dir);
     }
     let session = Session { client: Client::new(&args.socket), output };
     // One thread, because there is one request at a time; starting more is a
@@ -71,6 +75,7 @@ impl Session {
             Command::Key(command) => self.key(command).await,
             Command::Leave(args) => self.leave(args).await,
             Command::Completions { shell } => completions(shell),
+            Command::Man { dir } => man(&dir),
         }
     }
 
@@ -148,4 +153,11 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut command = <Args as clap::CommandFactory>::command();
     clap_complete::generate(shell, &mut command, "overlayctl", &mut script);
     write(&String::from_utf8_lossy(&script))
+}
+
+fn man(dir: &Path) -> Result<(), Failure> {
+    clap_mangen::generate_to(<Args as clap::CommandFactory>::command(), dir).map_err(|err| {
+        let dir = dir.display();
+        Failure::Usage(format!("cannot write to {dir}: {err}; name a directory that is there"))
+    })
 }

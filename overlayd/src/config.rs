@@ -125,6 +125,9 @@ pub enum Command {
     ///
     /// For example: (umask 077; overlayd keygen > /etc/overlayd/key)
     Keygen,
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
 }
 
 /// The flags. All are text: they are read by the same parsers as the

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         // Before there is a configuration, and whatever is wrong with one.
         return finish(keygen());
     }
+    if cli.command() == Command::Man {
+        return finish(man());
+    }
     // Needs no settings: journals are read where they were not made.
     if let Command::Replay { file } = cli.command() {
         return finish(replay(&file));
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
             finish(keys.map(drop).map_err(Into::into))
         }
         Command::Keygen => finish(keygen()),
+        Command::Man => finish(man()),
         Command::Teardown => finish(teardown(&resolved.settings)),
         Command::Replay { file } => finish(replay(&file)),
         Command::Run => {
@@ -97,6 +101,14 @@ fn keygen() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", key.to_text().as_str()).context("cannot write the key")?;
     out.flush().context("cannot write the key")
+}
+
+fn man() -> anyhow::Result<()> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(<Cli as clap::CommandFactory>::command())
+        .section("8")
+        .render(&mut page)?;
+    std::io::stdout().lock().write_all(&page).context("cannot write the page")
 }
 
 fn replay(file: &std::path::Path) -> anyhow::Result<()> {

@@ -106,7 +106,8 @@ fn containers_of_two_engines_are_in_one_network_with_names_and_ports() -> Result
         )?;
         ensure!(page.trim() == "web", "{page}");
         // Nobody else gets it, another container neither.
-        let taken = of_a.refused("run -d --network demo -p 8080:80 busybox:lab sleep 60")?;
+        let taken =
+            of_a.refused("run -d --network demo -p 8080:80 busybox:lab tail -f /dev/null")?;
         ensure!(taken.contains("8080") && taken.contains("web"), "{taken}");
         of_a.docker("rm -f web")?;
         eventually("web is gone everywhere", || {
@@ -139,7 +140,8 @@ fn what_docker_says_of_an_endpoint_is_so() -> Result<()> {
         ensure!(fixed.ips.len() == 2, "an address of each family: {fixed:?}");
         let six = fixed.ips[1].addr();
         // What one engine has given the other does not give.
-        let taken = of_b.refused("run -d --network demo --ip 10.9.0.77 busybox:lab sleep 60")?;
+        let taken =
+            of_b.refused("run -d --network demo --ip 10.9.0.77 busybox:lab tail -f /dev/null")?;
         ensure!(taken.contains("10.9.0.77"), "{taken}");
         // Live, with an alias, and away again.
         of_b.run_idle("late", "--network none")?;
@@ -370,7 +372,7 @@ fn compose_brings_services_up_that_are_found_from_the_other_host() -> Result<()>
              \x20 web:\n\
              \x20   image: busybox:lab\n\
              \x20   init: true\n\
-             \x20   command: sleep 3600\n\
+             \x20   command: tail -f /dev/null\n\
              \x20   networks: {mesh: {aliases: [shop]}}\n\
              networks:\n\
              \x20 mesh:\n\

@@ -253,7 +253,7 @@ table inet {NFT_TABLE} {{
   chain from_containers {{
     meta l4proto {{ tcp, udp }} th dport {gossip} counter name gossip_from_containers drop
 {open}    ct state established,related accept
-    meta l4proto {{ icmp, ipv6-icmp }} accept
+    meta l4proto {{ icmp, icmpv6 }} accept
     meta l4proto {{ tcp, udp }} th dport 53 fib daddr . iif type local accept
     meta l4proto . th dport @host_ports accept
     fib daddr type {{ broadcast, multicast }} drop

@@ -355,6 +355,8 @@ pub(crate) struct Entry {
     mac: Option<MacAddr>,
     master: Option<u32>,
     vlan: bool,
+    /// Of when it is said; drivers tell it with each of their entries.
+    times: bool,
 }
 
 impl Entry {
@@ -372,12 +374,14 @@ impl Entry {
             mac: None,
             master: None,
             vlan: false,
+            times: false,
         };
         for attribute in NlasIterator::new(&body[NDMSG..]).filter_map(Result::ok) {
             let value = attribute.value();
             match attribute.kind() {
                 1 => entry.dst = ip_of(value),
                 2 => entry.mac = mac_of(value),
+                3 => entry.times = true,
                 5 => entry.vlan = value.iter().any(|byte| *byte != 0),
                 9 => entry.master = value.try_into().ok().map(u32::from_ne_bytes),
                 _ => {}
@@ -418,6 +422,11 @@ pub(crate) fn neighbour(message: &Entry, links: &Links) -> Option<(ObjectKey, Op
                     return Some((key, permanent.then_some(Object::Flood)));
                 }
                 if mac.0[0] & 1 == 1 {
+                    return None;
+                }
+                // After what the VXLAN driver tells of a change, older kernels (6.1; not 6.18) tell of
+                // it once more in rtnetlink's own words, which have no destination: not another entry.
+                if dst.is_none() && !message.times {
                     return None;
                 }
                 let object = dst.filter(|_| permanent).map(|dst| Object::VxlanFdb { dst });
@@ -697,3 +706,6 @@ pub(crate) fn foreign_vxlan(row: &LinkRow) -> Option<ForeignVxlan> {
     let vni = if vxlan.external { None } else { Some(Vni::new(vxlan.vni).ok()?) };
     Some(ForeignVxlan { name: row.ifname()?, vni, port: vxlan.port, netns: None })
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,29 @@ fn the_script_names_every_network_host_and_port() {
     }
 }
 
+/// nft looks other names up in /etc/protocols, which small systems lack (Debian's `netbase`).
+#[test]
+fn protocols_are_named_in_words_of_nft_itself() {
+    let firewall = Firewall {
+        bridges: [name("ovb7")].into(),
+        vxlan_port: 4789,
+        gossip_port: 7946,
+        vteps: ["192.0.2.2".parse().unwrap()].into(),
+        gossip: ["192.0.2.2:7946".parse().unwrap()].into(),
+        access: Access::Closed,
+        altered: false,
+    };
+    let text = script(&firewall, &Default::default());
+    let named = text.split("meta l4proto ").skip(1).filter(|rest| !rest.starts_with('.'));
+    let named: BTreeSet<&str> = named
+        .flat_map(|rest| match rest.strip_prefix("{ ") {
+            Some(list) => list.split(" }").next().unwrap().split(", ").collect(),
+            None => vec![rest.split(' ').next().unwrap()],
+        })
+        .collect();
+    assert_eq!(named, ["icmp", "icmpv6", "tcp", "udp"].into());
+}
+
 #[test]
 fn an_element_is_text_that_nft_reads() {
     let port = name("ove1");
