@@ -42,10 +42,17 @@ pub async fn run(socket: &Path) -> anyhow::Result<()> {
     if doors > 0 {
         println!("nft delete table ip overlayd (in {doors} namespaces)");
     }
+    let pairs = overlay_netlink::remove_all_pairs().await?;
+    if pairs > 0 {
+        println!("ip link del ovd... ({pairs} pairs of containers of Docker)");
+    }
     let passages = overlay_plugins::docker::close_passage();
     if passages > 0 {
         println!("iptables -D DOCKER-USER -j OVERLAYD");
     }
-    println!("removed {} things of overlayd; nothing else was touched", count + doors + passages);
+    println!(
+        "removed {} things of overlayd; nothing else was touched",
+        count + doors + pairs + passages
+    );
     Ok(())
 }

@@ -123,6 +123,13 @@ fn containers_of_two_engines_are_in_one_network_with_names_and_ports() -> Result
             no_pair_is_left(&a).and_then(|()| no_pair_is_left(&b))
         })?;
         of_a.docker("network rm demo")?;
+        // What teardown is for: a container is still there, and Docker's chain.
+        of_b.run_idle("left", "--network demo")?;
+        b.stop()?;
+        let torn = b.overlayd(&["teardown", "--socket", &b.socket().display().to_string()])?;
+        ensure!(torn.code == 0 && torn.stdout.contains("OVERLAYD"), "{torn:?}");
+        no_pair_is_left(&b)?;
+        ensure!(!b.exec("iptables-save")?.contains("OVERLAYD"), "a chain is left");
         ensure!(a.ctl(&["ipam", "check"])?.code == 0);
         Ok(())
     })

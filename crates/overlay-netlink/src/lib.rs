@@ -90,6 +90,6 @@ pub use left_behind::{Home, former_host, homes};
 pub use nat::Translated;
 pub use netns::{NetnsError, look_into, netns_of, peer_ifnames};
 pub use offload::broken_tx_checksum;
-pub use pair::{PairError, make_pair, remove_pair};
+pub use pair::{PairError, make_pair, remove_all_pairs, remove_pair};
 pub use passage::{Blocked, blocked};
 pub use underlay::{Underlay, UnderlayError, Wanted, underlay_for};

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use overlay_model::{IfName, MacAddr};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
-use crate::error::NlError;
+use crate::error::{KernelError, NlError};
 use crate::links::{at, change, create};
 use crate::read;
 use crate::wire::Conn;
@@ -26,6 +26,9 @@ pub enum PairError {
     /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
+    /// The links could not be listed.
+    #[error("cannot look for veth pairs")]
+    Read(#[source] KernelError),
     /// Another hand has made a device of that name.
     #[error("there is a device {0} already, which overlayd has not made: delete it first")]
     Stranger(IfName),
@@ -67,6 +70,21 @@ pub async fn make_pair(
     let results = conn.send(vec![create(pair), change(mark)]).await;
     let refused = |err| PairError::Refused { doing: "make", near: near.clone(), err };
     results.into_iter().collect::<Result<(), NlError>>().map_err(refused)
+}
+
+/// Removes all pairs that were made here; how many.
+///
+/// # Errors
+/// [`PairError`], with those that come after it left in place.
+pub async fn remove_all_pairs() -> Result<usize, PairError> {
+    let mut conn = Conn::open().map_err(PairError::Open)?;
+    let links = read::links(&mut conn).await.map_err(PairError::Read)?;
+    let ours = links.values().filter(|row| row.alias.as_deref() == Some(ALIAS));
+    let names: Vec<IfName> = ours.filter_map(|row| IfName::new(&row.name).ok()).collect();
+    for name in &names {
+        remove_pair(name).await?;
+    }
+    Ok(names.len())
 }
 
 /// Removes the pair with that near end, wherever the far end is. There need be none.
