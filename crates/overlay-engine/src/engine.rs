@@ -26,6 +26,7 @@ use crate::forget::Register;
 use crate::ipam::{Pool, first_address, is_host_address};
 use crate::kept::{Kept, KeptSet};
 use crate::leaks::Gone;
+use crate::leaks::local_keys;
 use crate::leasable;
 use crate::membership::{Membership, Ranges, ring_change};
 use crate::moves::Moves;
@@ -471,6 +472,9 @@ impl Engine {
                     pool.note_lease(*ip);
                 }
             }
+            // What the former life wanted of it: if it is detached before the kernel was read,
+            // nobody else knows.
+            engine.ever_wanted.extend(local_keys(&local));
             let endpoint = Some(local.endpoint.clone()).filter(|_| local.moved.is_none());
             engine.insert_local(id, Local { local, phase: Phase::Ready });
             engine.activate(id, endpoint);

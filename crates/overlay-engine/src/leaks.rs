@@ -234,7 +234,7 @@ impl Engine {
 }
 
 /// What stands in the kernel for the endpoint alone.
-fn local_keys(local: &LocalEndpoint) -> Vec<ObjectKey> {
+pub(crate) fn local_keys(local: &LocalEndpoint) -> Vec<ObjectKey> {
     local.port_key().into_iter().chain(local.port().map(ObjectKey::Guard)).collect()
 }
 

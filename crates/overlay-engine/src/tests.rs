@@ -1060,6 +1060,23 @@ fn a_network_too_large_for_the_header_of_a_pair_is_told_with_its_figures() {
 }
 
 #[test]
+fn what_is_detached_before_others_were_heard_goes_from_the_kernel_at_once() {
+    let mut w = World::new(2);
+    w.create(0, create("demo", 7, "10.9.0.0/24")).unwrap();
+    w.pass(Duration::from_secs(20));
+    let id = w.attach(0, attach("demo", "c1")).unwrap().endpoint.id;
+    w.attach(0, attach("demo", "c2")).unwrap();
+    w.partition(true);
+    let link = ObjectKey::Link(id.ifname());
+    w.restart_unread(0);
+    assert!(w.kernel(0).objects().contains_key(&link));
+    let detach = Request::DetachAtOnce { target: "c1".into(), net: None };
+    w.request(0, detach).unwrap();
+    w.kernel_is_read(0);
+    assert!(!w.kernel(0).objects().contains_key(&link), "the view is not complete");
+}
+
+#[test]
 fn a_vni_that_is_chosen_is_free_on_all_hosts_and_in_the_kernel() {
     let mut w = World::new(2);
     let unsaid = |name: &str, cidr: &str| CreateNetwork { vni: None, ..create(name, 1, cidr) };

@@ -500,6 +500,12 @@ impl World {
 
     /// kill -9 and start again: the kernel and the disk stay.
     pub(crate) fn restart(&mut self, i: usize) {
+        self.restart_unread(i);
+        self.kernel_is_read(i);
+    }
+
+    /// The same, before it has read the kernel.
+    pub(crate) fn restart_unread(&mut self, i: usize) {
         if std::mem::take(&mut self.nodes[i].moved) {
             self.former_lives_are_silent(i, self.nodes[i].incarnation + 1);
         }
@@ -513,6 +519,10 @@ impl World {
         node.named = Told::default();
         node.alive = true;
         node.heard = true;
+    }
+
+    /// What a start reads of the kernel is there.
+    pub(crate) fn kernel_is_read(&mut self, i: usize) {
         self.start(i);
     }
 
