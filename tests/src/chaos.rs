@@ -21,7 +21,7 @@
 //! The faults, in their order, are a function of the seed. What the threads of a machine make of
 //! them is not: a seed that failed once may pass.
 //!
-//! Not yet: a disk that is full, clocks, changes of keys, hosts that are forgotten or cloned,
+//! Not yet: a disk that is full, clocks, hosts that are forgotten or cloned,
 //! reordered packets, TCP streams, names, published ports.
 
 mod fault;

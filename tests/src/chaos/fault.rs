@@ -79,17 +79,27 @@ pub(super) enum Fault {
     Split { apart: BTreeSet<usize>, length: Duration, net: usize },
     /// Packets of a host are lost, at random.
     Loss { host: usize, percent: u64, length: Duration },
+    /// The key of the cluster is changed, a host after the other, while all else goes on.
+    Rekey,
     /// Another hand deletes something of ours.
     Foreign { host: usize, net: usize, object: Object },
 }
 
 /// The kinds that are drawn, with equal odds.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
+
+/// Where at most one fault of a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Host(usize),
+    Underlay,
+    Cluster,
+}
 
 /// Faults that are made at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
-    /// At most one of the underlay, and at most one of each host.
+    /// At most one of the underlay, one of the cluster, and one of each host.
     pub(super) faults: Vec<Fault>,
     /// What attaches and detaches meanwhile are drawn from.
     pub(super) churn: u64,
@@ -106,11 +116,7 @@ pub(super) fn draw(seed: u64, hosts: usize, count: usize) -> Vec<Step> {
         // Bounded: what collides with the others of its step is left out.
         for _ in 0..most {
             let fault = one(&mut dice, hosts, drawn + faults.len());
-            let collides = faults.iter().any(|other| match (other.host(), fault.host()) {
-                (None, None) => true,
-                (Some(one), Some(other)) => one == other,
-                _ => false,
-            });
+            let collides = faults.iter().any(|other| other.place() == fault.place());
             if !collides {
                 faults.push(fault);
             }
@@ -149,6 +155,7 @@ fn one(dice: &mut Dice, hosts: usize, number: usize) -> Fault {
             let percent = 1 + dice.roll() % 40;
             Fault::Loss { host, percent, length: dice.time(2000, 6000) }
         }
+        7 => Fault::Rekey,
         _ => {
             let object = OBJECTS[dice.below(OBJECTS.len())];
             Fault::Foreign { host, net: dice.below(2), object }
@@ -157,15 +164,16 @@ fn one(dice: &mut Dice, hosts: usize, number: usize) -> Fault {
 }
 
 impl Fault {
-    /// The host that it is done to; `None` of one that is done to the underlay.
-    pub(super) fn host(&self) -> Option<usize> {
+    /// What it is done to.
+    fn place(&self) -> Place {
         match *self {
             Self::Kill { host, .. }
             | Self::Freeze { host, .. }
             | Self::Truncate { host, .. }
             | Self::Unplug { host, .. }
-            | Self::Foreign { host, .. } => Some(host),
-            Self::Cut { .. } | Self::Split { .. } | Self::Loss { .. } => None,
+            | Self::Foreign { host, .. } => Place::Host(host),
+            Self::Cut { .. } | Self::Split { .. } | Self::Loss { .. } => Place::Underlay,
+            Self::Rekey => Place::Cluster,
         }
     }
 
@@ -180,6 +188,7 @@ impl Fault {
             Self::Cut { .. } => "cut",
             Self::Split { .. } => "split",
             Self::Loss { .. } => "loss",
+            Self::Rekey => "key changed",
             Self::Foreign { object, .. } => match object {
                 Object::Fdb => "FDB entry deleted",
                 Object::Neighbours => "neighbours deleted",
@@ -195,7 +204,7 @@ impl Fault {
     pub(super) fn concerns(&self, net: usize, one: usize, other: usize) -> bool {
         let at = |host: usize| one == host || other == host;
         match self {
-            Self::Kill { .. } | Self::Freeze { .. } | Self::Truncate { .. } => false,
+            Self::Kill { .. } | Self::Freeze { .. } | Self::Truncate { .. } | Self::Rekey => false,
             Self::Unplug { host, .. } | Self::Loss { host, .. } => one != other && at(*host),
             Self::Cut { from, to, .. } => at(*from) && at(*to) && one != other,
             Self::Split { apart, .. } => apart.contains(&one) != apart.contains(&other),
@@ -288,6 +297,7 @@ impl Fault {
                     Ok(())
                 })
             }
+            Self::Rekey => world.change_key(),
             Self::Foreign { host, net, object } => {
                 let (host, vni) = (&world.hosts[*host], world.vni(*net));
                 let (bridge, vxlan) = (format!("ovb{vni}"), format!("ovx{vni}"));
@@ -364,6 +374,7 @@ impl fmt::Display for Fault {
             Self::Loss { host, percent, length } => {
                 write!(f, "{kind} of {percent} % at {} for {:.1} s", letter(*host), s(length))
             }
+            Self::Rekey => f.write_str(kind),
             Self::Foreign { host, net, .. } => {
                 write!(f, "{kind} on {}, network {net}", letter(*host))
             }
@@ -389,9 +400,8 @@ mod tests {
             steps.iter().flat_map(|s| s.faults.iter().map(Fault::kind)).collect();
         assert_eq!(kinds.len(), KINDS + 1 + OBJECTS.len() - 1, "{kinds:?}");
         for step in steps {
-            let hosts: Vec<_> = step.faults.iter().map(Fault::host).collect();
-            let places: BTreeSet<_> = hosts.iter().collect();
-            assert_eq!(places.len(), hosts.len(), "{step:?}");
+            let places: BTreeSet<_> = step.faults.iter().map(Fault::place).collect();
+            assert_eq!(places.len(), step.faults.len(), "{step:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use overlay_api::{Client, ClientError, v1};
 
 use super::fault::Dice;
@@ -15,7 +16,7 @@ use crate::container::Container;
 use crate::host::{DaemonOptions, Host, NetSpec};
 use crate::kernel::{ZERO_MAC, named_like_ours};
 use crate::lab::Lab;
-use crate::shell::script_in;
+use crate::shell::{script_in, signal_pid};
 use crate::wait::{eventually, eventually_within};
 
 /// Within this, times patience, every host is as it should be after all faults are healed.
@@ -269,6 +270,50 @@ impl World {
         lock(&self.extras).insert(name, Extra { asked: outside, known });
     }
 
+    /// Changes the key of the cluster, each step on every host before the next one, as
+    /// docs/cli.md says: as soon as the daemon runs, and lets it.
+    ///
+    /// # Errors
+    /// If a step is refused for longer than any fault lasts.
+    pub(super) fn change_key(&self) -> Result<()> {
+        let made = self.hosts[0].overlayd(&["keygen"])?;
+        ensure!(made.code == 0, "{made:?}");
+        let request = v1::AddKey { key: made.stdout.trim().to_owned() };
+        let used = |host: &Host| -> Result<String> {
+            let keys: Vec<v1::Key> = host.ctl_json(&["key", "ls"])?;
+            Ok(keys.into_iter().find(|key| key.used).context("it uses none")?.id)
+        };
+        let old = eventually("the key in use is known", || used(&self.hosts[0]))?;
+        let mut new = String::new();
+        for step in ["add", "use", "remove"] {
+            for host in &self.hosts {
+                let what = format!("{} does key {step}", host.name());
+                eventually_within(Duration::from_secs(30), &what, || {
+                    let keys: Vec<v1::Key> = host.ctl_json(&["key", "ls"])?;
+                    let is = |id: &str, want: fn(&v1::Key) -> bool| {
+                        keys.iter().any(|key| key.id == id && want(key))
+                    };
+                    match step {
+                        "add" => match keys.iter().find(|key| key.here && key.id != old) {
+                            // Also one that was added before the daemon was killed over it.
+                            Some(there) => new = there.id.clone(),
+                            None => new = host.ask(async |c| c.add_key(&request).await)?.id,
+                        },
+                        "use" if is(&new, |key| key.used) => {}
+                        "use" => {
+                            let plainly = v1::UseKey::default();
+                            host.ask(async |c| c.use_key(&new, &plainly).await)?;
+                        }
+                        _ if !is(&old, |key| key.here) => {}
+                        _ => drop(host.ask(async |c| c.remove_key(&old, false).await)?),
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// How many networks were created in splits, and how many of them are gone.
     pub(super) fn networks_made(&self) -> (usize, usize) {
         let extras = lock(&self.extras);
@@ -339,6 +384,7 @@ impl World {
 
     fn is_as(&self, number: usize, model: &BTreeSet<Told>) -> Result<()> {
         let host = &self.hosts[number];
+        host.runs()?;
         let status = host.status()?;
         ensure!(
             status.view_complete
@@ -354,6 +400,8 @@ impl World {
             status.applied_revision,
             status.desired_revision
         );
+        let keys: Vec<v1::Key> = host.ctl_json(&["key", "ls"])?;
+        ensure!(keys.len() == 1 && keys[0].used && keys[0].lacking.is_empty(), "{keys:?}");
         let hosts = host.hosts()?;
         let up = hosts.iter().filter(|seen| seen.state == "up").count();
         ensure!(
@@ -486,6 +534,7 @@ impl World {
 
     fn has_not_leaked(&self, number: usize) -> Result<()> {
         let host = &self.hosts[number];
+        host.runs()?;
         let log = std::fs::read_to_string(host.log_file())?;
         let bad = log.lines().find(|line| line.contains("panicked at"));
         ensure!(bad.is_none(), "overlayd on {} says {bad:?}", host.name());
@@ -559,6 +608,18 @@ impl World {
         more.retain(|told| told.name != far.name);
         let said = self.is_as(0, &more).err().context("an endpoint that is not there")?;
         ensure!(format!("{said:#}").contains("endpoints: missing"), "{said:#}");
+        // A daemon that dies, of whatever.
+        let pid = host.pid()?;
+        signal_pid(pid, Signal::SIGKILL)?;
+        let said = eventually("a death is noticed", || {
+            self.is_as(0, &model)
+                .err()
+                .filter(|e| format!("{e:#}").contains("has died"))
+                .context("it is not")
+        })?;
+        ensure!(format!("{said:#}").contains("signal: 9"), "{said:#}");
+        host.ended()?;
+        host.start()?;
         // Packets: somebody who is not there, and somebody who should not be.
         let site = self.sites.iter().find(|site| !is_guest(site)).context("a resident")?;
         let nobody = BTreeSet::from(["10.9.0.251".parse()?]);
