@@ -245,10 +245,11 @@ fn report(world: &World, costs: &[Cost]) {
     let (made, removed) = world.networks_made();
     println!("\n{made} networks were created in a split, and {removed} of them removed in another");
     println!(
-        "{} requests acknowledged, {} refused, {} without an answer; a daemon had at most {fds} \
+        "{} requests acknowledged, {} refused {:?}, {} without an answer; a daemon had at most {fds} \
          descriptors and {} MiB",
         done.load(Ordering::SeqCst),
         refused.load(Ordering::SeqCst),
+        world.refusals.lock().unwrap_or_else(|e| e.into_inner()),
         unknown.load(Ordering::SeqCst),
         kib >> 10
     );

@@ -375,6 +375,9 @@ impl fmt::Display for Fault {
                 write!(f, "{kind} of {percent} % at {} for {:.1} s", letter(*host), s(length))
             }
             Self::Rekey => f.write_str(kind),
+            Self::Foreign { host, object: Object::Ruleset, .. } => {
+                write!(f, "{kind} on {}", letter(*host))
+            }
             Self::Foreign { host, net, .. } => {
                 write!(f, "{kind} on {}, network {net}", letter(*host))
             }

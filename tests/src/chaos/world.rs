@@ -105,6 +105,8 @@ pub(super) struct World {
     sizes: Vec<Size>,
     /// Requests that were acknowledged, refused, and not answered.
     pub(super) asked: [AtomicU64; 3],
+    /// What refusals said, and how often.
+    pub(super) refusals: Mutex<BTreeMap<String, u64>>,
     /// Most file descriptors and KiB that a daemon had after a step.
     pub(super) largest: Mutex<(usize, u64)>,
 }
@@ -188,6 +190,7 @@ impl World {
             extras: Mutex::default(),
             sizes: Vec::new(),
             asked: Default::default(),
+            refusals: Mutex::default(),
             largest: Mutex::default(),
         };
         world.agrees()?;
@@ -229,9 +232,21 @@ impl World {
                 // Looked up when all is healed.
                 Known::Unknown => continue,
             };
-            self.asked[outcome].fetch_add(1, Ordering::SeqCst);
+            self.count(&outcome);
         }
         Ok(())
+    }
+
+    fn count<T>(&self, outcome: &Outcome<T>) {
+        let n = match outcome {
+            Outcome::Done(_) => 0,
+            Outcome::Refused(error) => {
+                *lock(&self.refusals).entry(format!("{:?}", error.code)).or_insert(0) += 1;
+                1
+            }
+            Outcome::Unknown => 2,
+        };
+        self.asked[n].fetch_add(1, Ordering::SeqCst);
     }
 
     /// Creates a network at one host, and removes at another one that was created so before.
@@ -249,24 +264,26 @@ impl World {
             ..v1::CreateNetwork::default()
         };
         let made = ask(&self.hosts[inside], async |c| c.create_network(&request).await);
-        let (known, outcome) = match made {
-            Ok(Outcome::Done(_)) => (Known::There(()), 0),
-            Ok(Outcome::Refused(_)) => (Known::Gone, 1),
-            Ok(Outcome::Unknown) | Err(_) => (Known::Unknown, 2),
+        let made = made.unwrap_or(Outcome::Unknown);
+        self.count(&made);
+        let known = match made {
+            Outcome::Done(_) => Known::There(()),
+            Outcome::Refused(_) => Known::Gone,
+            Outcome::Unknown => Known::Unknown,
         };
-        self.asked[outcome].fetch_add(1, Ordering::SeqCst);
         // One that was refused is one that there never was.
         if known != Known::Gone {
             lock(&self.extras).insert(name, Extra { asked: inside, known });
         }
         let Some(name) = oldest else { return };
         let removed = ask(&self.hosts[outside], async |c| c.delete_network(&name, false).await);
-        let (known, outcome) = match removed {
-            Ok(Outcome::Done(_)) => (Known::Gone, 0),
-            Ok(Outcome::Refused(_)) => (Known::There(()), 1),
-            Ok(Outcome::Unknown) | Err(_) => (Known::Unknown, 2),
+        let removed = removed.unwrap_or(Outcome::Unknown);
+        self.count(&removed);
+        let known = match removed {
+            Outcome::Done(_) => Known::Gone,
+            Outcome::Refused(_) => Known::There(()),
+            Outcome::Unknown => Known::Unknown,
         };
-        self.asked[outcome].fetch_add(1, Ordering::SeqCst);
         lock(&self.extras).insert(name, Extra { asked: outside, known });
     }
 
@@ -700,8 +717,8 @@ fn size(host: &Host) -> Result<Size> {
     Ok(Size { fds, kib: host.resident_kib()? })
 }
 
-/// Says which counter it adds to: acknowledged, refused, not answered.
-fn attach(host: &Host, site: &Site) -> Result<usize> {
+/// Attaches a container, and remembers what was said.
+fn attach(host: &Host, site: &Site) -> Result<Outcome<()>> {
     let name = site.container.name();
     let request = v1::Attach {
         net: NETS[site.net].0.to_owned(),
@@ -713,7 +730,7 @@ fn attach(host: &Host, site: &Site) -> Result<usize> {
         Outcome::Done(endpoint) => {
             ensure!(endpoint.state == "ready", "attach of {name} returned with {endpoint:?}");
             *lock(&site.known) = Known::There(Told::of(&endpoint));
-            Ok(0)
+            Ok(Outcome::Done(()))
         }
         Outcome::Refused(error) => {
             ensure!(
@@ -721,21 +738,21 @@ fn attach(host: &Host, site: &Site) -> Result<usize> {
                 "{name} is detached, and {} says: {error}",
                 host.name()
             );
-            Ok(1)
+            Ok(Outcome::Refused(error))
         }
         Outcome::Unknown => {
             *lock(&site.known) = Known::Unknown;
-            Ok(2)
+            Ok(Outcome::Unknown)
         }
     }
 }
 
-/// As [`attach`].
-fn detach(host: &Host, site: &Site, told: &Told) -> Result<usize> {
+/// Detaches it, in the same way.
+fn detach(host: &Host, site: &Site, told: &Told) -> Result<Outcome<()>> {
     match ask(host, async |c| c.detach(&told.name, None).await)? {
         Outcome::Done(_) => {
             *lock(&site.known) = Known::Gone;
-            Ok(0)
+            Ok(Outcome::Done(()))
         }
         Outcome::Refused(error) => {
             ensure!(
@@ -744,11 +761,11 @@ fn detach(host: &Host, site: &Site, told: &Told) -> Result<usize> {
                 told.name,
                 host.name()
             );
-            Ok(1)
+            Ok(Outcome::Refused(error))
         }
         Outcome::Unknown => {
             *lock(&site.known) = Known::Unknown;
-            Ok(2)
+            Ok(Outcome::Unknown)
         }
     }
 }
