@@ -242,6 +242,9 @@ fn report(world: &World, costs: &[Cost]) {
     }
     let [done, refused, unknown] = &world.asked;
     let (fds, kib) = *world.largest.lock().unwrap_or_else(|e| e.into_inner());
+    for told in world.renamed.lock().unwrap_or_else(|e| e.into_inner()).iter() {
+        println!("\nfound: the interface of this endpoint is not eth0: {told:?}");
+    }
     let (made, removed) = world.networks_made();
     println!("\n{made} networks were created in a split, and {removed} of them removed in another");
     println!(
