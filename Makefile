@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .PHONY: help setup build release check fmt test test-unit test-lab vm-lab demo demo-down lab-clean \
         bench bench-first bench-gossip bench-kernel bench-dns bench-ports bench-ipam bench-docker bench-cni \
-        bench-thousand deny sim fuzz fuzz-repro fuzz-minimize
+        bench-thousand deny chaos sim fuzz fuzz-repro fuzz-minimize
 
 ## help: this list
 help:
@@ -52,6 +52,12 @@ test-unit:
 ## test-lab: the labs alone; root
 test-lab:
 	@tests/run.sh lab
+
+## chaos: random faults on real daemons, N=20 of them on HOSTS=5; SEED=n draws the same again; some minutes; root
+chaos: build
+	CHAOS_FAULTS=$(or $(N),20) CHAOS_HOSTS=$(or $(HOSTS),5) CHAOS_SEED=$(or $(SEED),$$(date +%s)) CHAOS_SECONDS=86400 \
+	    OVERLAY_BIN_DIR=target/debug RUST_LIB_BACKTRACE=0 \
+	    cargo test --locked -p overlay-tests --test lab_chaos after_every_fault -- --nocapture
 
 ## sim: simulations, release, more and longer; SEED=n repeats one exactly, RUNS=n runs seeds 0 to n-1
 sim:

@@ -430,6 +430,16 @@ impl Host {
         Ok(self.state().daemon.as_ref().context("it runs")?.id())
     }
 
+    /// That the daemon, which nobody has told to end, runs.
+    ///
+    /// # Errors
+    /// How it ended, and what it said last.
+    pub fn runs(&self) -> Result<()> {
+        let ended = self.state().daemon.as_mut().context("it was started")?.try_wait()?;
+        let Some(status) = ended else { return Ok(()) };
+        bail!("overlayd on {} has died with {status}: {}", self.name(), self.log_tail(5))
+    }
+
     /// Waits for a daemon that was told to end.
     pub(crate) fn reap(&self) {
         if let Some(mut child) = self.state().daemon.take() {

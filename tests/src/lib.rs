@@ -33,6 +33,7 @@
 
 pub mod binaries;
 pub mod capture;
+pub mod chaos;
 pub mod cni;
 pub mod container;
 pub mod docker;
