@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, EndpointSettings};
-use bollard::query_parameters::EventsOptions;
+use bollard::query_parameters::{EventsOptions, ListContainersOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::StreamExt as _;
 use overlay_api::{ClientError, v1};
@@ -105,7 +105,9 @@ async fn look_at_all(
     if plugin.bindings().networks().next().is_none() {
         return Ok(());
     }
-    let containers = docker.list_containers(None).await?;
+    // One that takes its time to start has an endpoint and does not run yet.
+    let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+    let containers = docker.list_containers(Some(options)).await?;
     let mut there = BTreeSet::new();
     for container in containers {
         let networks = container.network_settings.and_then(|settings| settings.networks);
@@ -115,6 +117,8 @@ async fn look_at_all(
         };
         let ids: Vec<String> =
             networks.values().filter(ours).filter_map(|s| s.endpoint_id.clone()).collect();
+        // Those that are stopped have none.
+        let ids: Vec<String> = ids.into_iter().filter(|id| !id.is_empty()).collect();
         if ids.is_empty() {
             continue;
         }
@@ -151,7 +155,7 @@ async fn look_at(plugin: &Plugin, docker: &Docker, container: &str) {
     let ContainerInspectResponse { name, network_settings, .. } = found;
     let networks = network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     for settings in networks.into_values() {
-        let Some(id) = settings.endpoint_id.clone() else { continue };
+        let Some(id) = settings.endpoint_id.clone().filter(|id| !id.is_empty()) else { continue };
         let ours = settings.network_id.as_ref();
         if ours.is_none_or(|network| plugin.bindings().network(network).is_none()) {
             continue;
