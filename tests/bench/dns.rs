@@ -19,7 +19,7 @@ use overlay_tests::figures::{machine, spread};
 use overlay_tests::host::write_file;
 use overlay_tests::names::DOOR;
 use overlay_tests::shell::command_in;
-use overlay_tests::{Container, Dnsmasq, Host, Lab, NetSpec, dig, eventually};
+use overlay_tests::{Container, DaemonOptions, Dnsmasq, Host, Lab, NetSpec, dig, eventually};
 
 const NAMES: u32 = 1000;
 
@@ -81,7 +81,10 @@ fn main() -> Result<()> {
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     println!("{}\n", machine()?);
     Lab::run(|lab| {
-        let [a] = lab.hosts(["a"])?;
+        let a = lab.host("a")?;
+        // The dnsmasq at the gateway is a program of the host like any other.
+        let extra = vec!["--host-access=5300,5300/udp".to_owned()];
+        a.start_with(&DaemonOptions { extra, ..DaemonOptions::default() })?;
         let spec = NetSpec { vni: 4097, subnets: &["10.9.0.0/16"], mtu: 0, extra: &[] };
         a.net_create("demo", spec)?;
         let asker = a.attach("demo", "asker")?;
